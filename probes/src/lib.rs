@@ -1,0 +1,10 @@
+//! Where programs run: the probe layer of Periscope.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod machine;
+pub mod regs;
+pub mod symbols;

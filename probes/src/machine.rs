@@ -1,0 +1,265 @@
+//! How the debugger meets a machine: the traits that a hypervisor implements to adopt Periscope.
+//!
+//! One [`Machine`] is one guest (`vm1`, `vm2`, …). Everything here is callable on any physical CPU; what needs the VM
+//! held says so. The traits are few on purpose; `hypervisor/` is the reference implementation and `fake` the
+//! one for unit tests.
+//!
+//! # Holds
+//!
+//! A VM runs while nobody holds it. [`RunControl::hold`] brings every vCPU to EL2 and keeps it there; holds nest, and
+//! the VM goes on when the last is released. A debug stop is a hold that a session keeps; arming a site is a hold for a
+//! few microseconds. A vCPU is never inside the hit path while its VM is held: it either handled its trap before it
+//! parked or has not fetched the instruction yet. That is what lets the tables of a VM change without a lock on the hit
+//! path.
+
+use crate::addr::{Gpa, Gva};
+use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
+use core::fmt;
+
+/// Number of a VM as users write it: `vm1` is `VmId(1)`. `VmId(0)` is the hypervisor itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+pub struct VmId(pub u8);
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { f.write_str("hyp") } else { write!(f, "vm{}", self.0) }
+    }
+}
+
+/// Index of a vCPU in its VM, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+pub struct VcpuId(pub u8);
+
+/// Whether a vCPU has been switched on by PSCI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// Executes guest code when its VM is not held.
+    On,
+    /// Off: not yet started by `CPU_ON`, or ended by `CPU_OFF`. Its registers read as zero.
+    Off,
+}
+
+/// The life of a VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmState {
+    /// Created or halted; its first instruction is still to come.
+    Ready,
+    /// Executes, or is held by a debugger.
+    Running,
+    /// The guest powered itself off, or `vm stop` did.
+    Off,
+}
+
+/// How a vCPU goes on when its VM is released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunMode {
+    /// Freely.
+    Continue,
+    /// One instruction (an exclusive sequence counts as one), then a [`StopReason::Step`].
+    Step,
+    /// Instruction by instruction while the PC stays in `start..end`, then a [`StopReason::Step`] (RSP `vCont;r`).
+    StepRange {
+        /// First address of the range.
+        start: Gva,
+        /// First address after it.
+        end: Gva,
+    },
+    /// Not at all: another vCPU runs alone (scheduler-locking).
+    Stay,
+}
+
+/// What a watchpoint watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WatchKind {
+    /// Stores.
+    Write,
+    /// Loads.
+    Read,
+    /// Both.
+    Access,
+}
+
+/// Why a vCPU stopped its VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// [`RunMode::Step`] or [`RunMode::StepRange`] came to its end.
+    Step,
+    /// A probe site said stop. The PC is the site; its instruction has not executed.
+    Site {
+        /// The probe that said so, or `None` for a breakpoint of GDB's own.
+        probe: Option<u32>,
+    },
+    /// A hardware breakpoint. The PC is its address; the instruction has not executed.
+    HwBreakpoint,
+    /// A watchpoint. The access has not happened.
+    Watchpoint {
+        /// Accessed address (FAR).
+        address: Gva,
+        /// What the watchpoint that fired watches.
+        kind: WatchKind,
+    },
+    /// Somebody asked: Ctrl-C, `vm` command, the start of a session.
+    Request,
+    /// The guest reset itself or was reset; the VM is held before its first instruction.
+    Reset,
+}
+
+/// One stop: which vCPU, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// The vCPU that stopped the VM.
+    pub vcpu: VcpuId,
+    /// Why.
+    pub reason: StopReason,
+}
+
+/// The vCPU that was addressed is off, or there is none of that number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoVcpu;
+
+/// Guest-physical memory that cannot be accessed as RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PhysFault {
+    /// Nothing is there.
+    Unmapped(Gpa),
+    /// A device is there: reading it could have side effects.
+    Device(Gpa),
+}
+
+/// Stopping, stepping and resuming the vCPUs of a VM.
+pub trait RunControl {
+    /// How many vCPUs the VM has.
+    fn vcpu_count(&self) -> usize;
+    /// Whether a vCPU is on.
+    fn power(&self, vcpu: VcpuId) -> Power;
+    /// The VM's life.
+    fn state(&self) -> VmState;
+    /// Brings every vCPU to EL2 and keeps it there; returns when all are. Nests. Guest time stands still.
+    fn hold(&self);
+    /// Takes one hold back. With the last, every vCPU goes on as its [`RunMode`] says.
+    fn release(&self);
+    /// Whether anybody holds the VM.
+    fn held(&self) -> bool;
+    /// How `vcpu` goes on at the next release. The VM is held. `Continue` after every stop until set anew.
+    fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode);
+    /// The next stop that nobody has taken yet, if any. A vCPU that stops its VM takes a hold in the name of the
+    /// debugger: who takes the stop owns that hold and releases it.
+    fn take_stop(&self) -> Option<Stop>;
+}
+
+/// The registers of a vCPU. The VM is held.
+pub trait Registers {
+    /// Core registers.
+    fn core(&self, vcpu: VcpuId) -> Result<CoreRegs, NoVcpu>;
+    /// Sets the core registers. PSTATE bits that would leave EL1/EL0 or AArch64 are ignored.
+    fn set_core(&self, vcpu: VcpuId, regs: &CoreRegs) -> Result<(), NoVcpu>;
+    /// SIMD and floating-point registers.
+    fn fp(&self, vcpu: VcpuId) -> Result<FpRegs, NoVcpu>;
+    /// Sets the SIMD and floating-point registers.
+    fn set_fp(&self, vcpu: VcpuId, regs: &FpRegs) -> Result<(), NoVcpu>;
+    /// System registers.
+    fn sys(&self, vcpu: VcpuId) -> Result<SysRegs, NoVcpu>;
+    /// Sets one system register. Only registers with [`crate::regs::SysRegAccess::ReadWrite`].
+    fn set_sys(&self, vcpu: VcpuId, reg: SysReg, value: u64) -> Result<(), NoVcpu>;
+}
+
+/// Guest-physical memory. May be used while the VM runs.
+pub trait PhysMemory {
+    /// Reads RAM. Always the guest's own bytes, never a probe.
+    fn read_phys(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), PhysFault>;
+    /// Writes RAM, makes it coherent with instruction fetch, and refreshes a shadow of the page where there is one.
+    fn write_phys(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), PhysFault>;
+}
+
+/// Why a page cannot carry a probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ArmError {
+    /// Not RAM of this VM.
+    NotRam(Gpa),
+    /// No page left for a shadow or a table.
+    OutOfMemory,
+}
+
+/// The execute view of a VM: what its vCPUs fetch where probes are. The VM is held.
+pub trait ExecuteView {
+    /// Makes fetches of the word at `gpa` (a multiple of 4) see `instruction`; data accesses keep seeing the original.
+    /// Arming an armed word replaces its instruction.
+    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError>;
+    /// Makes fetches see the original again. With the last armed word of a page its shadow goes away.
+    fn disarm(&self, gpa: Gpa);
+}
+
+/// One hardware breakpoint or watchpoint of the debugger.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HwPoint {
+    /// Stops before the instruction at this address.
+    Break(Gva),
+    /// Stops at accesses to `address..address + length`.
+    Watch {
+        /// First watched byte.
+        address: Gva,
+        /// How many bytes, at least 1.
+        length: u64,
+        /// Which accesses.
+        kind: WatchKind,
+    },
+}
+
+/// Why the hardware points cannot be set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HwError {
+    /// More points than the CPU has registers.
+    TooMany {
+        /// How many of that kind the CPU has.
+        available: u8,
+    },
+    /// The range is empty, wraps, or no watchpoint register can cover it.
+    BadRange,
+}
+
+/// Hardware breakpoints and watchpoints on all vCPUs of a VM. The VM is held.
+pub trait HwDebug {
+    /// Replaces the set of points. On an error the set stays as it was.
+    fn set_points(&self, points: &[HwPoint]) -> Result<(), HwError>;
+}
+
+/// Time.
+pub trait Clock {
+    /// Nanoseconds since the hypervisor started; does not stand still with a VM.
+    fn now_ns(&self) -> u64;
+    /// The physical CPU that calls, from 0. Smaller than `event::MAX_CPUS`.
+    fn cpu(&self) -> usize;
+}
+
+/// Starting and ending a VM.
+pub trait Lifecycle {
+    /// Starts a VM that is ready or off. No effect on one that runs.
+    fn start(&self);
+    /// Takes the power away: every vCPU goes off.
+    fn power_off(&self);
+    /// Loads the guest anew and starts it (or leaves it held before its first instruction, where a debugger holds it).
+    fn reset(&self);
+}
+
+/// One guest, as the debugger sees it.
+pub trait Machine: RunControl + Registers + PhysMemory + ExecuteView + HwDebug + Clock + Lifecycle + Sync {
+    /// Which VM.
+    fn vm(&self) -> VmId;
+}
+
+/// A guest access that stage 1 or stage 2 would refuse, or that is not RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestFault {
+    /// The address that faults.
+    pub address: Gva,
+}
+
+/// The memory of the vCPU that traps, on its own physical CPU while it is on the hit path: no allocation, no lock that
+/// a stopped CPU can hold.
+pub trait LiveMemory {
+    /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
+    fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
+    /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device
+    /// memory, and whatever the vCPU has watchpoints on: such a store is stepped instead.
+    fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault>;
+}

@@ -1,0 +1,179 @@
+//! The registers of a vCPU.
+
+/// The core registers of a vCPU. The layout is Linux' arm64 `struct user_pt_regs`
+/// (`arch/arm64/include/uapi/asm/ptrace.h`), so a reference to it is the context of an eBPF program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct CoreRegs {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// The stack pointer in use: `SP_EL1` or `SP_EL0`, by PSTATE.
+    pub sp: u64,
+    /// The next instruction to execute (a GVA).
+    pub pc: u64,
+    /// PSTATE in SPSR format (Arm ARM C5.2.19, `SPSR_EL2` from AArch64).
+    pub pstate: u64,
+}
+
+/// PSTATE bits in SPSR format.
+pub mod pstate {
+    /// `M[3:0]`: exception level and stack pointer selection.
+    pub const MODE_MASK: u64 = 0xf;
+    /// EL0 with `SP_EL0`.
+    pub const EL0T: u64 = 0b0000;
+    /// EL1 with `SP_EL0`.
+    pub const EL1T: u64 = 0b0100;
+    /// EL1 with `SP_EL1`.
+    pub const EL1H: u64 = 0b0101;
+    /// `M[4]`: AArch32 state.
+    pub const AARCH32: u64 = 1 << 4;
+    /// FIQ mask.
+    pub const F: u64 = 1 << 6;
+    /// IRQ mask.
+    pub const I: u64 = 1 << 7;
+    /// SError mask.
+    pub const A: u64 = 1 << 8;
+    /// Debug exception mask.
+    pub const D: u64 = 1 << 9;
+    /// `BTYPE`, bits 11:10.
+    pub const BTYPE: u64 = 0b11 << 10;
+    /// Illegal execution state.
+    pub const IL: u64 = 1 << 20;
+    /// Software step.
+    pub const SS: u64 = 1 << 21;
+    /// Privileged access never.
+    pub const PAN: u64 = 1 << 22;
+    /// User access override.
+    pub const UAO: u64 = 1 << 23;
+    /// Overflow flag.
+    pub const V: u64 = 1 << 28;
+    /// Carry flag.
+    pub const C: u64 = 1 << 29;
+    /// Zero flag.
+    pub const Z: u64 = 1 << 30;
+    /// Negative flag.
+    pub const N: u64 = 1 << 31;
+}
+
+impl CoreRegs {
+    /// Whether the vCPU executes at EL0.
+    pub fn at_el0(&self) -> bool {
+        self.pstate & 0b1100 == 0
+    }
+
+    /// Whether the vCPU executes in AArch32 state.
+    pub fn aarch32(&self) -> bool {
+        self.pstate & pstate::AARCH32 != 0
+    }
+
+    /// What retiring one instruction does to PSTATE: BTYPE and SS become 0 (Arm ARM D2.12.4, B1.5).
+    pub fn retire(&mut self) {
+        self.pstate &= !(pstate::BTYPE | pstate::SS);
+    }
+}
+
+/// The SIMD and floating-point registers of a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FpRegs {
+    /// V0 to V31.
+    pub v: [u128; 32],
+    /// Floating-point status register.
+    pub fpsr: u32,
+    /// Floating-point control register.
+    pub fpcr: u32,
+}
+
+macro_rules! sys_regs {
+    ($($(#[$doc:meta])* $variant:ident $name:literal $access:ident,)*) => {
+        /// System registers of a vCPU that the debugger shows, in the order of GDB's `system` group.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+        #[repr(usize)]
+        pub enum SysReg {
+            $($(#[$doc])* #[doc = concat!("`", $name, "`.")] $variant,)*
+        }
+
+        impl SysReg {
+            /// All of them, by number.
+            pub const ALL: &'static [SysReg] = &[$(SysReg::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The architectural name, in lower case as GDB shows it.
+            pub const fn name(self) -> &'static str {
+                match self { $(SysReg::$variant => $name),* }
+            }
+
+            /// Whether the debugger may change it.
+            pub const fn access(self) -> SysRegAccess {
+                match self { $(SysReg::$variant => SysRegAccess::$access),* }
+            }
+        }
+    };
+}
+
+/// What the debugger may do with a system register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SysRegAccess {
+    /// Read and write.
+    ReadWrite,
+    /// Read only: an identification register, or one whose change would confuse the hypervisor.
+    ReadOnly,
+}
+
+sys_regs! {
+    SpEl0 "sp_el0" ReadWrite,
+    SpEl1 "sp_el1" ReadWrite,
+    ElrEl1 "elr_el1" ReadWrite,
+    SpsrEl1 "spsr_el1" ReadWrite,
+    EsrEl1 "esr_el1" ReadWrite,
+    FarEl1 "far_el1" ReadWrite,
+    VbarEl1 "vbar_el1" ReadWrite,
+    SctlrEl1 "sctlr_el1" ReadWrite,
+    TcrEl1 "tcr_el1" ReadWrite,
+    Ttbr0El1 "ttbr0_el1" ReadWrite,
+    Ttbr1El1 "ttbr1_el1" ReadWrite,
+    MairEl1 "mair_el1" ReadWrite,
+    AmairEl1 "amair_el1" ReadWrite,
+    CpacrEl1 "cpacr_el1" ReadWrite,
+    ContextidrEl1 "contextidr_el1" ReadWrite,
+    TpidrEl0 "tpidr_el0" ReadWrite,
+    TpidrroEl0 "tpidrro_el0" ReadWrite,
+    TpidrEl1 "tpidr_el1" ReadWrite,
+    Afsr0El1 "afsr0_el1" ReadWrite,
+    Afsr1El1 "afsr1_el1" ReadWrite,
+    ParEl1 "par_el1" ReadWrite,
+    CntkctlEl1 "cntkctl_el1" ReadWrite,
+    CntvCtlEl0 "cntv_ctl_el0" ReadWrite,
+    CntvCvalEl0 "cntv_cval_el0" ReadWrite,
+    /// As the guest sees it: `VMPIDR_EL2`.
+    MpidrEl1 "mpidr_el1" ReadOnly,
+    /// As the guest sees it: `VPIDR_EL2`.
+    MidrEl1 "midr_el1" ReadOnly,
+    MdscrEl1 "mdscr_el1" ReadOnly,
+    IdAa64Mmfr0El1 "id_aa64mmfr0_el1" ReadOnly,
+    IdAa64Mmfr2El1 "id_aa64mmfr2_el1" ReadOnly,
+    IdAa64Pfr0El1 "id_aa64pfr0_el1" ReadOnly,
+}
+
+/// The values of all [`SysReg`]s of a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SysRegs([u64; SysReg::COUNT]);
+
+impl Default for SysRegs {
+    fn default() -> Self {
+        Self([0; SysReg::COUNT])
+    }
+}
+
+impl SysRegs {
+    /// The value of one register.
+    pub const fn get(&self, reg: SysReg) -> u64 {
+        self.0[reg as usize]
+    }
+
+    /// Sets one register.
+    pub const fn set(&mut self, reg: SysReg, value: u64) {
+        self.0[reg as usize] = value;
+    }
+}

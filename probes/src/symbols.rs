@@ -1,0 +1,28 @@
+//! Symbols of a space, by name and by address.
+
+use crate::addr::Gva;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// A symbol and how far into it an address lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Located {
+    /// The symbol's name.
+    pub name: String,
+    /// Bytes from the symbol to the address.
+    pub offset: u64,
+}
+
+/// A table of symbols. Built once, then only read.
+pub trait Symbols: Send + Sync {
+    /// How many symbols.
+    fn count(&self) -> usize;
+    /// The address of the symbol `name`; of several, the lowest.
+    fn by_name(&self, name: &str) -> Option<Gva>;
+    /// The last symbol at or before `address`, unless `address` lies outside what the table covers.
+    fn by_address(&self, address: Gva) -> Option<Located>;
+    /// At most `limit` names that a user who typed `name` may have meant, best first.
+    fn similar(&self, name: &str, limit: usize) -> Vec<String>;
+    /// Calls `visit` for every symbol in order of address, until it returns `false`.
+    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool);
+}
