@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod a64;
 pub mod addr;
 pub mod machine;
 pub mod regs;
