@@ -8,4 +8,6 @@ pub mod a64;
 pub mod addr;
 pub mod machine;
 pub mod regs;
+pub mod stage2;
 pub mod symbols;
+pub mod view;
