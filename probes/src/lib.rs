@@ -6,8 +6,17 @@ extern crate alloc;
 
 pub mod a64;
 pub mod addr;
+pub mod engine;
+pub mod event;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod machine;
+pub mod periscope;
+pub mod programs;
+pub mod refusal;
 pub mod regs;
+pub mod space;
 pub mod stage2;
 pub mod symbols;
+pub mod target;
 pub mod view;

@@ -1,0 +1,161 @@
+//! The root: all spaces, all programs, all events.
+
+use crate::event::Rings;
+use crate::machine::{Machine, VmId, VmState};
+use crate::programs::{ProgramStore, StoreError};
+use crate::space::Space;
+use crate::target::{BadTarget, Target};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use ebpf::LoadError;
+
+/// Why a name leads to no space. `Display` tells the user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NoSpace {
+    /// `vm0` or `hyp`: the hypervisor itself.
+    Hypervisor(String),
+    /// No VM has that name.
+    Unknown {
+        /// The name.
+        name: String,
+        /// The VMs that there are, such as `vm1 (running)`.
+        known: Vec<String>,
+    },
+}
+
+impl fmt::Display for NoSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hypervisor(name) => write!(
+                f,
+                "{name} is the hypervisor itself: probes on its own code (hprobes) are not there yet"
+            ),
+            Self::Unknown { name, known } => {
+                write!(f, "no such VM: {name}. There are {}.", known.join(", "))
+            }
+        }
+    }
+}
+
+impl core::error::Error for NoSpace {}
+
+/// Why the name of a place leads nowhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BadPlace {
+    /// Its space.
+    Space(NoSpace),
+    /// Its address or symbol.
+    Target(BadTarget),
+}
+
+impl fmt::Display for BadPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Space(error) => error.fmt(f),
+            Self::Target(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BadPlace {}
+
+/// The root of the debugger: what the hypervisor and the servers share.
+pub struct Periscope {
+    spaces: Vec<Space>,
+    programs: ProgramStore,
+    events: Arc<Rings>,
+}
+
+impl Periscope {
+    /// A debugger over `machines` (`vm1`, `vm2`, … in order), on `cpus` physical CPUs.
+    pub fn new(machines: &[&'static dyn Machine], cpus: usize) -> Result<Self, LoadError> {
+        let _ = (machines, cpus);
+        todo!()
+    }
+
+    /// The spaces, `vm1` first.
+    pub fn spaces(&self) -> &[Space] {
+        &self.spaces
+    }
+
+    /// The loaded programs.
+    pub fn programs(&self) -> &ProgramStore {
+        &self.programs
+    }
+
+    /// The events of all CPUs.
+    pub fn events(&self) -> &Rings {
+        &self.events
+    }
+
+    /// The space of a VM.
+    pub fn space_of(&self, vm: VmId) -> Option<&Space> {
+        self.spaces.iter().find(|space| space.vm() == vm)
+    }
+
+    /// The space that a user calls `name`: `vm1`, `vm2`, ….
+    pub fn space(&self, name: &str) -> Result<&Space, NoSpace> {
+        if name == "hyp" || name == "vm0" {
+            return Err(NoSpace::Hypervisor(name.to_string()));
+        }
+        let found = self
+            .spaces
+            .iter()
+            .find(|space| space.vm().to_string() == name);
+        found.ok_or_else(|| NoSpace::Unknown {
+            name: name.to_string(),
+            known: self.spaces.iter().map(describe).collect(),
+        })
+    }
+
+    /// The place that a user calls `text`: `vm1:vfs_read`, `vm2:0xffff800080012340`; without a space's name, in `here`.
+    pub fn place<'a>(
+        &'a self,
+        text: &str,
+        here: &'a Space,
+    ) -> Result<(&'a Space, Target), BadPlace> {
+        let (space, rest) = match text.split_once(':') {
+            Some((name, rest)) => (self.space(name).map_err(BadPlace::Space)?, rest),
+            None => (here, text),
+        };
+        Ok((space, Target::parse(rest).map_err(BadPlace::Target)?))
+    }
+
+    /// Verifies the linked program `bytes` (`periscope link` makes one) and keeps it as `name`, in place of an
+    /// earlier object of that name that nobody uses.
+    pub fn load_program(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.check_unused(name)?;
+        self.programs.load(name, bytes)
+    }
+
+    /// Forgets the object `name`, unless probes use it.
+    pub fn unload_program(&self, name: &str) -> Result<(), StoreError> {
+        self.check_unused(name)?;
+        self.programs.unload(name)
+    }
+
+    fn check_unused(&self, name: &str) -> Result<(), StoreError> {
+        let users = Vec::new();
+        if users.is_empty() {
+            return Ok(());
+        }
+        Err(StoreError::InUse {
+            name: name.to_string(),
+            users,
+        })
+    }
+}
+
+fn describe(space: &Space) -> String {
+    let machine = space.machine();
+    let state = match machine.state() {
+        VmState::Off => "off",
+        VmState::Ready => "ready",
+        VmState::Running if machine.held() => "stopped",
+        VmState::Running => "running",
+    };
+    format!("{} ({state})", space.vm())
+}

@@ -1,0 +1,232 @@
+//! The programs that a user can attach, by name.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use ebpf::linked::{Linked, ParseError};
+use ebpf::{LoadError, Object, Program};
+use spin::RwLock;
+
+/// One program of a loaded object.
+#[derive(Clone, Debug)]
+pub struct ProgramRef {
+    object: Arc<Object>,
+    index: usize,
+    name: Arc<str>,
+}
+
+impl ProgramRef {
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.object.programs()[self.index]
+    }
+
+    /// The object that it belongs to.
+    pub fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+
+    /// As a user names it: `count`, or `object:program` where the object has several.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Why the store refuses. `Display` tells the user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreError {
+    /// The bytes are no linked program.
+    Parse(ParseError),
+    /// The program was refused.
+    Load(LoadError),
+    /// No object has that name.
+    NoSuchObject {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// The object has no such program.
+    NoSuchProgram {
+        /// The object.
+        object: String,
+        /// The program that was asked for; empty where none was named and there are several.
+        program: String,
+        /// The programs that there are.
+        known: Vec<String>,
+    },
+    /// The name belongs to a built-in program.
+    Builtin(String),
+    /// The name is empty, too long, or holds a character that commands use.
+    BadName(String),
+    /// The store is full.
+    Full,
+    /// Probes use the object.
+    InUse {
+        /// The object.
+        name: String,
+        /// Who uses it, such as `vm1 probe 3`.
+        users: Vec<String>,
+    },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parse(_) => f.write_str(
+                "these bytes are not a linked program; make one with `periscope link prog.bpf.o`",
+            ),
+            Self::Load(error) => write!(f, "refused: {error}"),
+            Self::NoSuchObject { name, known } => {
+                write!(f, "no program {name}. There are {}.", known.join(", "))
+            }
+            Self::NoSuchProgram {
+                object,
+                program,
+                known,
+            } if program.is_empty() => {
+                write!(
+                    f,
+                    "{object} has several programs: say {object}:PROGRAM, of {}.",
+                    known.join(", ")
+                )
+            }
+            Self::NoSuchProgram {
+                object,
+                program,
+                known,
+            } => {
+                write!(
+                    f,
+                    "{object} has no program {program}. It has {}.",
+                    known.join(", ")
+                )
+            }
+            Self::Builtin(name) => write!(f, "{name} is built in: choose another name"),
+            Self::BadName(name) => {
+                write!(
+                    f,
+                    "{name:?} is no program name: use 1 to {MAX_NAME} letters, digits, `_`, `-`, `.`"
+                )
+            }
+            Self::Full => write!(
+                f,
+                "there are {MAX_OBJECTS} programs already: unload one first"
+            ),
+            Self::InUse { name, users } => {
+                write!(f, "{name} is in use by {}: detach first", users.join(", "))
+            }
+        }
+    }
+}
+
+impl core::error::Error for StoreError {}
+
+/// How many objects can be loaded besides the built-in ones.
+pub const MAX_OBJECTS: usize = 64;
+
+/// Bytes of an object's name at most.
+pub const MAX_NAME: usize = 64;
+
+/// Loaded objects by name: the built-in ones, and those that a user uploaded.
+pub struct ProgramStore {
+    cpus: usize,
+    objects: RwLock<BTreeMap<String, Arc<Object>>>,
+}
+
+impl ProgramStore {
+    /// A store with the built-in programs, for a machine with `cpus` physical CPUs.
+    pub fn new(cpus: usize) -> Result<Self, LoadError> {
+        let mut objects = BTreeMap::new();
+        for name in ebpf::builtin::NAMES {
+            objects.insert(name.to_string(), Arc::new(ebpf::builtin::load(name, cpus)?));
+        }
+        Ok(Self {
+            cpus,
+            objects: RwLock::new(objects),
+        })
+    }
+
+    /// The object of that name.
+    pub fn object(&self, name: &str) -> Result<Arc<Object>, StoreError> {
+        let objects = self.objects.read();
+        objects
+            .get(name)
+            .cloned()
+            .ok_or_else(|| StoreError::NoSuchObject {
+                name: name.to_string(),
+                known: objects.keys().cloned().collect(),
+            })
+    }
+
+    /// The program that a user names as `object`, where it has one program, or `object:program`.
+    pub fn program(&self, name: &str) -> Result<ProgramRef, StoreError> {
+        let (object_name, wanted) = match name.split_once(':') {
+            Some((object, program)) => (object, Some(program)),
+            None => (name, None),
+        };
+        let object = self.object(object_name)?;
+        let programs = object.programs();
+        let index = match wanted {
+            Some(wanted) => programs.iter().position(|program| program.name() == wanted),
+            None if programs.len() == 1 => Some(0),
+            None => None,
+        };
+        let Some(index) = index else {
+            return Err(StoreError::NoSuchProgram {
+                object: object_name.to_string(),
+                program: wanted.unwrap_or_default().to_string(),
+                known: programs
+                    .iter()
+                    .map(|program| program.name().to_string())
+                    .collect(),
+            });
+        };
+        Ok(ProgramRef {
+            index,
+            name: Arc::from(name),
+            object,
+        })
+    }
+
+    /// Names of all objects, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.objects.read().keys().cloned().collect()
+    }
+
+    /// Verifies the linked program `bytes` and keeps it as `name`, in place of an earlier object of that name.
+    /// [`crate::periscope::Periscope::load_program`] checks first that no probe uses that.
+    pub(crate) fn load(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.changeable(name)?;
+        let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
+        let object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
+        let mut objects = self.objects.write();
+        let uploaded = objects.len().saturating_sub(ebpf::builtin::NAMES.len());
+        if uploaded >= MAX_OBJECTS && !objects.contains_key(name) {
+            return Err(StoreError::Full);
+        }
+        objects.insert(name.to_string(), Arc::new(object));
+        Ok(())
+    }
+
+    /// Forgets the object `name`.
+    pub(crate) fn unload(&self, name: &str) -> Result<(), StoreError> {
+        self.changeable(name)?;
+        self.object(name)?;
+        self.objects.write().remove(name);
+        Ok(())
+    }
+
+    fn changeable(&self, name: &str) -> Result<(), StoreError> {
+        if ebpf::builtin::NAMES.contains(&name) {
+            return Err(StoreError::Builtin(name.to_string()));
+        }
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(valid) {
+            return Err(StoreError::BadName(name.chars().take(MAX_NAME).collect()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! Why a breakpoint or a probe was refused, in words for the user.
+
+use crate::addr::{Gpa, Gva};
+use crate::machine::{HwError, VmId};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Why a site, a probe or a hardware point was refused. `Display` says what is wrong and what to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Instructions are at multiples of 4.
+    Unaligned(Gva),
+    /// The address belongs to a device or to no memory of the VM.
+    NotRam {
+        /// The space.
+        vm: VmId,
+        /// The address.
+        address: Gva,
+        /// Where stage 1 leads.
+        gpa: Gpa,
+    },
+    /// The address can be executed at EL0, where `HVC` is undefined.
+    UserCode(Gva),
+    /// Between a load-exclusive and its store-exclusive: a trap there would clear the monitor, and the guest would
+    /// retry for ever.
+    ExclusiveSequence {
+        /// The address.
+        address: Gva,
+        /// The first address after the sequence.
+        after: Gva,
+    },
+    /// No symbol has that name.
+    NoSymbol {
+        /// The space.
+        vm: VmId,
+        /// The name.
+        name: String,
+        /// Names that the user may have meant.
+        similar: Vec<String>,
+    },
+    /// All sites of the VM are taken.
+    TooManySites(usize),
+    /// No memory is left for another page with probes.
+    OutOfMemory(VmId),
+    /// No probe has that number.
+    NoSuchProbe {
+        /// The space.
+        vm: VmId,
+        /// The number.
+        id: u32,
+    },
+    /// The hardware cannot.
+    Hardware(HwError),
+    /// The vCPU is off, or there is none of that number.
+    NoVcpu {
+        /// The space.
+        vm: VmId,
+        /// The vCPU.
+        vcpu: u8,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned(address) => {
+                write!(
+                    f,
+                    "{address} is not the address of an instruction: it is no multiple of 4"
+                )
+            }
+            Self::NotRam { vm, address, gpa } => {
+                write!(
+                    f,
+                    "{vm}: {address} is not RAM (guest-physical {gpa}): no breakpoint can be there"
+                )
+            }
+            Self::UserCode(address) => write!(
+                f,
+                "{address} is user code, which cannot carry a probe: use a hardware breakpoint (hbreak)"
+            ),
+            Self::ExclusiveSequence { address, after } => write!(
+                f,
+                "{address} is between a load-exclusive and its store-exclusive, which a stop would \
+                 make fail for ever: use {after}"
+            ),
+            Self::NoSymbol { vm, name, similar } if similar.is_empty() => {
+                write!(f, "no symbol {name} in {vm}.")
+            }
+            Self::NoSymbol { vm, name, similar } => {
+                write!(
+                    f,
+                    "no symbol {name} in {vm}. Did you mean {}?",
+                    similar.join(", ")
+                )
+            }
+            Self::TooManySites(limit) => {
+                write!(
+                    f,
+                    "all {limit} sites of this VM are taken: detach a probe first"
+                )
+            }
+            Self::OutOfMemory(vm) => {
+                write!(
+                    f,
+                    "{vm}: no memory is left for another page with probes: detach one first"
+                )
+            }
+            Self::NoSuchProbe { vm, id } => {
+                write!(f, "{vm} has no probe {id}: `monitor trace list` shows them")
+            }
+            Self::Hardware(HwError::TooMany { available }) => write!(
+                f,
+                "all {available} hardware registers of that kind are taken: delete a hardware \
+                 breakpoint or watchpoint first"
+            ),
+            Self::Hardware(HwError::BadRange) => f.write_str(
+                "no watchpoint register can cover that range: watch 1 to 8 bytes, or an aligned \
+                 power of two",
+            ),
+            Self::NoVcpu { vm, vcpu } => write!(f, "{vm}/vcpu{vcpu} is off or does not exist"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}

@@ -1,0 +1,78 @@
+//! What a user points at: an address or a symbol of a space.
+
+use crate::addr::Gva;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+/// A place in the code of a space, as a user names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// An address.
+    Address(Gva),
+    /// A symbol, and how many bytes into it.
+    Symbol {
+        /// The symbol's name.
+        name: String,
+        /// Bytes from the symbol.
+        offset: u64,
+    },
+}
+
+/// Text that names no place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadTarget(String);
+
+impl fmt::Display for BadTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is neither an address (0xffff800080012340) nor a symbol (vfs_read, vfs_read+0x10)",
+            self.0
+        )
+    }
+}
+
+impl core::error::Error for BadTarget {}
+
+impl Target {
+    /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's name.
+    pub fn parse(text: &str) -> Result<Self, BadTarget> {
+        let bad = || BadTarget(text.to_string());
+        if text.starts_with(|c: char| c.is_ascii_digit()) {
+            return number(text)
+                .map(|address| Self::Address(Gva(address)))
+                .ok_or_else(bad);
+        }
+        let (name, offset) = match text.split_once('+') {
+            Some((name, offset)) => (name, number(offset).ok_or_else(bad)?),
+            None => (text, 0),
+        };
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
+        if name.is_empty() || !name.chars().all(valid) {
+            return Err(bad());
+        }
+        Ok(Self::Symbol {
+            name: name.to_string(),
+            offset,
+        })
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).ok(),
+        Some(_) => None,
+        None if text.starts_with('+') => None,
+        None => text.parse().ok(),
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Symbol { name, offset: 0 } => f.write_str(name),
+            Self::Symbol { name, offset } => write!(f, "{name}+{offset:#x}"),
+        }
+    }
+}
