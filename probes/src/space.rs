@@ -1,5 +1,6 @@
 //! One VM as the debugger sees it: its breakpoints, probes, hardware points and symbols.
 
+use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::engine::HitOutcome;
 use crate::event::Rings;
@@ -225,30 +226,44 @@ impl Space {
     }
 
     /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one after it. Runs the
-    /// site's programs; then stops, or executes the displaced instruction in `regs`.
+    /// site's programs; then stops, or executes the displaced instruction in `regs`. Of `features`, the branch target
+    /// check is set here.
     pub fn hit(
         &self,
         immediate: u16,
         vcpu: VcpuId,
         regs: &mut CoreRegs,
         memory: &dyn LiveMemory,
+        features: &SimulationFeatures,
     ) -> HitOutcome {
-        let _ = (immediate, vcpu, regs, memory, &self.events);
+        let _ = (immediate, vcpu, regs, memory, features, &self.events);
         todo!()
     }
 
     /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits for its page, runs
     /// its programs; `Step` then means: step the vCPU over the instruction with that breakpoint off.
-    pub fn hw_hit(&self, vcpu: VcpuId, regs: &mut CoreRegs, memory: &dyn LiveMemory) -> HitOutcome {
-        let _ = (vcpu, regs, memory);
+    pub fn hw_hit(
+        &self,
+        vcpu: VcpuId,
+        regs: &mut CoreRegs,
+        memory: &dyn LiveMemory,
+        features: &SimulationFeatures,
+    ) -> HitOutcome {
+        let _ = (vcpu, regs, memory, features);
         todo!()
     }
 
     /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it stopped at a site
     /// and has not moved, executes the displaced instruction without running programs: `Resume` (done), `Step`,
     /// `Breakpoint`; otherwise `NotOurs`.
-    pub fn pass(&self, vcpu: VcpuId, regs: &mut CoreRegs, memory: &dyn LiveMemory) -> HitOutcome {
-        let _ = (vcpu, regs, memory);
+    pub fn pass(
+        &self,
+        vcpu: VcpuId,
+        regs: &mut CoreRegs,
+        memory: &dyn LiveMemory,
+        features: &SimulationFeatures,
+    ) -> HitOutcome {
+        let _ = (vcpu, regs, memory, features);
         todo!()
     }
 }
