@@ -1,0 +1,153 @@
+//! Running other programs, with errors that name the command and never without a bound where one is known.
+
+use crate::workspace;
+use anyhow::{Context, Result, bail};
+use std::env;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a bounded wait looks.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The cargo that runs us, in the root of the workspace.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace::root());
+    cargo
+}
+
+/// The command as a person would type it.
+pub fn display(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Runs a command on this terminal. Not to succeed is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{}`", display(command)))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}", display(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it wrote to its standard output. Not to succeed is an error that carries the end
+/// of its standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", display(command)))?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`{}` failed: {}\n{}",
+            display(command),
+            output.status,
+            last_lines(&errors, 12)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command quietly for at most `limit`. On a failure the error carries the end of its standard error.
+pub fn run_bounded(command: &mut Command, limit: Duration) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", display(command)))?;
+    let stderr = child.stderr.take();
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(mut stderr) = stderr {
+            // What cannot be read is missing from an error message, no more.
+            let _ = stderr.read_to_string(&mut text);
+        }
+        text
+    });
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!(
+                "`{}` did not end within {} s",
+                display(command),
+                limit.as_secs()
+            );
+        }
+        thread::sleep(POLL);
+    };
+    if !status.success() {
+        let errors = reader.join().unwrap_or_default();
+        bail!(
+            "`{}` failed: {status}\n{}",
+            display(command),
+            last_lines(&errors, 12)
+        );
+    }
+    Ok(())
+}
+
+/// The full path of a program that `PATH` finds.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|dir| dir.join(name))
+        .find(|candidate| is_executable(candidate))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// The last `count` lines of a text.
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_command_and_what_it_said() {
+        let error = output(Command::new("sh").args(["-c", "echo oops >&2; exit 3"])).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("sh -c") && text.contains("oops") && text.contains('3'),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_bounded_run_ends() {
+        let started = Instant::now();
+        let error =
+            run_bounded(Command::new("sleep").arg("20"), Duration::from_millis(200)).unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn last_lines_of_short_and_long_texts() {
+        assert_eq!(last_lines("a\nb\nc", 2), "b\nc");
+        assert_eq!(last_lines("a", 2), "a");
+        assert_eq!(last_lines("", 2), "");
+    }
+}
