@@ -1,3 +1,174 @@
+//! The EL2 program of Periscope: a small partitioning hypervisor with a debug server inside.
+//!
+//! Principles, in order:
+//!
+//! 1. **Simple and clear before fast and clever.** A vCPU lives on one physical CPU; memory is partitioned at boot; a
+//!    guest's devices are an emulated UART, the architectural timer and a virtual GIC.
+//! 2. **Say whose fault it is.** A guest's mistake becomes an exception in the guest and a line in the log, a client's an
+//!    error reply, ours a panic with a backtrace on this CPU only.
+//! 3. **Nothing on the way of a probe hit allocates, parses, or takes a lock that a stopped CPU can hold.**
+//!
+//! The rooms: `boot`, `mmu`, `heap`, `platform`, `cpu`, `gic`, `time` bring the machine up; `vectors` and `exits` are the
+//! exception path; `vm`, `vcpu`, `psci`, `stage2`, `step`, `hwdebug` are a guest; `service` runs the debug server.
+
 #![no_std]
 #![no_main]
-//! The EL2 program.
+
+extern crate alloc;
+
+mod backtrace;
+mod boot;
+mod console_log;
+mod cpu;
+mod esr;
+mod gic;
+mod heap;
+mod mmu;
+mod panic;
+mod platform;
+mod sysreg;
+mod time;
+mod vectors;
+
+use alloc::vec::Vec;
+use log::{LevelFilter, info};
+use platform::{Platform, Range};
+
+/// Memory for the heap: page tables, shadow pages, symbols, programs.
+const HEAP_SIZE: u64 = 96 << 20;
+
+/// Where `boot.rs` enters Rust: x0 of the boot protocol, on the first map.
+#[unsafe(no_mangle)]
+extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
+    cpu::enter(0);
+    heap::init_early();
+    // SAFETY: the arm64 boot protocol promises a device tree in x0.
+    let platform = match unsafe { Platform::read(device_tree) } {
+        Ok(platform) => platform,
+        Err(missing) => panic!(
+            "cannot run on this machine: the device tree names no {}",
+            missing.0
+        ),
+    };
+    let level = platform
+        .option("log")
+        .and_then(|name| name.parse().ok())
+        .unwrap_or(LevelFilter::Info);
+    // SAFETY: the device tree says that a PL011 is there; the first map covers it as device memory.
+    unsafe { console_log::init(platform.uart.start, level) };
+    mmu::init(&platform.ram, &devices(&platform));
+
+    let mut free = FreeMemory::new(&platform);
+    let heap = free.take_low(HEAP_SIZE).expect("RAM for the heap");
+    // SAFETY: `FreeMemory` hands out RAM once, and never what is reserved.
+    unsafe { heap::add(heap) };
+    // SAFETY: from the device tree, mapped by mmu::init.
+    unsafe { gic::init(&platform) };
+    let cpus = cpu::start_others(&platform.cpus);
+    info!(
+        "periscope: EL2 up, {} MiB RAM, {} modules",
+        platform.ram.iter().map(Range::size).sum::<u64>() >> 20,
+        platform.modules.len()
+    );
+    info!("periscope: ready cpus={cpus}");
+    run_cpu()
+}
+
+/// What a CPU does for the rest of its life.
+fn run_cpu() -> ! {
+    loop {
+        aarch64_cpu::asm::wfi();
+        while let Some(intid) = gic::acknowledge() {
+            gic::drop_priority(intid);
+            gic::deactivate(intid);
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn handle_guest_exit(_frame: &mut vectors::Frame, _kind: u64) {}
+
+fn devices(platform: &Platform) -> Vec<Range> {
+    let page = |range: &Range| Range {
+        start: range.start & !0xfff,
+        end: (range.end + 0xfff) & !0xfff,
+    };
+    let mut devices = alloc::vec![
+        page(&platform.gicd),
+        page(&platform.gicr),
+        page(&platform.uart)
+    ];
+    for transport in &platform.virtio {
+        let transport = page(&Range::sized(transport.base, 0x200));
+        if !devices.contains(&transport) {
+            devices.push(transport);
+        }
+    }
+    devices
+}
+
+/// RAM that nobody has yet.
+struct FreeMemory {
+    ranges: Vec<Range>,
+}
+
+impl FreeMemory {
+    const ALIGNMENT: u64 = 2 << 20;
+
+    fn new(platform: &Platform) -> Self {
+        unsafe extern "C" {
+            static __text_start: u8;
+            static __image_end: u8;
+        }
+        let image = Range {
+            start: &raw const __text_start as u64,
+            end: &raw const __image_end as u64 + backtrace::table_size(),
+        };
+        let mut free = Self {
+            ranges: platform.ram.clone(),
+        };
+        free.remove(image);
+        for range in &platform.reserved {
+            free.remove(*range);
+        }
+        for module in &platform.modules {
+            free.remove(module.range);
+        }
+        free
+    }
+
+    fn remove(&mut self, taken: Range) {
+        let mut rest = Vec::new();
+        for range in &self.ranges {
+            if !range.overlaps(&taken) {
+                rest.push(*range);
+                continue;
+            }
+            let before = Range {
+                start: range.start,
+                end: taken.start.max(range.start),
+            };
+            let after = Range {
+                start: taken.end.min(range.end),
+                end: range.end,
+            };
+            rest.extend(
+                [before, after]
+                    .into_iter()
+                    .filter(|part| part.start < part.end),
+            );
+        }
+        self.ranges = rest;
+    }
+
+    /// The lowest free `size` bytes, 2 MiB aligned.
+    fn take_low(&mut self, size: u64) -> Option<Range> {
+        let mask = Self::ALIGNMENT - 1;
+        let found = self.ranges.iter().find_map(|range| {
+            let start = (range.start + mask) & !mask;
+            (start + size <= range.end).then_some(Range::sized(start, size))
+        })?;
+        self.remove(found);
+        Some(found)
+    }
+}

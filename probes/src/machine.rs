@@ -22,7 +22,11 @@ pub struct VmId(pub u8);
 
 impl fmt::Display for VmId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 { f.write_str("hyp") } else { write!(f, "vm{}", self.0) }
+        if self.0 == 0 {
+            f.write_str("hyp")
+        } else {
+            write!(f, "vm{}", self.0)
+        }
     }
 }
 
@@ -242,7 +246,9 @@ pub trait Lifecycle {
 }
 
 /// One guest, as the debugger sees it.
-pub trait Machine: RunControl + Registers + PhysMemory + ExecuteView + HwDebug + Clock + Lifecycle + Sync {
+pub trait Machine:
+    RunControl + Registers + PhysMemory + ExecuteView + HwDebug + Clock + Lifecycle + Sync
+{
     /// Which VM.
     fn vm(&self) -> VmId;
 }

@@ -19,4 +19,6 @@ pub struct GuestTree<'a> {
 }
 #[derive(Debug)]
 pub struct TreeError;
-pub fn build(tree: &GuestTree) -> Result<Vec<u8>, TreeError> { todo!() }
+pub fn build(tree: &GuestTree) -> Result<Vec<u8>, TreeError> {
+    todo!()
+}

@@ -29,7 +29,10 @@ impl MmioRegion {
     }
 
     fn register(&self, offset: usize) -> *mut u32 {
-        assert!(offset.is_multiple_of(4) && offset < self.length, "device register offset out of range");
+        assert!(
+            offset.is_multiple_of(4) && offset < self.length,
+            "device register offset out of range"
+        );
         ptr::with_exposed_provenance_mut(self.base + offset)
     }
 }

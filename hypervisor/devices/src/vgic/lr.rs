@@ -31,6 +31,10 @@ pub struct ListRegs {
 impl ListRegs {
     /// Empty list registers of a CPU that has `count` of them.
     pub fn new(count: usize) -> Self {
-        Self { lr: [0; MAX_LIST_REGS], count: count.clamp(1, MAX_LIST_REGS), hcr: hcr::EN }
+        Self {
+            lr: [0; MAX_LIST_REGS],
+            count: count.clamp(1, MAX_LIST_REGS),
+            hcr: hcr::EN,
+        }
     }
 }

@@ -1,0 +1,114 @@
+//! Physical CPUs: per-CPU data, stacks, and switching the other CPUs on.
+
+use crate::platform::Range;
+use crate::{gic, mmu, sysreg, vectors};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use log::{error, info};
+
+/// How many CPUs we use at most. `hypervisor.ld` reserves as many stack slots.
+pub const MAX_CPUS: usize = 8;
+
+const SLOT: u64 = 0x1_0000;
+/// Size of a CPU's stack in bytes. The same size below it in the slot is a hole: an overflow faults there, and because
+/// slots are aligned to twice the stack, one bit of SP tells (vectors.rs).
+pub const STACK_SIZE: u64 = SLOT / 2;
+
+/// What belongs to one CPU. `TPIDR_EL2` points to it.
+#[derive(Debug)]
+pub struct Cpu {
+    /// Linear number, from 0 in the order of the device tree.
+    pub index: usize,
+    /// Affinity fields of `MPIDR_EL1`.
+    pub affinity: AtomicU32,
+    /// Set once this CPU has come up.
+    pub online: AtomicBool,
+}
+
+static CPUS: [Cpu; MAX_CPUS] = {
+    let mut cpus = [const {
+        Cpu {
+            index: 0,
+            affinity: AtomicU32::new(0),
+            online: AtomicBool::new(false),
+        }
+    }; MAX_CPUS];
+    let mut index = 0;
+    while index < MAX_CPUS {
+        cpus[index].index = index;
+        index += 1;
+    }
+    cpus
+};
+
+/// The CPU that this code runs on.
+pub fn this() -> &'static Cpu {
+    let pointer = sysreg::read!("tpidr_el2") as *const Cpu;
+    // SAFETY: `enter` set TPIDR_EL2 to an element of CPUS before any code that calls this; nothing else writes it.
+    unsafe { &*pointer }
+}
+
+/// A CPU by its number.
+pub fn get(index: usize) -> Option<&'static Cpu> {
+    CPUS.get(index)
+        .filter(|cpu| cpu.online.load(Ordering::Acquire))
+}
+
+/// All CPUs that are online.
+pub fn online() -> impl Iterator<Item = &'static Cpu> {
+    CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Acquire))
+}
+
+/// The stack of CPU `index`.
+pub fn stack(index: usize) -> Range {
+    unsafe extern "C" {
+        static __stacks_start: u8;
+    }
+    let slot = &raw const __stacks_start as u64 + index as u64 * SLOT;
+    Range {
+        start: slot + STACK_SIZE,
+        end: slot + SLOT,
+    }
+}
+
+/// Makes the calling CPU number `index`: per-CPU pointer and exception vectors. First thing in Rust on every CPU.
+pub fn enter(index: usize) {
+    let cpu = &CPUS[index];
+    let affinity = sysreg::read!("mpidr_el1");
+    cpu.affinity
+        .store((affinity & 0xff_ffff) as u32, Ordering::Relaxed);
+    // SAFETY: TPIDR_EL2 is ours alone.
+    unsafe { sysreg::write!("tpidr_el2", cpu as *const Cpu as u64) };
+    vectors::install();
+    cpu.online.store(true, Ordering::Release);
+}
+
+/// Switches all other CPUs on and waits for them. Returns how many are online.
+pub fn start_others(affinities: &[u64]) -> usize {
+    let own = sysreg::read!("mpidr_el1") & 0xff_00ff_ffff;
+    let mut index = 0;
+    for &affinity in affinities.iter().filter(|&&affinity| affinity != own) {
+        index += 1;
+        if index >= MAX_CPUS {
+            info!("using {MAX_CPUS} of {} CPUs", affinities.len());
+            break;
+        }
+        let entry = crate::boot::_start_secondary as *const () as u64;
+        if let Err(reason) = smccc::psci::cpu_on::<smccc::Smc>(affinity, entry, index as u64) {
+            error!("CPU {index} (affinity {affinity:#x}) does not start: {reason}");
+            continue;
+        }
+        while !CPUS[index].online.load(Ordering::Acquire) {
+            core::hint::spin_loop();
+        }
+    }
+    online().count()
+}
+
+/// Where the other CPUs arrive (boot.rs), with the first map of the boot CPU's making.
+#[unsafe(no_mangle)]
+extern "C" fn secondary_cpu_main(index: u64) -> ! {
+    mmu::switch();
+    enter(index as usize);
+    gic::init_cpu(index as usize);
+    crate::run_cpu()
+}

@@ -1,0 +1,134 @@
+//! The physical GICv3.
+//!
+//! EL2 takes every interrupt of the machine (`HCR_EL2.IMO`, `FMO`). EOI mode 1 splits priority drop from deactivation:
+//! an interrupt that is handed to a guest with a hardware-linked list register is only dropped here, and the guest's own
+//! end-of-interrupt deactivates it.
+
+use crate::platform::Platform;
+use crate::{cpu, sysreg};
+use arm_gic::gicv3::registers::{Gicd, GicrSgi};
+use arm_gic::gicv3::{GicCpuInterface, GicV3, SgiTarget, SgiTargetGroup};
+use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
+use core::ptr::NonNull;
+use spin::Mutex;
+
+/// Makes a CPU look at its vCPU's requests: holds, power, new virtual interrupts.
+pub const SGI_KICK: u32 = 1;
+/// Makes the service CPU look for work (service.rs).
+pub const SGI_SERVICE: u32 = 2;
+/// PPI of the maintenance interrupt of the virtual CPU interface.
+pub const PPI_MAINTENANCE: u32 = 25;
+/// PPI of the EL2 physical timer.
+pub const PPI_HYP_TIMER: u32 = 26;
+/// PPI of the EL1 virtual timer.
+pub const PPI_VIRTUAL_TIMER: u32 = 27;
+
+/// Priority of everything: EL2 does not nest interrupts.
+const PRIORITY: u8 = 0x80;
+
+static GIC: Mutex<Option<GicV3<'static>>> = Mutex::new(None);
+
+/// Sets up the distributor and this CPU's interface. Boot CPU, once.
+///
+/// # Safety
+///
+/// `platform` names the GIC's real registers, mapped as device memory, and nobody else drives them.
+pub unsafe fn init(platform: &Platform) {
+    let gicd = NonNull::new(platform.gicd.start as *mut Gicd).expect("a distributor address");
+    let gicr = NonNull::new(platform.gicr.start as *mut GicrSgi).expect("a redistributor address");
+    let cpus = platform.cpus.len();
+    // SAFETY: forwarded to the caller.
+    let mut gic = unsafe { GicV3::new(UniqueMmioPointer::new(gicd), gicr, cpus) }
+        .expect("redistributors as the GICv3 architecture lays them out");
+    GicCpuInterface::enable_system_register_el2(true);
+    gic.setup(0);
+    *GIC.lock() = Some(gic);
+    init_cpu(0);
+}
+
+/// Sets up the calling CPU's interface and private interrupts.
+pub fn init_cpu(_index: usize) {
+    GicCpuInterface::enable_system_register_el2(true);
+    sysreg::isb();
+    let own = redistributor_of_this_cpu();
+    let mut guard = GIC.lock();
+    let gic = guard.as_mut().expect("gic::init has run");
+    gic.init_cpu(own);
+    GicCpuInterface::enable_group1(true);
+    GicCpuInterface::set_priority_mask(0xff);
+    // SAFETY: EOImode 1, see the module's head; no memory is concerned.
+    unsafe { sysreg::write!("icc_ctlr_el1", 1 << 1) };
+    for sgi in [SGI_KICK, SGI_SERVICE] {
+        enable_private(gic, own, IntId::sgi(sgi));
+    }
+    for ppi in [PPI_MAINTENANCE, PPI_HYP_TIMER, PPI_VIRTUAL_TIMER] {
+        enable_private(gic, own, IntId::ppi(ppi - 16));
+    }
+}
+
+fn enable_private(gic: &mut GicV3<'_>, own: usize, intid: IntId) {
+    gic.set_interrupt_priority(intid, Some(own), PRIORITY)
+        .expect("a private interrupt");
+    gic.enable_interrupt(intid, Some(own), true)
+        .expect("a private interrupt");
+}
+
+/// Redistributors need not come in our order of CPUs: GICR_TYPER tells whose each is.
+fn redistributor_of_this_cpu() -> usize {
+    let affinity = sysreg::read!("mpidr_el1") & 0xff_00ff_ffff;
+    let mut guard = GIC.lock();
+    let gic = guard.as_mut().expect("gic::init has run");
+    (0..cpu::MAX_CPUS)
+        .find(|&index| {
+            gic.gicr_typer(index)
+                .is_ok_and(|typer| typer.core_mpidr() == affinity)
+        })
+        .unwrap_or(0)
+}
+
+/// Enables a shared peripheral interrupt, delivered to the CPU with `affinity`.
+pub fn enable_spi(intid: u32, affinity: u64) {
+    let mut guard = GIC.lock();
+    let gic = guard.as_mut().expect("gic::init has run");
+    let id = IntId::spi(intid - 32);
+    let distributor = gic.distributor();
+    let done = distributor
+        .set_interrupt_priority(id, PRIORITY)
+        .and_then(|()| distributor.set_trigger(id, Trigger::Edge))
+        .and_then(|()| distributor.set_routing(id, Some(affinity)))
+        .and_then(|()| distributor.enable_interrupt(id, true));
+    if done.is_err() {
+        log::error!("SPI {intid} cannot be enabled");
+    }
+}
+
+/// Sends software-generated interrupt `sgi` to a CPU.
+pub fn send(target: &cpu::Cpu, sgi: u32) {
+    let affinity = target.affinity.load(core::sync::atomic::Ordering::Relaxed);
+    sysreg::dsb_ish();
+    let target = SgiTarget::List {
+        affinity3: 0,
+        affinity2: (affinity >> 16) as u8,
+        affinity1: (affinity >> 8) as u8,
+        target_list: 1 << (affinity & 0xf),
+    };
+    let _ = GicCpuInterface::send_sgi(IntId::sgi(sgi), target, SgiTargetGroup::CurrentGroup1);
+    sysreg::isb();
+}
+
+/// The next pending interrupt, acknowledged.
+pub fn acknowledge() -> Option<u32> {
+    GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1).map(u32::from)
+}
+
+/// Priority drop: other interrupts may come, this one stays active.
+pub fn drop_priority(intid: u32) {
+    // SAFETY: ends an interrupt that this CPU has acknowledged; no memory is concerned.
+    unsafe { sysreg::write!("icc_eoir1_el1", u64::from(intid)) };
+}
+
+/// Deactivation: this interrupt may come again.
+pub fn deactivate(intid: u32) {
+    // SAFETY: as above.
+    unsafe { sysreg::write!("icc_dir_el1", u64::from(intid)) };
+}

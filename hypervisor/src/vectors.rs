@@ -1,0 +1,209 @@
+//! The exception path.
+//!
+//! # From the guest
+//!
+//! Every exception from EL1 or EL0 enters one of four vectors, all of which do the same: push a [`Frame`] with the
+//! guest's x0 to x30, SP, PC and PSTATE (laid out as Linux' `user_pt_regs`, which is also the context of an eBPF
+//! program) and call [`crate::exits::handle`]. When that returns, the frame is written back and `ERET` continues the
+//! guest. Everything else of a vCPU (its EL1 system registers, its SIMD registers, its list registers) stays in the
+//! hardware: a vCPU lives on one physical CPU and EL2 code is compiled without SIMD. They are saved only when the vCPU
+//! parks for a debugger (vcpu.rs).
+//!
+//! EL2 runs with DAIF masked from the vector to `ERET`; where it waits, it waits in WFI, which wakes for a masked
+//! interrupt too, and asks the GIC itself. So no interrupt is ever taken from EL2.
+//!
+//! # From EL2 itself
+//!
+//! These are our own faults. They print registers and a backtrace and stop this CPU, no other (panic.rs). The stack
+//! may be what is broken: a stack is 32 KiB, aligned to 64 KiB, so that bit 15 of SP is set inside it and clear in the
+//! hole below it; with it clear the CPU borrows the top of its stack again, whose contents no longer matter.
+
+use crate::sysreg;
+use core::arch::global_asm;
+use core::mem::{offset_of, size_of};
+use probes::regs::CoreRegs;
+
+/// What the vectors save.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(16))]
+pub struct Frame {
+    /// x0 to x30, SP, PC and PSTATE of whoever was interrupted.
+    pub regs: CoreRegs,
+}
+
+/// Which of the four vectors was taken.
+pub mod kind {
+    /// Synchronous exception.
+    pub const SYNC: u64 = 0;
+    /// IRQ.
+    pub const IRQ: u64 = 1;
+    /// FIQ.
+    pub const FIQ: u64 = 2;
+    /// SError.
+    pub const SERROR: u64 = 3;
+}
+
+global_asm!(
+    r#"
+    .macro save_begin kind
+        sub     sp, sp, #{FRAME}
+        stp     x0, x1, [sp, #0]
+        stp     x2, x3, [sp, #16]
+        mov     x1, #\kind
+    .endm
+
+    .macro from_guest kind
+        .balign 0x80
+        save_begin \kind
+        b       guest_exit
+    .endm
+
+    .macro from_el2 kind
+        .balign 0x80
+        // Inside the stack, bit 15 of SP is set; test it without a register to spare (as Linux' entry.S does).
+        add     sp, sp, x0
+        sub     x0, sp, x0
+        tbz     x0, #15, 1f
+        sub     x0, sp, x0
+        sub     sp, sp, x0
+        save_begin \kind
+        b       el2_fault_entry
+    1:  mov     x1, #\kind
+        b       el2_overflow
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 0x800
+    .global vector_table
+vector_table:
+    from_el2 0          // current EL with SP_EL0: never used
+    from_el2 1
+    from_el2 2
+    from_el2 3
+    from_el2 0          // current EL with SP_EL2
+    from_el2 1
+    from_el2 2
+    from_el2 3
+    from_guest 0        // lower EL, AArch64
+    from_guest 1
+    from_guest 2
+    from_guest 3
+    from_guest 0        // lower EL, AArch32 (a guest's EL0)
+    from_guest 1
+    from_guest 2
+    from_guest 3
+
+    .macro save_rest
+        stp     x4, x5, [sp, #32]
+        stp     x6, x7, [sp, #48]
+        stp     x8, x9, [sp, #64]
+        stp     x10, x11, [sp, #80]
+        stp     x12, x13, [sp, #96]
+        stp     x14, x15, [sp, #112]
+        stp     x16, x17, [sp, #128]
+        stp     x18, x19, [sp, #144]
+        stp     x20, x21, [sp, #160]
+        stp     x22, x23, [sp, #176]
+        stp     x24, x25, [sp, #192]
+        stp     x26, x27, [sp, #208]
+        stp     x28, x29, [sp, #224]
+        mrs     x2, elr_el2
+        mrs     x3, spsr_el2
+        stp     x2, x3, [sp, #{PC}]
+    .endm
+
+guest_exit:
+    save_rest
+    tst     x3, #1                  // PSTATE.M[0]: which stack pointer the guest used
+    mrs     x4, sp_el1
+    mrs     x5, sp_el0
+    csel    x4, x4, x5, ne
+    stp     x30, x4, [sp, #240]
+    mov     x0, sp
+    mov     x29, #0                 // a backtrace of EL2 ends here
+    bl      handle_guest_exit
+
+    .global enter_guest
+    // Continues the guest from the frame at SP.
+enter_guest:
+    ldp     x2, x3, [sp, #{PC}]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    ldp     x30, x4, [sp, #240]
+    tst     x3, #1
+    b.eq    1f
+    msr     sp_el1, x4
+    b       2f
+1:  msr     sp_el0, x4
+2:  ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x19, [sp, #144]
+    ldp     x20, x21, [sp, #160]
+    ldp     x22, x23, [sp, #176]
+    ldp     x24, x25, [sp, #192]
+    ldp     x26, x27, [sp, #208]
+    ldp     x28, x29, [sp, #224]
+    ldp     x0, x1, [sp, #0]
+    ldp     x2, x3, [sp, #16]
+    add     sp, sp, #{FRAME}
+    eret
+    sb_after_eret:
+    dsb     nsh                     // no speculation past ERET
+    isb
+
+el2_fault_entry:
+    save_rest
+    add     x4, sp, #{FRAME}
+    stp     x30, x4, [sp, #240]
+    mov     x0, sp
+    bl      el2_fault
+    b       .
+
+    // The stack has overflowed. x0 is lost; SP was (SP + x0), x0 the old SP.
+el2_overflow:
+    mov     x2, x0
+    mrs     x3, tpidr_el2
+    mrs     x0, elr_el2
+    orr     x4, x2, #0xffff         // back to the top of the slot above the hole
+    add     x4, x4, #1
+    and     x4, x4, #~0xf
+    mov     sp, x4
+    mov     x1, x2
+    bl      el2_stack_overflow
+    b       .
+    "#,
+    FRAME = const size_of::<Frame>(),
+    PC = const offset_of!(CoreRegs, pc),
+);
+
+unsafe extern "C" {
+    static vector_table: u8;
+}
+
+/// Makes the calling CPU use our vectors.
+pub fn install() {
+    // SAFETY: the table above is a complete EL2 vector table.
+    unsafe { sysreg::write!("vbar_el2", &raw const vector_table as u64) };
+    sysreg::isb();
+}
+
+/// Continues a guest from `frame`, abandoning the stack of the caller. The first entry of a vCPU.
+///
+/// # Safety
+///
+/// `frame` describes a state at EL1 or EL0, and the caller's stack holds nothing that still has to be dropped.
+pub unsafe fn enter(frame: &Frame) -> ! {
+    // SAFETY: the frame is copied to the top of this CPU's stack, where the vectors expect SP to be while the guest
+    // runs plus one frame, and is then consumed by `enter_guest`.
+    unsafe {
+        let top = crate::cpu::stack(crate::cpu::this().index).end;
+        let place = (top - size_of::<Frame>() as u64) as *mut Frame;
+        place.write(*frame);
+        core::arch::asm!("mov sp, {}", "b enter_guest", in(reg) place, options(noreturn));
+    }
+}
