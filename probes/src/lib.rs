@@ -20,3 +20,4 @@ pub mod stage2;
 pub mod symbols;
 pub mod target;
 pub mod view;
+pub mod translate;
