@@ -99,7 +99,8 @@ impl Descriptor {
         Self::with_attributes(level, output, attributes)
     }
 
-    /// A page that the guest can execute and neither read nor write: S2AP none, XN clear (Arm ARM D8.4.2).
+    /// A page that the guest can execute and neither read nor write: S2AP none, XN clear (Arm ARM
+    /// D8.4.2).
     pub(crate) const fn shadow(output: Hpa) -> Self {
         Self::with_attributes(Level::Three, output, SHADOW)
     }
@@ -141,7 +142,8 @@ impl Descriptor {
         }
     }
 
-    /// The part of this leaf of `level` that covers `gpa`, as a leaf of the finer or equal level `to`.
+    /// The part of this leaf of `level` that covers `gpa`, as a leaf of the finer or equal level
+    /// `to`.
     pub(crate) const fn part(self, level: Level, gpa: Gpa, to: Level) -> Self {
         let offset = to.start(gpa).0 & (level.entry_size() - 1);
         let output = Hpa(self.address().0 + offset);

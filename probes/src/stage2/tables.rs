@@ -35,7 +35,8 @@ impl core::error::Error for MapError {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OutOfMemory;
 
-/// One tree of tables. It does not own its port, so that two trees can share one; the same port comes with every call.
+/// One tree of tables. It does not own its port, so that two trees can share one; the same port
+/// comes with every call.
 #[derive(Debug)]
 pub struct Tables {
     root: Hpa,
@@ -59,7 +60,8 @@ impl Tables {
         self.tables
     }
 
-    /// Maps `size` bytes from `gpa` to `hpa`, all of which are free. After an error a part of the range may be mapped.
+    /// Maps `size` bytes from `gpa` to `hpa`, all of which are free. After an error a part of the
+    /// range may be mapped.
     pub fn map(
         &mut self,
         port: &impl Port,
@@ -87,7 +89,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Makes the free entry of `level` for `gpa` a leaf, with the tables above it where they are missing.
+    /// Makes the free entry of `level` for `gpa` a leaf, with the tables above it where they are
+    /// missing.
     fn map_leaf(
         &mut self,
         port: &impl Port,
@@ -117,13 +120,14 @@ impl Tables {
         }
     }
 
-    /// Where the walk for `gpa` ends. Addresses outside the guest-physical space end at an invalid entry.
+    /// Where the walk for `gpa` ends. Addresses outside the guest-physical space end at an invalid
+    /// entry.
     pub(crate) fn walk(&self, port: &impl Port, gpa: Gpa) -> Entry {
         walk(port, self.root, gpa)
     }
 
-    /// Makes the page of `gpa`, which is mapped, the page `leaf`; splits the block it is in. On an error nothing has
-    /// changed.
+    /// Makes the page of `gpa`, which is mapped, the page `leaf`; splits the block it is in. On an
+    /// error nothing has changed.
     pub(crate) fn set_page(
         &mut self,
         port: &impl Port,
@@ -135,13 +139,12 @@ impl Tables {
             Level::Three => leaf,
             coarser => self.split(port, entry.value, coarser, gpa, leaf)?,
         };
-        // The new table before the link to it.
-        port.publish();
         replace(port, entry, gpa, new);
         Ok(())
     }
 
-    /// A table that maps what the leaf `block` of `level` maps, except that the page of `gpa` is `leaf`.
+    /// A table that maps what the leaf `block` of `level` maps, except that the page of `gpa` is
+    /// `leaf`.
     fn split(
         &mut self,
         port: &impl Port,
@@ -171,7 +174,8 @@ impl Tables {
         Ok(Descriptor::table(table))
     }
 
-    /// Makes the entry of `level` for `gpa`, which is valid, the leaf `leaf`, and frees the tables that were below it.
+    /// Makes the entry of `level` for `gpa`, which is valid, the leaf `leaf`, and frees the tables
+    /// that were below it.
     pub(crate) fn set_leaf(&mut self, port: &impl Port, gpa: Gpa, level: Level, leaf: Descriptor) {
         let Some(entry) = walk_to(port, self.root, gpa, level) else {
             return;
@@ -182,7 +186,8 @@ impl Tables {
         }
     }
 
-    /// Frees the table that `link`, a table descriptor of `level`, points to, and all tables below it.
+    /// Frees the table that `link`, a table descriptor of `level`, points to, and all tables below
+    /// it.
     fn free_below(&mut self, port: &impl Port, link: Descriptor, level: Level) {
         let Some(below) = level.below() else { return };
         let table = link.address();
@@ -225,7 +230,8 @@ fn coarsest(gpa: Gpa, hpa: Hpa, size: u64) -> Level {
 /// Where the walk for `gpa` from `root` ends: at a leaf or at an invalid entry.
 pub(crate) fn walk(port: &impl Port, root: Hpa, gpa: Gpa) -> Entry {
     if gpa.0 >> IPA_BITS != 0 {
-        // No entry is for it: what the hardware finds at level 1 for such an address is a translation fault.
+        // No entry is for it: what the hardware finds at level 1 for such an address is a
+        // translation fault.
         return Entry {
             level: Level::One,
             at: root,
@@ -265,7 +271,8 @@ fn walk_to(port: &impl Port, root: Hpa, gpa: Gpa, level: Level) -> Option<Entry>
     }
 }
 
-/// Break-before-make: makes the valid `entry`, which `gpa` is under, `new`.
+/// Break-before-make: makes the valid `entry`, which `gpa` is under, `new`. If `new` links a table,
+/// making the break visible makes the contents of that table visible too.
 fn replace(port: &impl Port, entry: Entry, gpa: Gpa, new: Descriptor) {
     port.write_descriptor(entry.at, Descriptor::INVALID.0);
     port.publish();

@@ -1,44 +1,56 @@
-//! The two stage-2 views of a VM: what its vCPUs fetch where probes are, and what everything else sees.
+//! The two stage-2 views of a VM: what its vCPUs fetch where probes are, and what everything else
+//! sees.
 //!
 //! Guest code is never patched in place. A VM has two trees of stage-2 tables:
 //!
-//! - the **step view** maps every page to itself, with all permissions. It never changes once the VM runs.
-//! - the **run view** is the same, except that a page with probes is mapped to a *shadow*: a copy that holds the probe
-//!   instructions and that the guest can execute but neither read nor write.
+//! - the **step view** maps every page to itself, with all permissions. It never changes once the
+//!   VM runs.
+//! - the **run view** is the same, except that a page with probes is mapped to a *shadow*: a copy
+//!   that holds the probe instructions and that the guest can execute but neither read nor write.
 //!
-//! vCPUs are in the run view. A data access to a page with probes, table walks of stage 1 and cache maintenance
-//! included, is a permission fault; the vCPU that takes it moves to the step view, executes the one instruction there,
-//! moves back, and, if it may have written, [`Views::refresh`]es the shadow. The other vCPUs stay where they are and never
-//! see a window without probes.
+//! vCPUs are in the run view. A data access to a page with probes, table walks of stage 1 and cache
+//! maintenance included, is a permission fault; the vCPU that takes it moves to the step view,
+//! executes the one instruction there, moves back, and, if it may have written,
+//! [`Views::refresh`]es the shadow. The other vCPUs stay where they are and never see a window
+//! without probes.
 //!
 //! # Switching views
 //!
-//! Both views have **the same VMID**, and CnP is clear in [`Roots::vttbr`]. One physical CPU moves its vCPU from one
-//! to the other, at EL2, like this:
+//! Both views have **the same VMID**, and CnP is clear in [`Roots::vttbr`]. One physical CPU moves
+//! its vCPU from one to the other, at EL2, like this:
 //!
 //! 1. `MSR VTTBR_EL2, vttbr(view)`; `ISB`
 //! 2. `TLBI VMALLS12E1` (this CPU only, all of the VMID's entries of both stages); `DSB NSH`; `ISB`
 //!
-//! In this order: what the CPU caches after step 1 comes from the new root, except for what it derives from
-//! intermediate entries of the old one, and step 2 drops all of that; after it there is nothing of the old view on this CPU. The
-//! guest executes neither between the two nor before, so that nothing looks up the mixture.
+//! In this order: what the CPU caches after step 1 comes from the new root, except for what it
+//! derives from intermediate entries of the old one, and step 2 drops all of that; after it there
+//! is nothing of the old view on this CPU. The guest executes neither between the two nor before,
+//! so that nothing looks up the mixture.
 //!
-//! The obvious alternative, a VMID for each view, needs no invalidation at a switch, and is wrong: a guest's `TLBI …IS`
-//! reaches only the VMID that the issuing vCPU has at that moment (Arm ARM D8.16). A vCPU in the step view would then keep, or
-//! find at its next visit, stage-1 entries that another vCPU's guest invalidated from the run view. With one VMID every TLBI
-//! of the guest reaches all its vCPUs, whichever view they are in. CnP must be clear, because with it a CPU
-//! may use entries that another CPU cached under the same VMID, and that CPU may be in the other view.
+//! The obvious alternative, a VMID for each view, needs no invalidation at a switch, and is wrong:
+//! a guest's `TLBI …IS` reaches only the VMID that the issuing vCPU has at that moment (Arm ARM
+//! D8.16). A vCPU in the step view would then keep, or find at its next visit, stage-1 entries that
+//! another vCPU's guest invalidated from the run view. With one VMID every TLBI of the guest
+//! reaches all its vCPUs, whichever view they are in. CnP must be clear, because with it a CPU may
+//! use entries that another CPU cached under the same VMID, and that CPU may be in the other view.
 //!
 //! # Who may call what
 //!
-//! [`Views::arm`] and [`Views::disarm`] are called with all vCPUs of the VM at EL2: a word is replaced that a CPU could be executing
-//! (Arm ARM B2.7.4.1 allows that only for B, BL, BRK, HVC, ISB, NOP, SMC, SVC), and a page changes its address. They do break-before-make
-//! all the same, because a CPU at EL2 still has its TLB. [`Views::refresh`] runs while other vCPUs execute: it
-//! replaces in the shadow the words that the guest itself has replaced, one store a word; that is what the guest asked the hardware
-//! for, and the guest's own synchronisation makes it safe.
+//! [`Views::arm`] and [`Views::disarm`] are called with all vCPUs of the VM at EL2: a word is
+//! replaced that a CPU could be executing (Arm ARM B2.7.4.1 allows that only for B, BL, BRK, HVC,
+//! ISB, NOP, SMC, SVC), and a page changes its address. They do break-before-make all the same,
+//! because a CPU at EL2 still has its TLB. [`Views::refresh`] runs while other vCPUs execute: it
+//! replaces in the shadow the words that the guest itself has replaced, one store a word; that is
+//! what the guest asked the hardware for, and the guest's own synchronisation makes it safe.
 //!
-//! The hit path takes no lock: [`Roots`] is a copy of the two roots that walks the tables by itself. That is sound there,
-//! since the tables change only while no vCPU of the VM is on the hit path.
+//! The hit path takes no lock: [`Roots`] is a copy of the two roots that walks the tables by
+//! itself. That is sound there, since the tables change only while no vCPU of the VM is on the hit
+//! path.
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use crate::addr::{Gpa, Hpa, PAGE_SIZE};
 use crate::machine::ArmError;
@@ -68,13 +80,15 @@ pub enum Access {
 /// What a stage-2 fault in the run view means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// Nothing is wrong now: the tables were being edited. Return to the guest and let it try again.
+    /// Nothing is wrong now: the tables were being edited. Return to the guest and let it try
+    /// again.
     Retry,
     /// A data access to a page with probes: execute the instruction in the step view.
     Probed,
     /// The VM has nothing at this address: an emulated device, or an external abort for the guest.
     Unmapped,
-    /// The address is mapped but not for this: a fetch from a device. An external abort for the guest.
+    /// The address is mapped but not for this: a fetch from a device. An external abort for the
+    /// guest.
     Forbidden,
 }
 
@@ -95,7 +109,8 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// `VTTBR_EL2` for a view: VMID in bits 55:48, BADDR, CnP clear. See the module's head for how to switch.
+    /// `VTTBR_EL2` for a view: VMID in bits 55:48, BADDR, CnP clear. See the module's head for how
+    /// to switch.
     pub fn vttbr(&self, view: View, vmid: u8) -> u64 {
         let root = match view {
             View::Run => self.run,
@@ -139,7 +154,8 @@ impl Roots {
 /// What [`Views`] may take at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Pages with probes. Each takes a 4 KiB frame and, alone in its 2 MiB, one or two more for tables.
+    /// Pages with probes. Each takes a 4 KiB frame and, alone in its 2 MiB, one or two more for
+    /// tables.
     pub shadows: usize,
     /// Armed words. Each takes some tens of bytes of heap.
     pub sites: usize,
@@ -228,8 +244,9 @@ impl<P: Port> Views<P> {
         &self.port
     }
 
-    /// Makes fetches of the word at `gpa` (a multiple of 4) in the run view see `probe`. Arming an armed word replaces
-    /// its instruction. On an error nothing has changed. All vCPUs of the VM are at EL2.
+    /// Makes fetches of the word at `gpa` (a multiple of 4) in the run view see `probe`. Arming an
+    /// armed word replaces its instruction. On an error nothing has changed. All vCPUs of the VM
+    /// are at EL2.
     pub fn arm(&mut self, gpa: Gpa, probe: u32) -> Result<(), ArmError> {
         let Some(Mapping {
             hpa,
@@ -295,9 +312,9 @@ impl<P: Port> Views<P> {
         Ok(())
     }
 
-    /// Makes fetches of the word at `gpa` see the original again. With the last armed word of a page its shadow goes; with the last
-    /// shadow under a block, the block is whole again. Nothing happens where nothing is armed. All vCPUs of the VM
-    /// are at EL2.
+    /// Makes fetches of the word at `gpa` see the original again. With the last armed word of a
+    /// page its shadow goes; with the last shadow under a block, the block is whole again. Nothing
+    /// happens where nothing is armed. All vCPUs of the VM are at EL2.
     pub fn disarm(&mut self, gpa: Gpa) {
         let page = gpa.page();
         let Some(shadow) = self.shadows.get_mut(&page) else {
@@ -320,8 +337,8 @@ impl<P: Port> Views<P> {
         self.write_shadow(frame, gpa, self.port.read_word(mapping.hpa));
     }
 
-    /// Maps `page`, which has no shadow any more, in the run view as it is in the step view: by the coarsest leaf under which
-    /// no shadow is left.
+    /// Maps `page`, which has no shadow any more, in the run view as it is in the step view: by the
+    /// coarsest leaf under which no shadow is left.
     fn restore(&mut self, page: Gpa) {
         let whole = self.step.walk(&self.port, page);
         let mut level = whole.level;
@@ -341,9 +358,10 @@ impl<P: Port> Views<P> {
         self.shadows.range(start..end).next().is_some()
     }
 
-    /// Brings the shadow of the page of `gpa` up to date after the guest may have written to the page. `changed` is called for
-    /// every armed word whose original is another one now, with its address and the new original; the word stays armed.
-    /// Other vCPUs may run. No effect on a page without probes.
+    /// Brings the shadow of the page of `gpa` up to date after the guest may have written to the
+    /// page. `changed` is called for every armed word whose original is another one now, with its
+    /// address and the new original; the word stays armed. Other vCPUs may run. No effect on a page
+    /// without probes.
     pub fn refresh(&mut self, gpa: Gpa, changed: &mut dyn FnMut(Gpa, u32)) {
         let page = gpa.page();
         let Some(Mapping { hpa, .. }) = self.translate(page) else {
