@@ -3,6 +3,8 @@
 
 pub mod build;
 pub mod command;
+pub mod guest;
+pub mod machine;
 pub mod process;
 pub mod report;
 pub mod setup;

@@ -19,12 +19,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Setup(command::setup::Args),
     Build(command::build::Args),
+    Run(command::run::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Setup(args) => command::setup::run(&args),
         Command::Build(args) => command::build::run(&args),
+        Command::Run(args) => command::run::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -102,6 +102,32 @@ pub fn run_bounded(command: &mut Command, limit: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel kill the command's process when the thread that starts it ends, however that ends: no emulator
+/// outlives a test that was killed.
+pub fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let arrange = move || {
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
+        let (result, parent_now) = unsafe {
+            (
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
+                libc::getppid(),
+            )
+        };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // The parent may have died before the request: then nobody would send the signal.
+        if u32::try_from(parent_now) != Ok(parent) {
+            return Err(std::io::Error::other("the parent is gone"));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only, and allocates nothing on its good path.
+    unsafe { command.pre_exec(arrange) };
+}
+
 /// The full path of a program that `PATH` finds.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)

@@ -76,6 +76,17 @@ impl PrivateApt {
             .collect())
     }
 
+    /// One field of the newest version of a package.
+    pub fn field(&self, package: &str, field: &str) -> Result<String> {
+        let mut show = self.command("apt-cache");
+        let record = process::output(show.args(["show", "--no-all-versions", package]))?;
+        record
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(": "))
+            .map(str::to_owned)
+            .with_context(|| format!("package {package} has no field {field}"))
+    }
+
     /// Downloads a package, verified against Debian's keys, and returns the path of its `.deb`.
     pub fn download(&self, package: &str, version: &str) -> Result<PathBuf> {
         let dir = self.root.join("downloads");

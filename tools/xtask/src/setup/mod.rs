@@ -1,4 +1,5 @@
 //! What a machine needs to build and run the project, found or installed.
 
-mod apt;
+pub(crate) mod apt;
+pub mod packages;
 pub mod toolchain;

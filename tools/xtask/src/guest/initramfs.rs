@@ -1,0 +1,129 @@
+//! The root of a Linux guest: busybox, an inittab, and a workload to trace.
+
+use super::cpio::Archive;
+use super::kernel::Release;
+use crate::report::Report;
+use crate::setup::apt;
+use crate::workspace;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The line that a guest prints when its shell is about to start.
+pub const READY_MARKER: &str = "periscope-guest: ready";
+
+/// What busybox' init runs. `cttyhack` gives the shell a controlling terminal, and with it job control and Ctrl-C.
+const INITTAB: &str = "\
+::sysinit:/etc/rc
+::respawn:-/bin/cttyhack /bin/sh
+::ctrlaltdel:/bin/reboot
+";
+
+/// Set-up before the shell.
+const RC: &str = "\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t tmpfs tmpfs /tmp
+hostname guest
+echo \"periscope-guest: ready\"
+";
+
+/// The shell's settings.
+const PROFILE: &str = "export PS1='guest# '\n";
+
+/// `load [SECONDS]`: process creation and file I/O on every CPU at once.
+const LOAD: &str = "\
+#!/bin/sh
+# load [SECONDS]: process creation and file I/O on every CPU; prints how many rounds each CPU made.
+end=$(( $(date +%s) + ${1:-10} ))
+round() {
+    file=/tmp/load.$1
+    echo \"$2\" > \"$file\"
+    cat \"$file\" > \"$file.copy\"
+    rm \"$file\" \"$file.copy\"
+}
+worker() {
+    rounds=0
+    while [ \"$(date +%s)\" -lt \"$end\" ]; do
+        rounds=$((rounds + 1))
+        round \"$1\" \"$rounds\"
+    done
+    echo \"load: cpu$1 $rounds rounds\"
+}
+for cpu in $(seq 0 $(( $(nproc) - 1 ))); do
+    worker \"$cpu\" &
+    taskset -p $((1 << cpu)) $! > /dev/null
+done
+wait
+echo 'load: done'
+";
+
+/// The cached initramfs, or a new one.
+pub(super) fn find_or_build(report: &Report) -> Result<PathBuf> {
+    let dir = workspace::guest_dir();
+    let busybox = find_or_download_busybox(report, &dir)?;
+    let archive = build(&busybox)?;
+    let path = dir.join("initramfs.cpio");
+    // Built anew each time, which takes milliseconds, but touched only where it changed.
+    if fs::read(&path).ok().as_ref() != Some(&archive) {
+        fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(path)
+}
+
+fn build(busybox: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for dir in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
+        archive.directory(dir)?;
+    }
+    // The kernel opens it for init before devtmpfs is there.
+    archive.character_device("dev/console", 5, 1)?;
+    archive.executable("bin/busybox", busybox)?;
+    archive.link("bin/sh", "busybox")?;
+    archive.link("init", "bin/busybox")?;
+    archive.file("etc/inittab", INITTAB.as_bytes())?;
+    archive.executable("etc/rc", RC.as_bytes())?;
+    archive.file("etc/profile", PROFILE.as_bytes())?;
+    archive.executable("bin/load", LOAD.as_bytes())?;
+    archive.finish()
+}
+
+fn find_or_download_busybox(report: &Report, dir: &Path) -> Result<Vec<u8>> {
+    let cached = dir.join("busybox");
+    if let Ok(busybox) = fs::read(&cached) {
+        return Ok(busybox);
+    }
+    let step = report.step("guest root", "downloading busybox-static");
+    let apt = Release::Stable.apt()?;
+    let mut versions = apt.versions("busybox-static")?;
+    if versions.is_empty() {
+        apt.update().context("cannot read Debian's package lists")?;
+        versions = apt.versions("busybox-static")?;
+    }
+    let version = versions.first().context("Debian has no busybox-static")?;
+    let deb = apt.download("busybox-static", version)?;
+    let unpacked = dir.join("busybox-unpacked");
+    apt::unpack(&deb, &unpacked)?;
+    let program = ["usr/bin/busybox", "bin/busybox"]
+        .iter()
+        .find_map(|path| fs::read(unpacked.join(path)).ok())
+        .context("busybox-static holds no busybox")?;
+    fs::remove_dir_all(&unpacked)?;
+    fs::write(&cached, &program)?;
+    step.done(&format!("busybox {version} (Debian)"));
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_is_what_the_guest_prints() {
+        assert!(RC.contains(&format!("echo \"{READY_MARKER}\"")));
+    }
+}

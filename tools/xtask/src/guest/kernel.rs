@@ -1,0 +1,129 @@
+//! Debian's arm64 cloud kernels: found through the metapackage, because versions in the archive change often.
+
+use super::Freshness;
+use crate::report::Report;
+use crate::setup::apt::{self, PrivateApt};
+use crate::workspace;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Depends on the current kernel of a release.
+const METAPACKAGE: &str = "linux-image-cloud-arm64";
+
+/// A Debian release, by the kernel that it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Release {
+    /// Debian 13, Linux 6.12.
+    Stable,
+    /// Debian 12, Linux 6.1.
+    Oldstable,
+}
+
+impl Release {
+    fn codename(self) -> &'static str {
+        match self {
+            Release::Stable => "trixie",
+            Release::Oldstable => "bookworm",
+        }
+    }
+
+    /// An apt for this release's arm64 packages.
+    pub(super) fn apt(self) -> Result<PrivateApt> {
+        let codename = self.codename();
+        let suites = [codename.to_owned(), format!("{codename}-security")];
+        let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
+        PrivateApt::new(&workspace::apt_dir().join(codename), "arm64", &suites)
+    }
+}
+
+/// The kernel of a release: its version and its raw Image.
+pub(super) fn find_or_download(
+    report: &Report,
+    release: Release,
+    freshness: Freshness,
+) -> Result<(String, PathBuf)> {
+    let dir = workspace::guest_dir();
+    // Names the version that is cached; written last, so that it never names half a download.
+    let stamp = dir.join(format!("kernel-{}", release.codename()));
+    if freshness == Freshness::Cached
+        && let Ok(version) = fs::read_to_string(&stamp)
+        && image_path(&dir, &version).is_file()
+    {
+        let image = image_path(&dir, &version);
+        return Ok((version, image));
+    }
+    let version = download(report, release, &dir)?;
+    fs::write(&stamp, &version)?;
+    let image = image_path(&dir, &version);
+    Ok((version, image))
+}
+
+fn image_path(dir: &Path, version: &str) -> PathBuf {
+    dir.join(format!("vmlinuz-{version}"))
+}
+
+fn download(report: &Report, release: Release, dir: &Path) -> Result<String> {
+    let codename = release.codename();
+    let step = report.step(
+        "guest kernel",
+        &format!("reading the package lists of {codename}"),
+    );
+    let apt = release.apt()?;
+    apt.update().context("cannot read Debian's package lists")?;
+    let depends = apt.field(METAPACKAGE, "Depends")?;
+    let (package, package_version) = image_dependency(&depends)
+        .with_context(|| format!("{METAPACKAGE} of {codename} depends on no kernel: {depends}"))?;
+    let version = package.trim_start_matches("linux-image-").to_owned();
+    let image = image_path(dir, &version);
+    if !image.is_file() {
+        step.detail(&format!("downloading {package} {package_version}"));
+        let deb = apt.download(package, package_version)?;
+        step.detail(&format!("unpacking {package}"));
+        let unpacked = workspace::apt_dir().join(codename).join("unpacked");
+        apt::unpack(&deb, &unpacked)?;
+        install_image(&unpacked.join(format!("boot/vmlinuz-{version}")), &image)?;
+        fs::remove_dir_all(&unpacked)?;
+        fs::remove_file(&deb)?;
+    }
+    step.done(&format!("linux {version} (Debian)"));
+    Ok(version)
+}
+
+/// The package and version of `linux-image-… (= version)` in a Depends field.
+fn image_dependency(depends: &str) -> Option<(&str, &str)> {
+    depends.split(',').find_map(|dependency| {
+        let (package, rest) = dependency.trim().split_once(" (= ")?;
+        package
+            .starts_with("linux-image-")
+            .then_some((package, rest.strip_suffix(')')?))
+    })
+}
+
+fn install_image(from: &Path, to: &Path) -> Result<()> {
+    let image = fs::read(from).with_context(|| format!("the package has no {}", from.display()))?;
+    if image.get(56..60) != Some(b"ARM\x64".as_slice()) {
+        bail!("{} is not a raw arm64 Image", from.display());
+    }
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(to, image).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metapackage_names_the_kernel() {
+        let depends = "linux-image-6.12.107+deb13-cloud-arm64 (= 6.12.107-1)";
+        let expected = Some(("linux-image-6.12.107+deb13-cloud-arm64", "6.12.107-1"));
+        assert_eq!(image_dependency(depends), expected);
+        assert_eq!(
+            image_dependency(&format!("initramfs-tools (= 1), {depends}, x")),
+            expected
+        );
+        assert_eq!(image_dependency("linux-base (>= 4.3~)"), None);
+    }
+}

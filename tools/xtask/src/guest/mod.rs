@@ -1,0 +1,55 @@
+//! Guests that nobody has to bring: Debian's arm64 cloud kernels and an initramfs around Debian's busybox, cached
+//! under `target/guest`.
+
+mod cpio;
+mod initramfs;
+mod kernel;
+
+pub use initramfs::READY_MARKER;
+pub use kernel::Release;
+
+use crate::report::Report;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Whether the cached version will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Freshness {
+    /// Take what is cached; download only what is missing.
+    Cached,
+    /// Look for a newer version.
+    Newest,
+}
+
+/// A Linux guest, ready to boot.
+#[derive(Clone, Debug)]
+pub struct Linux {
+    /// The kernel's release, such as `6.12.107+deb13-cloud-arm64`.
+    pub version: String,
+    /// The raw arm64 Image.
+    pub kernel: PathBuf,
+    /// An initramfs that prints [`READY_MARKER`] and starts a shell on the console.
+    pub initrd: PathBuf,
+}
+
+/// Finds or downloads a Debian kernel and builds the initramfs.
+pub fn linux(report: &Report, release: Release, freshness: Freshness) -> Result<Linux> {
+    let (version, kernel) = kernel::find_or_download(report, release, freshness)?;
+    let initrd = initramfs::find_or_build(report)?;
+    Ok(Linux {
+        version,
+        kernel,
+        initrd,
+    })
+}
+
+impl Linux {
+    /// In words.
+    pub fn describe(&self) -> Result<String> {
+        let size = indicatif::HumanBytes(self.kernel.metadata()?.len());
+        Ok(format!(
+            "linux {} (Debian cloud, arm64)  {size}",
+            self.version
+        ))
+    }
+}
