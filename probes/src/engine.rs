@@ -5,7 +5,17 @@
 //! vCPU that stops returns from here before it parks. So a hit never waits for a writer, and readers do not exclude each
 //! other.
 
-use crate::machine::StopReason;
+use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
+use crate::addr::{Gpa, Gva};
+use crate::event::{EventKind, Rings, Source};
+use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
+use crate::regs::CoreRegs;
+use crate::registry::Registry;
+use crate::site::{Attachment, Bound, Site, Verdict};
+use crate::space::Space;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
+use ebpf::{Host, ReadFault};
 
 /// The first immediate of the reserved range: slot `n` of a space traps with `HVC #(HVC_BASE + n)`.
 pub const HVC_BASE: u16 = 0x4000;
@@ -27,4 +37,245 @@ pub enum HitOutcome {
     /// No site of ours. [`crate::space::Space::hit`]: the guest executed an `HVC` of its own.
     /// [`crate::space::Space::pass`]: nothing is displaced at the PC, enter the guest as it is.
     NotOurs,
+}
+
+/// Where a vCPU has stopped with its instruction still to execute. Written by the vCPU itself on its
+/// way through here, so the fields need no order among each other.
+pub(crate) struct Reported {
+    pc: AtomicU64,
+    /// The site, or [`Reported::NOTHING`] for a hardware breakpoint.
+    gpa: AtomicU64,
+}
+
+impl Reported {
+    /// No instruction has this address: it is no multiple of 4.
+    const NOTHING: u64 = u64::MAX;
+
+    pub(crate) const fn new() -> Self {
+        Self { pc: AtomicU64::new(Self::NOTHING), gpa: AtomicU64::new(Self::NOTHING) }
+    }
+
+    fn set(&self, pc: u64, site: Option<Gpa>) {
+        self.pc.store(pc, Ordering::Relaxed);
+        self.gpa.store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
+    }
+
+    /// Forgets it, and tells whether it was at `pc`: the site if it was one.
+    fn take(&self, pc: u64) -> Option<Option<Gpa>> {
+        let gpa = self.gpa.swap(Self::NOTHING, Ordering::Relaxed);
+        let here = self.pc.swap(Self::NOTHING, Ordering::Relaxed) == pc;
+        here.then_some((gpa != Self::NOTHING).then_some(Gpa(gpa)))
+    }
+
+    pub(crate) fn clear(&self) {
+        self.set(Self::NOTHING, None);
+    }
+}
+
+/// The trap that is being served.
+pub(crate) struct Trap<'a> {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) regs: &'a mut CoreRegs,
+    pub(crate) memory: &'a dyn LiveMemory,
+    pub(crate) features: &'a SimulationFeatures,
+}
+
+impl Space {
+    pub(crate) fn serve_hit(&self, immediate: u16, trap: &mut Trap<'_>) -> HitOutcome {
+        let Some(slot) = immediate.checked_sub(HVC_BASE) else {
+            return HitOutcome::NotOurs;
+        };
+        let registry = self.registry.read();
+        let Some(site) = registry.table.get(slot) else {
+            return HitOutcome::NotOurs;
+        };
+        // The page may be mapped anywhere, but the word keeps its place in it.
+        if Gva(trap.regs.pc).page_offset() != site.gpa.page_offset() {
+            return HitOutcome::NotOurs;
+        }
+        match self.run_all(&site.bound, trap) {
+            Some(reason) => {
+                self.report(trap, Some(site.gpa));
+                HitOutcome::Stop(reason)
+            }
+            None => displaced(site, trap, BranchTargetCheck::Passed),
+        }
+    }
+
+    pub(crate) fn serve_hw_hit(&self, trap: &mut Trap<'_>) -> HitOutcome {
+        let registry = self.registry.read();
+        let pc = Gva(trap.regs.pc);
+        let cover_says = match registry.table.cover(pc) {
+            Some(cover) => self.run_all(&cover.bound, trap),
+            None => None,
+        };
+        let reason = if registry.points.contains(&HwPoint::Break(pc)) {
+            Some(StopReason::HwBreakpoint)
+        } else {
+            cover_says
+        };
+        match reason {
+            Some(reason) => {
+                self.report(trap, None);
+                HitOutcome::Stop(reason)
+            }
+            None if registry.table.cover(pc).is_some() => HitOutcome::Step,
+            None => HitOutcome::NotOurs,
+        }
+    }
+
+    pub(crate) fn serve_pass(&self, trap: &mut Trap<'_>) -> HitOutcome {
+        let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) else {
+            return HitOutcome::NotOurs;
+        };
+        let pc = trap.regs.pc;
+        let Some(gpa) = reported.take(pc) else {
+            return HitOutcome::NotOurs;
+        };
+        let registry = self.registry.read();
+        if has_hw_breakpoint(&registry, Gva(pc)) {
+            return HitOutcome::Step;
+        }
+        let (slot, check) = match gpa {
+            Some(gpa) => (registry.table.slot_at(gpa), BranchTargetCheck::Passed),
+            // It stopped at a cover, which has become a site meanwhile.
+            None => (registry.slot_at_address(Gva(pc)), BranchTargetCheck::Pending),
+        };
+        match slot.and_then(|slot| registry.table.get(slot)) {
+            Some(site) => displaced(site, trap, check),
+            None => HitOutcome::NotOurs,
+        }
+    }
+
+    fn report(&self, trap: &Trap<'_>, site: Option<Gpa>) {
+        if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
+            reported.set(trap.regs.pc, site);
+        }
+    }
+
+    /// Runs what is bound here, all of it, and says whether that stops the VM.
+    fn run_all(&self, bound: &[Bound], trap: &Trap<'_>) -> Option<StopReason> {
+        let mut reason = None;
+        for Bound { attachment, verdict } in bound {
+            let stops = self.run_one(attachment, *verdict, trap);
+            // Of several, a breakpoint of GDB's is what GDB knows about.
+            let known_to_gdb = reason == Some(StopReason::Site { probe: None });
+            if stops && !known_to_gdb {
+                reason = Some(StopReason::Site { probe: attachment.probe });
+            }
+        }
+        reason
+    }
+
+    /// Runs one program, counts it, and says whether it stops the VM.
+    fn run_one(&self, attachment: &Attachment, verdict: Verdict, trap: &Trap<'_>) -> bool {
+        attachment.hits.fetch_add(1, Ordering::Relaxed);
+        let host = HitHost::new(self, attachment, trap);
+        let result = attachment.program.program().run(&trap.regs.to_words(), &host);
+        if let Err(error) = result {
+            attachment.missed.fetch_add(1, Ordering::Relaxed);
+            let mut text = ShortText::new();
+            // Writing to a `ShortText` does not fail.
+            let _ = write!(text, "{}: {error}", attachment.program.name());
+            host.push(EventKind::ProgramError, text.as_bytes());
+        }
+        match verdict {
+            Verdict::Go => false,
+            Verdict::Stop => true,
+            Verdict::Program => result != Ok(0),
+        }
+    }
+}
+
+fn has_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
+    registry.table.cover(pc).is_some() || registry.points.contains(&HwPoint::Break(pc))
+}
+
+/// Executes the instruction that a site displaces.
+fn displaced(site: &Site, trap: &mut Trap<'_>, branch_target: BranchTargetCheck) -> HitOutcome {
+    let instruction = site.displaced.load(Ordering::Acquire);
+    let features = SimulationFeatures { branch_target, ..*trap.features };
+    match simulate(instruction, trap.regs, trap.memory, &features) {
+        Simulated::Done => HitOutcome::Resume,
+        Simulated::Step => HitOutcome::Step,
+        Simulated::Breakpoint { immediate } => HitOutcome::Breakpoint { immediate },
+    }
+}
+
+/// What a program may ask for while it runs.
+struct HitHost<'a> {
+    machine: &'a dyn Machine,
+    events: &'a Rings,
+    memory: &'a dyn LiveMemory,
+    source: Source,
+    cpu: usize,
+}
+
+impl<'a> HitHost<'a> {
+    fn new(space: &'a Space, attachment: &Attachment, trap: &'a Trap<'_>) -> Self {
+        let machine = space.machine();
+        Self {
+            machine,
+            events: space.events(),
+            memory: trap.memory,
+            source: Source {
+                time_ns: machine.now_ns(),
+                vm: machine.vm(),
+                vcpu: trap.vcpu,
+                probe: attachment.probe,
+                pc: Gva(trap.regs.pc),
+            },
+            cpu: machine.cpu(),
+        }
+    }
+
+    fn push(&self, kind: EventKind, text: &[u8]) {
+        self.events.push(self.cpu, self.source, kind, text);
+    }
+}
+
+impl Host for HitHost<'_> {
+    fn ktime_ns(&self) -> u64 {
+        self.machine.now_ns()
+    }
+
+    fn cpu(&self) -> usize {
+        self.cpu
+    }
+
+    fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
+        self.memory.read(Gva(address), buffer).map_err(|_| ReadFault)
+    }
+
+    fn print(&self, text: &[u8]) {
+        self.push(EventKind::Print, text);
+    }
+}
+
+/// Text formatted without allocation; what does not fit is cut off.
+struct ShortText {
+    bytes: [u8; Self::CAPACITY],
+    length: usize,
+}
+
+impl ShortText {
+    const CAPACITY: usize = 160;
+
+    fn new() -> Self {
+        Self { bytes: [0; Self::CAPACITY], length: 0 }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl fmt::Write for ShortText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let length = text.len().min(room.len());
+        room[..length].copy_from_slice(&text.as_bytes()[..length]);
+        self.length += length;
+        Ok(())
+    }
 }

@@ -10,11 +10,14 @@ pub mod engine;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod locate;
 pub mod machine;
 pub mod periscope;
 pub mod programs;
 pub mod refusal;
+mod registry;
 pub mod regs;
+mod site;
 pub mod space;
 pub mod stage2;
 pub mod symbols;

@@ -72,8 +72,14 @@ pub struct Periscope {
 impl Periscope {
     /// A debugger over `machines` (`vm1`, `vm2`, … in order), on `cpus` physical CPUs.
     pub fn new(machines: &[&'static dyn Machine], cpus: usize) -> Result<Self, LoadError> {
-        let _ = (machines, cpus);
-        todo!()
+        let programs = ProgramStore::new(cpus)?;
+        let stop = programs.builtin("stop")?;
+        let events = Arc::new(Rings::new());
+        let space = |machine: &&'static dyn Machine| {
+            Space::new(*machine, events.clone(), stop.clone())
+        };
+        let spaces = machines.iter().map(space).collect();
+        Ok(Self { spaces, programs, events })
     }
 
     /// The spaces, `vm1` first.
@@ -138,7 +144,12 @@ impl Periscope {
     }
 
     fn check_unused(&self, name: &str) -> Result<(), StoreError> {
-        let users = Vec::new();
+        // A name without object has no users.
+        let Ok(object) = self.programs.object(name) else {
+            return Ok(());
+        };
+        let users: Vec<String> =
+            self.spaces.iter().flat_map(|space| space.users_of(&object)).collect();
         if users.is_empty() {
             return Ok(());
         }

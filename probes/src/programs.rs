@@ -191,6 +191,11 @@ impl ProgramStore {
         })
     }
 
+    /// The program of a built-in object.
+    pub(crate) fn builtin(&self, name: &str) -> Result<ProgramRef, LoadError> {
+        self.program(name).map_err(|_| LoadError::NoSuchBuiltin)
+    }
+
     /// Names of all objects, in order.
     pub fn names(&self) -> Vec<String> {
         self.objects.read().keys().cloned().collect()

@@ -56,6 +56,14 @@ pub mod pstate {
 }
 
 impl CoreRegs {
+    /// The registers in the order of `struct user_pt_regs`: x0 to x30, SP, PC, PSTATE.
+    pub fn to_words(&self) -> [u64; 34] {
+        let mut words = [0; 34];
+        words[..31].copy_from_slice(&self.x);
+        words[31..].copy_from_slice(&[self.sp, self.pc, self.pstate]);
+        words
+    }
+
     /// Whether the vCPU executes at EL0.
     pub fn at_el0(&self) -> bool {
         self.pstate & 0b1100 == 0

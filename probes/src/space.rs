@@ -2,18 +2,22 @@
 
 use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
-use crate::engine::HitOutcome;
-use crate::event::Rings;
-use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId};
+use crate::engine::{HitOutcome, Reported, Trap};
+use crate::event::{EventKind, MAX_CPUS, Rings, Source};
+use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
+use crate::registry::{Entry, Registry, Standing, Surroundings};
 use crate::regs::CoreRegs;
-use crate::symbols::Symbols;
+use crate::symbols::{Located, Symbols};
 use crate::target::Target;
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use ebpf::Object;
 use spin::RwLock;
 
 /// How many sites a VM can have.
@@ -61,6 +65,15 @@ pub enum ProbeKind {
     Action,
 }
 
+/// How a site traps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProbeMode {
+    /// By an `HVC` in the execute view.
+    Hvc,
+    /// By a hardware breakpoint.
+    Hw,
+}
+
 /// Whether hits of an entry count now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProbeState {
@@ -83,6 +96,8 @@ pub struct Listing {
     pub site: String,
     /// The place's address, once known.
     pub address: Option<Gva>,
+    /// How it traps.
+    pub mode: ProbeMode,
     /// The program's name.
     pub program: String,
     /// What happens after the program.
@@ -99,10 +114,50 @@ pub struct Listing {
 pub struct Space {
     machine: &'static dyn Machine,
     events: Arc<Rings>,
+    /// What GDB's breakpoints run.
+    stop: ProgramRef,
     symbols: RwLock<Option<Arc<dyn Symbols>>>,
+    /// Written only while the VM is held.
+    pub(crate) registry: RwLock<Registry>,
+    /// Whether anything waits for its page or its symbol.
+    waits: AtomicBool,
+    pub(crate) reported: [Reported; MAX_CPUS],
+}
+
+/// A hold on a VM that ends with its scope.
+struct Hold(&'static dyn Machine);
+
+impl Hold {
+    fn of(machine: &'static dyn Machine) -> Self {
+        machine.hold();
+        Self(machine)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.release();
+    }
 }
 
 impl Space {
+    /// A space without breakpoints or symbols. `stop` is what GDB's breakpoints run.
+    pub(crate) fn new(
+        machine: &'static dyn Machine,
+        events: Arc<Rings>,
+        stop: ProgramRef,
+    ) -> Self {
+        Self {
+            machine,
+            events,
+            stop,
+            symbols: RwLock::new(None),
+            registry: RwLock::new(Registry::new()),
+            waits: AtomicBool::new(false),
+            reported: [const { Reported::new() }; MAX_CPUS],
+        }
+    }
+
     /// Which VM.
     pub fn vm(&self) -> VmId {
         self.machine.vm()
@@ -113,54 +168,70 @@ impl Space {
         self.machine
     }
 
+    pub(crate) fn events(&self) -> &Rings {
+        &self.events
+    }
+
     /// The symbols, once they are known.
     pub fn symbols(&self) -> Option<Arc<dyn Symbols>> {
         self.symbols.read().clone()
     }
 
-    /// Gives the space its symbols. Probes that wait for a symbol arm at the next [`Space::retry_pending`].
+    /// Gives the space its symbols. Probes that wait for a symbol arm at the next
+    /// [`Space::retry_pending`].
     pub fn set_symbols(&self, symbols: Arc<dyn Symbols>) {
         *self.symbols.write() = Some(symbols);
     }
 
+    /// Changes the registry with the VM held. The hold comes before the lock: a vCPU on the hit path reads the
+    /// registry before it can be held.
+    fn edit<T>(&self, change: impl FnOnce(&mut Registry, &Surroundings<'_>) -> T) -> T {
+        let symbols = self.symbols();
+        let around = Surroundings { machine: self.machine, symbols: symbols.as_deref() };
+        let _hold = Hold::of(self.machine);
+        let mut registry = self.registry.write();
+        let result = change(&mut registry, &around);
+        self.waits.store(registry.waits(), Ordering::Relaxed);
+        result
+    }
+
     // ---- GDB's breakpoints ----
 
-    /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before, its hit count
-    /// and actions are back. An address that is not mapped is accepted and waits.
+    /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before, its
+    /// hit count and actions are back. An address that is not mapped is accepted and waits.
     pub fn insert_breakpoint(&self, address: Gva, vcpu: VcpuId) -> Result<Placement, Refusal> {
-        let _ = (address, vcpu);
-        todo!()
+        self.edit(|registry, around| {
+            registry.insert_breakpoint(around, address, vcpu, &self.stop)
+        })
     }
 
-    /// Takes a breakpoint of GDB's away (`z0`). It stays armed until [`Space::reconcile`], because GDB removes all
-    /// its breakpoints at every stop and sets them again before it resumes. No effect where there is none.
+    /// Takes a breakpoint of GDB's away (`z0`). It stays armed until [`Space::reconcile`], because
+    /// GDB removes all its breakpoints at every stop and sets them again before it resumes. No
+    /// effect where there is none.
     pub fn remove_breakpoint(&self, address: Gva) {
-        let _ = address;
-        todo!()
+        self.edit(|registry, _| registry.remove_breakpoint(address));
     }
 
-    /// Forgets all breakpoints, hardware points and hit counts of GDB's: its session has ended. Actions stay, and
-    /// wait for the next session's breakpoint.
+    /// Forgets all breakpoints, hardware points and hit counts of GDB's: its session has ended.
+    /// Actions stay, and wait for the next session's breakpoint.
     pub fn forget_breakpoints(&self) {
-        todo!()
+        self.edit(|registry, around| registry.forget_breakpoints(around));
     }
 
-    /// Disarms the breakpoints that GDB has removed since the last call and not set again. A session calls this just
-    /// before it resumes.
+    /// Disarms the breakpoints that GDB has removed since the last call and not set again. A
+    /// session calls this just before it resumes.
     pub fn reconcile(&self) {
-        todo!()
+        self.edit(|registry, around| registry.reconcile(around));
     }
 
     /// Sets a hardware breakpoint or a watchpoint (`Z1` to `Z4`).
     pub fn insert_hw(&self, point: HwPoint) -> Result<(), Refusal> {
-        let _ = point;
-        todo!()
+        self.edit(|registry, around| registry.insert_hw(around, point))
     }
 
     /// Takes a hardware point away. No effect where there is none.
     pub fn remove_hw(&self, point: HwPoint) {
-        let _ = point;
-        todo!()
+        self.edit(|registry, around| registry.remove_hw(around, point));
     }
 
     // ---- Probes ----
@@ -172,62 +243,114 @@ impl Space {
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<(ProbeId, Placement), Refusal> {
-        let _ = (target, program, after);
-        todo!()
+        self.edit(|registry, around| {
+            let (id, placement) = registry.attach_probe(around, target, program, after)?;
+            Ok((ProbeId(id), placement))
+        })
     }
 
-    /// Runs `program` at GDB's breakpoint at `target` (a symbol also means a breakpoint further into the
-    /// function: GDB skips prologues). GDB sets its breakpoints only when it resumes: an action without
-    /// breakpoint waits.
+    /// Runs `program` at GDB's breakpoint at `target` (a symbol also means a breakpoint further into
+    /// the function: GDB skips prologues). GDB sets its breakpoints only when it resumes: an action
+    /// without breakpoint waits. The VM may run.
     pub fn attach_action(
         &self,
         target: &Target,
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<ProbeId, Refusal> {
-        let _ = (target, program, after);
-        todo!()
+        self.edit(|registry, around| {
+            registry.attach_action(around, target, program, after).map(ProbeId)
+        })
     }
 
     /// Detaches a probe or an action. The VM may run.
     pub fn detach(&self, id: ProbeId) -> Result<(), Refusal> {
-        let _ = id;
-        todo!()
+        self.edit(|registry, around| registry.detach(around, id.0))
     }
 
-    /// Everything that is set or attached.
+    /// Everything that is set or attached, in the order of its coming. Breakpoints that GDB has deleted are not.
     pub fn list(&self) -> Vec<Listing> {
-        todo!()
+        let symbols = self.symbols();
+        let registry = self.registry.read();
+        let listed = |entry: &&Entry| {
+            entry.kind != ProbeKind::Breakpoint || entry.standing != Standing::Idle
+        };
+        let list = registry.entries.iter().filter(listed);
+        list.map(|entry| listing(entry, symbols.as_deref())).collect()
+    }
+
+    /// Who runs programs of `object`, such as `vm1 probe 3`.
+    pub(crate) fn users_of(&self, object: &Arc<Object>) -> Vec<String> {
+        let registry = self.registry.read();
+        let uses = |entry: &&Entry| Arc::ptr_eq(entry.attachment.program.object(), object);
+        let users = registry.entries.iter().filter(uses);
+        users
+            .filter_map(|entry| entry.attachment.probe)
+            .map(|probe| format!("{} probe {probe}", self.vm()))
+            .collect()
     }
 
     // ---- What the hypervisor calls ----
 
     /// Whether anything waits for its page or its symbol.
     pub fn has_pending(&self) -> bool {
-        todo!()
+        self.waits.load(Ordering::Relaxed)
     }
 
-    /// Arms what has been waiting and can be armed now. The hypervisor calls this from a periodic tick and after
-    /// stops; cheap where nothing waits.
+    /// Arms what has been waiting and can be armed now. The hypervisor calls this from a periodic
+    /// tick and after stops; cheap where nothing waits.
     pub fn retry_pending(&self) {
-        todo!()
+        if !self.has_pending() || self.machine.state() != VmState::Running {
+            return;
+        }
+        self.edit(|registry, around| {
+            registry.retry_pending(around, &mut |entry, refusal| self.tell(entry, refusal));
+        });
     }
 
-    /// The guest starts anew: every site waits for its code again and symbols are forgotten. The VM is held.
+    /// Says that an entry has been armed at last, or why it never will.
+    fn tell(&self, entry: &Entry, refusal: Option<&Refusal>) {
+        let what = match entry.kind {
+            ProbeKind::Breakpoint => "breakpoint",
+            ProbeKind::Kprobe => "kprobe",
+            ProbeKind::Action => "action",
+        };
+        let vm = self.vm();
+        let target = &entry.target;
+        let text = match refusal {
+            None => format!("{what} {vm}:{target} is armed now"),
+            Some(refusal) => format!("{what} {vm}:{target} is given up: {refusal}"),
+        };
+        let source = Source {
+            time_ns: self.machine.now_ns(),
+            vm,
+            vcpu: VcpuId(0),
+            probe: entry.attachment.probe,
+            pc: entry.address.unwrap_or_default(),
+        };
+        self.events.push(self.machine.cpu(), source, EventKind::Note, text.as_bytes());
+    }
+
+    /// The guest starts anew: every site waits for its code again and symbols are forgotten.
     pub fn guest_reset(&self) {
-        todo!()
+        *self.symbols.write() = None;
+        self.edit(|registry, around| registry.guest_reset(around));
+        self.reported.iter().for_each(Reported::clear);
     }
 
-    /// The guest has written `instruction` to the word at `gpa`: if that is a site, this is what it displaces now.
-    /// Any context; no lock but the table's read.
+    /// The guest has written `instruction` to the word at `gpa`: if that is a site, this is what it
+    /// displaces now. The VM may run.
     pub fn adopt(&self, gpa: Gpa, instruction: u32) {
-        let _ = (gpa, instruction);
-        todo!()
+        let registry = self.registry.read();
+        let slot = registry.table.slot_at(gpa);
+        if let Some(site) = slot.and_then(|slot| registry.table.get(slot)) {
+            site.displaced.store(instruction, Ordering::Release);
+        }
     }
 
-    /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one after it. Runs the
-    /// site's programs; then stops, or executes the displaced instruction in `regs`. Of `features`, the branch target
-    /// check is set here.
+    /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one after
+    /// it. Runs the site's programs; then stops, or executes the displaced instruction in `regs`. Of
+    /// `features`, the branch target check is set here.
     pub fn hit(
         &self,
         immediate: u16,
@@ -236,12 +359,12 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        let _ = (immediate, vcpu, regs, memory, features, &self.events);
-        todo!()
+        self.serve_hit(immediate, &mut Trap { vcpu, regs, memory, features })
     }
 
-    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits for its page, runs
-    /// its programs; `Step` then means: step the vCPU over the instruction with that breakpoint off.
+    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits for
+    /// its page, runs its programs; `Step` then means: step the vCPU over the instruction with that
+    /// breakpoint off.
     pub fn hw_hit(
         &self,
         vcpu: VcpuId,
@@ -249,13 +372,12 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        let _ = (vcpu, regs, memory, features);
-        todo!()
+        self.serve_hw_hit(&mut Trap { vcpu, regs, memory, features })
     }
 
-    /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it stopped at a site
-    /// and has not moved, executes the displaced instruction without running programs: `Resume` (done), `Step`,
-    /// `Breakpoint`; otherwise `NotOurs`.
+    /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
+    /// stopped at a site or a hardware breakpoint and has not moved, executes the displaced instruction without running
+    /// programs: `Resume` (done), `Step`, `Breakpoint`; otherwise `NotOurs`.
     pub fn pass(
         &self,
         vcpu: VcpuId,
@@ -263,7 +385,39 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        let _ = (vcpu, regs, memory, features);
-        todo!()
+        self.serve_pass(&mut Trap { vcpu, regs, memory, features })
+    }
+}
+
+fn listing(entry: &Entry, symbols: Option<&dyn Symbols>) -> Listing {
+    let (state, mode) = match entry.standing {
+        Standing::Placed(_) | Standing::Leaving(_) => (ProbeState::On, ProbeMode::Hvc),
+        Standing::Covered(_) => (ProbeState::Pending, ProbeMode::Hw),
+        Standing::Pending => (ProbeState::Pending, ProbeMode::Hvc),
+        Standing::Idle => (ProbeState::Disarmed, ProbeMode::Hvc),
+    };
+    Listing {
+        id: entry.attachment.probe.map(ProbeId),
+        kind: entry.kind,
+        site: site_name(entry, symbols),
+        address: entry.address,
+        mode,
+        program: entry.attachment.program.name().to_string(),
+        after: entry.after,
+        state,
+        hits: entry.attachment.hits.load(Ordering::Relaxed),
+        missed: entry.attachment.missed.load(Ordering::Relaxed),
+    }
+}
+
+/// A place as its user named it; an address by its symbol, where it has one.
+fn site_name(entry: &Entry, symbols: Option<&dyn Symbols>) -> String {
+    let located = match (&entry.target, symbols) {
+        (Target::Address(address), Some(symbols)) => symbols.by_address(*address),
+        _ => None,
+    };
+    match located {
+        Some(Located { name, offset }) => Target::Symbol { name, offset }.to_string(),
+        None => entry.target.to_string(),
     }
 }

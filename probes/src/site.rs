@@ -1,0 +1,158 @@
+//! Sites: the words that trap, and what runs there.
+//!
+//! A site is a guest-physical word. Its number in the [`Table`] is the immediate of its `HVC`, so the way from a trap to
+//! its site is one index.
+
+use crate::addr::{Gpa, Gva};
+use crate::programs::ProgramRef;
+use crate::space::MAX_SITES;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// A program that runs at a site, and how often it has. Lives as long as its breakpoint or probe,
+/// through every change of the site.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// The probe's or action's number; `None` for a breakpoint of GDB's.
+    pub(crate) probe: Option<u32>,
+    pub(crate) program: ProgramRef,
+    pub(crate) hits: AtomicU64,
+    /// Hits whose program ended with an error.
+    pub(crate) missed: AtomicU64,
+}
+
+impl Attachment {
+    pub(crate) fn new(probe: Option<u32>, program: ProgramRef) -> Arc<Self> {
+        Arc::new(Self {
+            probe,
+            program,
+            hits: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Who says whether a hit stops the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// It never does.
+    Go,
+    /// It always does.
+    Stop,
+    /// The program: by a result other than 0, and by an error, because a breakpoint must not pass
+    /// unseen.
+    Program,
+}
+
+/// An attachment at a site.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) attachment: Arc<Attachment>,
+    pub(crate) verdict: Verdict,
+}
+
+/// A word that traps.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) gpa: Gpa,
+    /// The guest's own instruction. Atomic because the guest may write it while it runs.
+    pub(crate) displaced: AtomicU32,
+    /// What runs at a hit, in this order.
+    pub(crate) bound: Vec<Bound>,
+}
+
+/// A hardware breakpoint in the place of a site whose page is not mapped yet.
+#[derive(Debug)]
+pub(crate) struct Cover {
+    pub(crate) address: Gva,
+    pub(crate) bound: Vec<Bound>,
+}
+
+/// All sites of a VM. Changes only while the VM is held.
+pub(crate) struct Table {
+    slots: Vec<Option<Site>>,
+    by_gpa: BTreeMap<Gpa, u16>,
+    /// At most [`MAX_COVERS`].
+    pub(crate) covers: Vec<Cover>,
+}
+
+/// The architecture has at most 16 hardware breakpoints (Arm ARM D2.8.1, `ID_AA64DFR0_EL1.BRPs`).
+pub(crate) const MAX_COVERS: usize = 16;
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: (0..MAX_SITES).map(|_| None).collect(),
+            by_gpa: BTreeMap::new(),
+            covers: Vec::new(),
+        }
+    }
+
+    /// The site in a slot.
+    pub(crate) fn get(&self, slot: u16) -> Option<&Site> {
+        self.slots.get(usize::from(slot))?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Site> {
+        self.slots.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// The slot of the site at `gpa`.
+    pub(crate) fn slot_at(&self, gpa: Gpa) -> Option<u16> {
+        self.by_gpa.get(&gpa).copied()
+    }
+
+    /// Takes a free slot for a new site at `gpa`; `None` where all are taken.
+    pub(crate) fn allocate(&mut self, gpa: Gpa, displaced: u32) -> Option<u16> {
+        let index = self.slots.iter().position(Option::is_none)?;
+        let slot = u16::try_from(index).ok()?;
+        self.slots[index] = Some(Site {
+            gpa,
+            displaced: AtomicU32::new(displaced),
+            bound: Vec::new(),
+        });
+        self.by_gpa.insert(gpa, slot);
+        Some(slot)
+    }
+
+    /// Gives a slot back.
+    pub(crate) fn free(&mut self, slot: u16) {
+        if let Some(site) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) {
+            self.by_gpa.remove(&site.gpa);
+        }
+    }
+
+    /// Makes every site and cover run nothing.
+    pub(crate) fn unbind_all(&mut self) {
+        self.covers.clear();
+        for site in self.slots.iter_mut().flatten() {
+            site.bound.clear();
+        }
+    }
+
+    /// The cover at `address`.
+    pub(crate) fn cover(&self, address: Gva) -> Option<&Cover> {
+        self.covers.iter().find(|cover| cover.address == address)
+    }
+
+    pub(crate) fn cover_mut(&mut self, address: Gva) -> Option<&mut Cover> {
+        self.covers.iter_mut().find(|cover| cover.address == address)
+    }
+
+    /// The sites where nothing runs.
+    pub(crate) fn unused(&self) -> Vec<(u16, Gpa)> {
+        let unused = |(gpa, slot): (&Gpa, &u16)| {
+            self.get(*slot).filter(|site| site.bound.is_empty())?;
+            Some((*slot, *gpa))
+        };
+        self.by_gpa.iter().filter_map(unused).collect()
+    }
+
+    /// How many sites there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.by_gpa.len()
+    }
+}
