@@ -36,7 +36,7 @@ global_asm!(
 _start:
     b       start_primary           // code0
     nop                             // code1
-    .quad   0                       // text_offset
+    .quad   0x200000                // text_offset: load 2 MiB past the start of RAM
     .quad   __image_size            // image_size
     .quad   2                       // flags: little-endian, 4 KiB pages, as low in RAM as possible
     .quad   0, 0, 0

@@ -155,6 +155,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
         "hwbp" => hwbp(words),
         "watch" => watch(words),
         "patch" => patch(words),
+        "patch-race" => patch_race(words),
         "patch-now" => patch_now(words),
         "patch-undo" => patch_undo(),
         "patch-call" => patch_call(words),
@@ -178,7 +179,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
 
 fn help() -> Done {
     println!("version cpus list call callboth counts spin stop brk step hwbp watch");
-    println!("patch patch-now patch-undo patch-call checksum read ldxr timer sleep");
+    println!("patch patch-race patch-now patch-undo patch-call checksum read ldxr timer sleep");
     println!("psci fault regs stack mmuoff rx reset off");
     println!("ok the head of tests/guest/src/main.rs says what they do");
     Ok(())
@@ -290,6 +291,7 @@ fn counts(mut words: Words<'_>) -> Done {
     Ok(())
 }
 
+/// Tells another CPU to end what it does over and over.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// The CPU that spins; 0 if none.
 static SPINNING: AtomicUsize = AtomicUsize::new(0);
@@ -395,6 +397,38 @@ fn patch(mut words: Words<'_>) -> Done {
     let kind = patch_kind(&mut words)?;
     let [changes, bad] = routines::run_patches(count, kind);
     println!("ok patches={changes} bad={bad}");
+    Ok(())
+}
+
+/// CPU 1's part of `patch-race`: calls until told to stop.
+fn race_work(_: [u64; 4]) -> [u64; 4] {
+    let (mut calls, mut bad) = (0, 0);
+    smp::meet(2);
+    while !STOP.load(Ordering::Acquire) {
+        let [result, ..] = routines::call_patched([calls, 0, 0, 0]);
+        bad += u64::from(result != calls && result != calls + 1);
+        calls += 1;
+    }
+    [calls, bad, 0, 0]
+}
+
+fn patch_race(mut words: Words<'_>) -> Done {
+    let count = words.number("N")?;
+    let cpu = usable_cpu(1)?;
+    smp::reset_gate();
+    STOP.store(false, Ordering::Release);
+    smp::post(cpu, race_work, [0; 4]);
+    smp::meet(2);
+    for _ in 0..count {
+        routines::apply(Patch::Branch);
+        routines::apply(Patch::Nop);
+    }
+    STOP.store(true, Ordering::Release);
+    let [calls, bad, ..] = smp::wait(cpu);
+    println!(
+        "ok patches={} calls={calls} bad={bad}",
+        count.wrapping_mul(2)
+    );
     Ok(())
 }
 

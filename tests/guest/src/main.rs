@@ -6,8 +6,8 @@
 //! and as a guest of the hypervisor: what it replies bare is the ground truth for what it must
 //! reply under probes.
 //!
-//! The image is flat with an arm64 Image header, linked at 0x4020_0000 (RAM base + 2 MiB,
-//! `text_offset` 0) and refuses to run anywhere else. It takes memory, CPUs, PL011 and GICv3 from
+//! The image is flat with an arm64 Image header, linked at 0x4020_0000 (RAM base +
+//! `text_offset`) and refuses to run anywhere else. It takes memory, CPUs, PL011 and GICv3 from
 //! the device tree in x0 (QEMU `virt`'s addresses where that says nothing), uses PSCI over HVC, the
 //! virtual timer's PPI 27 and the PL011's SPI (INTID 33). MMU and caches are on, see [`mmu`] for
 //! the aliases. On a CPU with PAC, address key A signs with constant keys; on one with BTI,
@@ -45,6 +45,8 @@
 //!   `steps`: N (rw: 2N); `result`: N.
 //! * `patch N [b|add]`: Patches `fn_patch` to B (or ADD) and back N times, calls it each time.
 //!   Replies `patches`: 2N, `bad`: 0.
+//! * `patch-race N`: Patches `fn_patch` between NOP and B 2N times on CPU 0 while CPU 1 calls it.
+//!   Replies `patches`: 2N; `calls` that CPU 1 made; `bad`: results that neither word gives, 0.
 //! * `patch-now [b|add]`, `patch-undo`: Patches once. Replies `address`.
 //! * `patch-call V [CPU]`: Calls `fn_patch`. Replies `result`: V + 1 with NOP, V with B, V + 0x11
 //!   with ADD.
@@ -60,8 +62,8 @@
 //! * `psci version|info CPU|on CPU|off CPU`: Replies `version`; `info` (AFFINITY_INFO); `cpus`
 //!   online.
 //! * `fault ADDR [r|w]`: Accesses a word. Replies `esr` and `far` of the abort, 0 without one.
-//! * `regs [N [CPU]]`: Sets xI = byte I+1 eight times (I to 28), vI = byte 0x81+I sixteen times, then
-//!   calls `fn_regs`. Replies `changed` registers after it, the `last` one (V from 32), its
+//! * `regs [N [CPU]]`: Sets xI = byte I+1 eight times (I to 28), vI = byte 0x81+I sixteen times,
+//!   then calls `fn_regs`. Replies `changed` registers after it, the `last` one (V from 32), its
 //!   `value`.
 //! * `stack [N [CPU]]`: `chain_a` calls `chain_b` calls `chain_c`, with frame records. Replies
 //!   `result`: 0x122.
