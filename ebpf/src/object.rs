@@ -1,41 +1,148 @@
 //! Loading a linked object and running its programs.
 
 use crate::host::{Context, Host};
-use crate::linked::Linked;
+use crate::interp::{Code, DEFAULT_BUDGET, MAX_FRAMES};
+use crate::linked::{Linked, ParseError, ProgramDef};
 use crate::map::Map;
+use crate::verify::{VerifyError, verify};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+
+/// Physical CPUs at most.
+pub const MAX_CPUS: usize = 64;
+
+/// Bytes that the maps of one object may take together.
+pub const MAP_QUOTA: u64 = 16 << 20;
 
 /// Why an object was refused. `Display` tells a user which program and instruction, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LoadError {
     /// There is no built-in object of that name.
     NoSuchBuiltin,
+    /// The object is not one that [`Linked::parse`] would give.
+    Malformed(ParseError),
+    /// A program is refused.
+    Verify(VerifyError),
+    /// The maps take more than [`MAP_QUOTA`].
+    Quota {
+        /// Bytes that they would take.
+        needed: u64,
+    },
+    /// The heap has no room for the maps.
+    OutOfMemory {
+        /// Bytes that they take.
+        needed: u64,
+    },
+    /// No CPU, or more than [`MAX_CPUS`].
+    Cpus(usize),
 }
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoSuchBuiltin => f.write_str("no such built-in program"),
+            Self::NoSuchBuiltin => {
+                f.write_str("no such built-in program. There are")?;
+                crate::builtin::NAMES
+                    .iter()
+                    .try_for_each(|name| write!(f, " {name}"))
+            }
+            Self::Malformed(error) => error.fmt(f),
+            Self::Verify(error) => error.fmt(f),
+            Self::Quota { needed } => write!(
+                f,
+                "the maps take {needed} bytes and may take {MAP_QUOTA}: give them fewer entries"
+            ),
+            Self::OutOfMemory { needed } => write!(
+                f,
+                "there is no memory for maps of {needed} bytes: give them fewer entries, or \
+                 remove other programs"
+            ),
+            Self::Cpus(cpus) => write!(f, "{cpus} CPUs, where 1 to {MAX_CPUS} are possible"),
         }
     }
 }
 
 impl core::error::Error for LoadError {}
 
-/// Why a run ended without a result.
+/// What an access was for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunError {
-    /// The program used up its instruction budget.
+pub enum Access {
+    /// A load, or something that a helper reads.
+    Read,
+    /// A store, or something that a helper writes.
+    Write,
+    /// An atomic operation.
+    Atomic,
+}
+
+/// What ended a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunFault {
+    /// The budget is used up.
     Budget,
+    /// An access outside context, stack frame and map value, a write to what is read-only, or an atomic operation at
+    /// an address that is not aligned.
+    BadAccess {
+        /// Where.
+        address: u64,
+        /// How many bytes.
+        length: u32,
+        /// What for.
+        access: Access,
+    },
+    /// A helper was given something else where it wants a map.
+    NotAMap {
+        /// What it was given.
+        value: u64,
+    },
+    /// Calls nest deeper than the stack.
+    CallDepth,
+    /// The object was loaded for fewer CPUs than the one that runs it.
+    NoSuchCpu {
+        /// The CPU.
+        cpu: u32,
+    },
+    /// An instruction that the verifier should have refused: an error of ours.
+    Corrupt,
+}
+
+/// Why a run ended without a result: which instruction, and what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunError {
+    /// The number of the instruction.
+    pub insn: u32,
+    /// What it did.
+    pub fault: RunFault,
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Budget => f.write_str("the program used up its instruction budget"),
+        write!(f, "instruction {}: ", self.insn)?;
+        match self.fault {
+            RunFault::Budget => f.write_str("the program has used up its instruction budget"),
+            RunFault::BadAccess {
+                address,
+                length,
+                access,
+            } => {
+                let what = match access {
+                    Access::Read => "reads",
+                    Access::Write => "writes",
+                    Access::Atomic => "atomically changes",
+                };
+                write!(f, "{what} {length} bytes at {address:#x}, which it may not")?;
+                if address < 4096 {
+                    f.write_str(" (a null pointer?)")
+                } else {
+                    Ok(())
+                }
+            }
+            RunFault::NotAMap { value } => write!(f, "passes {value:#x} to a helper as a map"),
+            RunFault::CallDepth => write!(f, "calls nest deeper than {MAX_FRAMES} functions"),
+            RunFault::NoSuchCpu { cpu } => write!(f, "the object was not loaded for CPU {cpu}"),
+            RunFault::Corrupt => f.write_str("the interpreter met what the verifier excludes"),
         }
     }
 }
@@ -47,7 +154,9 @@ impl core::error::Error for RunError {}
 pub struct Program {
     name: String,
     section: String,
+    code: Code,
     maps: Arc<[Map]>,
+    cpus: usize,
 }
 
 impl Program {
@@ -61,15 +170,37 @@ impl Program {
         &self.section
     }
 
-    /// Runs the program and returns its r0. May run on several CPUs at once.
+    /// How many instructions it has.
+    pub fn insn_count(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on several CPUs at once;
+    /// on each, nothing that could stop the CPU interrupts it. Needs up to 8 KiB of stack.
     pub fn run(&self, context: &Context, host: &dyn Host) -> Result<u64, RunError> {
-        let _ = (context, host, &self.maps);
-        todo!()
+        self.run_within(DEFAULT_BUDGET, context, host)
+    }
+
+    /// As [`Self::run`], within a budget of `instructions`.
+    pub fn run_within(
+        &self,
+        instructions: u64,
+        context: &Context,
+        host: &dyn Host,
+    ) -> Result<u64, RunError> {
+        let cpu = host.cpu();
+        if cpu >= self.cpus {
+            return Err(RunError {
+                insn: 0,
+                fault: RunFault::NoSuchCpu { cpu: cpu as u32 },
+            });
+        }
+        self.code.run(&self.maps, context, host, instructions)
     }
 }
 
-/// A loaded object: verified programs and the maps that they share. Send and sync; put it into an `Arc` to attach its
-/// programs to several probes.
+/// A loaded object: verified programs and the maps that they share. Put it into an `Arc` to attach its programs to
+/// several probes.
 #[derive(Debug)]
 pub struct Object {
     name: String,
@@ -80,8 +211,27 @@ pub struct Object {
 impl Object {
     /// Verifies the programs and allocates the maps, for a machine with `cpus` physical CPUs.
     pub fn load(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
-        let _ = (linked, cpus);
-        todo!()
+        if !(1..=MAX_CPUS).contains(&cpus) {
+            return Err(LoadError::Cpus(cpus));
+        }
+        linked.check().map_err(LoadError::Malformed)?;
+        for program in &linked.programs {
+            verify(program, &linked.maps).map_err(LoadError::Verify)?;
+        }
+        let maps = allocate_maps(linked, cpus)?;
+        let load = |program: &ProgramDef| Program {
+            name: program.name.clone(),
+            section: program.section.clone(),
+            code: Code::decode(&program.insns),
+            maps: Arc::clone(&maps),
+            cpus,
+        };
+        let programs = linked.programs.iter().map(load).collect();
+        Ok(Self {
+            name: linked.name.clone(),
+            programs,
+            maps,
+        })
     }
 
     /// What a user calls it.
@@ -109,3 +259,17 @@ impl Object {
         self.maps.iter().find(|map| map.name() == name)
     }
 }
+
+fn allocate_maps(linked: &Linked, cpus: usize) -> Result<Arc<[Map]>, LoadError> {
+    let needed = linked.maps.iter().map(|map| map.memory(cpus)).sum();
+    if needed > MAP_QUOTA {
+        return Err(LoadError::Quota { needed });
+    }
+    let allocate = |map: &crate::map::MapDef| Map::allocate(map.clone(), cpus);
+    let maps: Result<Vec<_>, _> = linked.maps.iter().map(allocate).collect();
+    maps.map(Arc::from)
+        .map_err(|_| LoadError::OutOfMemory { needed })
+}
+
+#[cfg(test)]
+mod tests;

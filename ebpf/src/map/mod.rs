@@ -1,8 +1,29 @@
 //! Maps: the memory that programs keep between runs and share with the debugger.
+//!
+//! # Sharing
+//!
+//! Several CPUs run programs on one map at once, and the debug server reads and writes it meanwhile. A map is
+//! allocated whole when its object is loaded; nothing here allocates on the hit path. Values are words that are
+//! accessed atomically (see [`values`]), so a value of at most 8 aligned bytes is never seen half-written; larger ones
+//! can be, as in Linux' array maps. Only the hash map has locks; [`hash`] says why they are harmless.
 
+mod hash;
+mod values;
+
+pub(crate) use values::{AtomicOp, Values};
+
+use crate::helper::{E2BIG, EEXIST, EINVAL, ENOENT, EPERM};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use hash::HashIndex;
+
+/// Bytes of a key at most.
+pub const MAX_KEY_SIZE: u32 = 256;
+/// Bytes of a value at most.
+pub const MAX_VALUE_SIZE: u32 = 1 << 20;
+/// Entries of a map at most.
+pub const MAX_ENTRIES: u32 = 1 << 20;
 
 /// The kind of a map. The numbers are Linux' `enum bpf_map_type` (`include/uapi/linux/bpf.h`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +35,33 @@ pub enum MapKind {
     Array = 2,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`: an array with one value per key and physical CPU.
     PerCpuArray = 6,
+}
+
+impl MapKind {
+    /// The kind that Linux gives that number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Hash),
+            2 => Some(Self::Array),
+            6 => Some(Self::PerCpuArray),
+            _ => None,
+        }
+    }
+
+    /// The name that users know.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "hash",
+            Self::Array => "array",
+            Self::PerCpuArray => "percpu_array",
+        }
+    }
+}
+
+impl fmt::Display for MapKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Whether a map can be written after it is loaded.
@@ -32,29 +80,113 @@ pub struct MapDef {
     pub name: String,
     /// Its kind.
     pub kind: MapKind,
-    /// Bytes of a key.
+    /// Bytes of a key, at most [`MAX_KEY_SIZE`]; of an array 4.
     pub key_size: u32,
-    /// Bytes of a value.
+    /// Bytes of a value, at most [`MAX_VALUE_SIZE`].
     pub value_size: u32,
-    /// How many entries it can hold.
+    /// How many entries it can hold, at most [`MAX_ENTRIES`].
     pub max_entries: u32,
     /// Whether it can be written.
     pub mutability: Mutability,
-    /// What entry 0 holds after loading, as `.data` and `.rodata` need it. Empty means zeros; else `value_size` bytes.
+    /// What entry 0 of an array holds after loading, as `.data` and `.rodata` need it. Empty means zeros; else
+    /// `value_size` bytes.
     pub initial: Vec<u8>,
 }
 
-/// Why a map operation failed. The errno that a program sees is [`MapError::errno`].
+/// What is wrong with a map definition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapDefError {
+    /// The key size is 0 or too large, or not 4 for an array.
+    KeySize(u32),
+    /// The value size is 0 or too large.
+    ValueSize(u32),
+    /// The number of entries is 0 or too large.
+    MaxEntries(u32),
+    /// There is an initial value, but its length is not the value size or the map is no array.
+    Initial,
+}
+
+impl fmt::Display for MapDefError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeySize(size) => write!(
+                f,
+                "a key of {size} bytes (an array has 4, a hash map 1 to {MAX_KEY_SIZE})"
+            ),
+            Self::ValueSize(size) => {
+                write!(
+                    f,
+                    "a value of {size} bytes (1 to {MAX_VALUE_SIZE} are possible)"
+                )
+            }
+            Self::MaxEntries(count) => {
+                write!(f, "{count} entries (1 to {MAX_ENTRIES} are possible)")
+            }
+            Self::Initial => f.write_str("an initial value that does not fit"),
+        }
+    }
+}
+
+impl core::error::Error for MapDefError {}
+
+impl MapDef {
+    /// Checks every limit and that the parts agree.
+    pub fn check(&self) -> Result<(), MapDefError> {
+        let key_fits = match self.kind {
+            MapKind::Hash => (1..=MAX_KEY_SIZE).contains(&self.key_size),
+            MapKind::Array | MapKind::PerCpuArray => self.key_size == 4,
+        };
+        if !key_fits {
+            return Err(MapDefError::KeySize(self.key_size));
+        }
+        if !(1..=MAX_VALUE_SIZE).contains(&self.value_size) {
+            return Err(MapDefError::ValueSize(self.value_size));
+        }
+        if !(1..=MAX_ENTRIES).contains(&self.max_entries) {
+            return Err(MapDefError::MaxEntries(self.max_entries));
+        }
+        let initial_fits =
+            self.kind == MapKind::Array && u32::try_from(self.initial.len()) == Ok(self.value_size);
+        if !self.initial.is_empty() && !initial_fits {
+            return Err(MapDefError::Initial);
+        }
+        Ok(())
+    }
+
+    /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked definitions and at
+    /// most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
+    pub fn memory(&self, cpus: usize) -> u64 {
+        let value = u64::from(self.value_size).next_multiple_of(8);
+        let per_entry = match self.kind {
+            MapKind::Array => value,
+            MapKind::PerCpuArray => value * cpus as u64,
+            MapKind::Hash => value + hash::overhead(self.key_size),
+        };
+        per_entry * u64::from(self.max_entries)
+    }
+
+    fn slots(&self, cpus: usize) -> usize {
+        let entries = self.max_entries as usize;
+        match self.kind {
+            MapKind::Array | MapKind::Hash => entries,
+            MapKind::PerCpuArray => entries * cpus,
+        }
+    }
+}
+
+/// Why a map operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
     /// No entry has that key.
     NotFound,
+    /// The index is not below the array's number of entries.
+    OutOfRange,
     /// The map is full.
     Full,
-    /// The key exists, and `BPF_NOEXIST` was asked for.
+    /// The key exists, and [`UpdateFlag::NoExist`] was asked for.
     Exists,
-    /// The map kind does not do this, or flags are unknown.
-    Invalid,
+    /// The map kind does not do this.
+    Unsupported,
     /// Key or value has the wrong length for the map.
     WrongSize,
     /// The map is frozen.
@@ -63,19 +195,35 @@ pub enum MapError {
     NoSuchCpu,
 }
 
+impl MapError {
+    /// The errno that Linux returns for this, negative, as a program sees it in r0.
+    pub(crate) fn errno(self) -> u64 {
+        match self {
+            Self::NotFound => ENOENT,
+            Self::OutOfRange | Self::Full => E2BIG,
+            Self::Exists => EEXIST,
+            Self::Unsupported | Self::WrongSize | Self::NoSuchCpu => EINVAL,
+            Self::Frozen => EPERM,
+        }
+    }
+}
+
 impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "no entry with that key",
+            Self::OutOfRange => "the index is past the end of the array",
             Self::Full => "the map is full",
             Self::Exists => "an entry with that key exists already",
-            Self::Invalid => "this kind of map cannot do that",
+            Self::Unsupported => "this kind of map cannot do that",
             Self::WrongSize => "key or value has the wrong length for this map",
             Self::Frozen => "the map is read-only",
             Self::NoSuchCpu => "no such CPU",
         })
     }
 }
+
+impl core::error::Error for MapError {}
 
 /// When an update applies. The numbers are Linux' `BPF_ANY`, `BPF_NOEXIST`, `BPF_EXIST`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +237,18 @@ pub enum UpdateFlag {
     Exist = 2,
 }
 
+impl UpdateFlag {
+    /// The flag that Linux gives that number.
+    pub(crate) const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Any),
+            1 => Some(Self::NoExist),
+            2 => Some(Self::Exist),
+            _ => None,
+        }
+    }
+}
+
 /// One value of a map, as [`Map::for_each`] shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
@@ -100,14 +260,58 @@ pub struct Entry<'a> {
     pub value: &'a [u8],
 }
 
+/// There is no memory for a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OutOfMemory;
+
+/// A vector of `count` elements, or an error instead of the allocator's panic.
+fn allocate<T>(
+    count: usize,
+    make: impl FnMut(usize) -> T,
+) -> Result<alloc::boxed::Box<[T]>, OutOfMemory> {
+    let mut elements = Vec::new();
+    elements.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
+    elements.extend((0..count).map(make));
+    Ok(elements.into_boxed_slice())
+}
+
+/// How a key becomes the number of a value.
+#[derive(Debug)]
+enum Index {
+    Array,
+    PerCpuArray { cpus: usize },
+    Hash(HashIndex),
+}
+
 /// A map. All methods may be called while programs on other CPUs use it.
 #[derive(Debug)]
 pub struct Map {
     definition: MapDef,
+    index: Index,
+    values: Values,
 }
 
 impl Map {
-    /// Its definition.
+    /// Allocates a map. The definition has been checked.
+    pub(crate) fn allocate(definition: MapDef, cpus: usize) -> Result<Self, OutOfMemory> {
+        let values = Values::allocate(definition.slots(cpus), definition.value_size as usize)?;
+        values.fill(0, &definition.initial);
+        let index = match definition.kind {
+            MapKind::Array => Index::Array,
+            MapKind::PerCpuArray => Index::PerCpuArray { cpus },
+            MapKind::Hash => Index::Hash(HashIndex::allocate(
+                definition.max_entries,
+                definition.key_size as usize,
+            )?),
+        };
+        Ok(Self {
+            definition,
+            index,
+            values,
+        })
+    }
+
+    /// Its definition. Its initial value is only what it started with.
     pub fn definition(&self) -> &MapDef {
         &self.definition
     }
@@ -119,8 +323,11 @@ impl Map {
 
     /// Copies the value of `key` into `value`; of a per-CPU map that of `cpu`, which other maps ignore.
     pub fn lookup(&self, key: &[u8], cpu: usize, value: &mut [u8]) -> Result<(), MapError> {
-        let _ = (key, cpu, value);
-        todo!()
+        self.check_sizes(key, value.len())?;
+        self.check_cpu(cpu)?;
+        let slot = self.slot(key, cpu).ok_or(MapError::NotFound)?;
+        self.values.copy_out(slot, value);
+        Ok(())
     }
 
     /// Sets the value of `key`; of a per-CPU map that of `cpu`, which other maps ignore.
@@ -131,19 +338,126 @@ impl Map {
         value: &[u8],
         flag: UpdateFlag,
     ) -> Result<(), MapError> {
-        let _ = (key, cpu, value, flag);
-        todo!()
+        self.check_sizes(key, value.len())?;
+        self.check_cpu(cpu)?;
+        self.update_with(key, cpu, flag, |values, slot| values.fill(slot, value))
     }
 
     /// Removes the entry `key`.
     pub fn delete(&self, key: &[u8]) -> Result<(), MapError> {
-        let _ = key;
-        todo!()
+        self.check_sizes(key, self.values.size())?;
+        self.check_mutable()?;
+        match &self.index {
+            Index::Hash(index) => index.delete(key),
+            Index::Array | Index::PerCpuArray { .. } => Err(MapError::Unsupported),
+        }
     }
 
-    /// Calls `visit` for every value until it returns `false`. Allocates one key and one value; not for the hit path.
+    /// Calls `visit` for every value until it returns `false`. An entry that is there all the time is visited exactly
+    /// once; one that comes or goes meanwhile may be missed. Allocates one key and one value: not for the hit path.
     pub fn for_each(&self, visit: &mut dyn FnMut(Entry<'_>) -> bool) {
-        let _ = visit;
-        todo!()
+        let mut key = alloc::vec![0; self.definition.key_size as usize];
+        let mut value = alloc::vec![0; self.values.size()];
+        for slot in 0..self.values.slots() {
+            let cpu = match &self.index {
+                Index::Array => {
+                    key.copy_from_slice(&(slot as u32).to_le_bytes());
+                    self.values.copy_out(slot, &mut value);
+                    None
+                }
+                Index::PerCpuArray { cpus } => {
+                    key.copy_from_slice(&((slot / cpus) as u32).to_le_bytes());
+                    self.values.copy_out(slot, &mut value);
+                    Some(slot % cpus)
+                }
+                Index::Hash(index) => {
+                    let copy_value = || self.values.copy_out(slot, &mut value);
+                    if !index.copy_key(slot, &mut key, copy_value) {
+                        continue;
+                    }
+                    None
+                }
+            };
+            if !visit(Entry {
+                key: &key,
+                cpu,
+                value: &value,
+            }) {
+                return;
+            }
+        }
+    }
+
+    /// The memory of the values.
+    pub(crate) fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Whether programs and the debugger may write it.
+    pub(crate) fn is_mutable(&self) -> bool {
+        self.definition.mutability == Mutability::Mutable
+    }
+
+    /// The number of the value of `key` on `cpu`. The key has the map's key size, and there is such a CPU.
+    pub(crate) fn slot(&self, key: &[u8], cpu: usize) -> Option<usize> {
+        match &self.index {
+            Index::Array => self.array_index(key),
+            Index::PerCpuArray { cpus } => Some(self.array_index(key)? * cpus + cpu),
+            Index::Hash(index) => index.find(key),
+        }
+    }
+
+    /// Lets `write` set the value of `key` on `cpu`, which it gets the number of. `write` runs under a lock of the map:
+    /// it is short and takes no lock. Key and CPU are as [`Self::slot`] wants them.
+    pub(crate) fn update_with(
+        &self,
+        key: &[u8],
+        cpu: usize,
+        flag: UpdateFlag,
+        write: impl FnOnce(&Values, usize),
+    ) -> Result<(), MapError> {
+        self.check_mutable()?;
+        if let Index::Hash(index) = &self.index {
+            return index.update(key, flag, |slot| write(&self.values, slot));
+        }
+        let slot = self.slot(key, cpu).ok_or(MapError::OutOfRange)?;
+        if flag == UpdateFlag::NoExist {
+            return Err(MapError::Exists);
+        }
+        write(&self.values, slot);
+        Ok(())
+    }
+
+    fn array_index(&self, key: &[u8]) -> Option<usize> {
+        let index = u32::from_le_bytes(key.try_into().ok()?);
+        (index < self.definition.max_entries).then_some(index as usize)
+    }
+
+    fn check_sizes(&self, key: &[u8], value_size: usize) -> Result<(), MapError> {
+        let fits =
+            key.len() == self.definition.key_size as usize && value_size == self.values.size();
+        if fits {
+            Ok(())
+        } else {
+            Err(MapError::WrongSize)
+        }
+    }
+
+    fn check_cpu(&self, cpu: usize) -> Result<(), MapError> {
+        match self.index {
+            Index::PerCpuArray { cpus } if cpu >= cpus => Err(MapError::NoSuchCpu),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_mutable(&self) -> Result<(), MapError> {
+        if self.is_mutable() {
+            Ok(())
+        } else {
+            Err(MapError::Frozen)
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
