@@ -1,1 +1,114 @@
+//! A machine for tests: a clock that ticks, a guest of one page, and a list of what was printed.
 
+use crate::host::{Context, Host, ReadFault};
+use crate::insn::Insn;
+use crate::linked::{Linked, ProgramDef};
+use crate::map::{MapDef, MapKind, Mutability};
+use crate::object::{Object, RunError};
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+/// Where the guest's page is: an address as Linux on arm64 has them.
+pub(crate) const GUEST: u64 = 0xffff_8000_8000_0000;
+
+pub(crate) struct FakeHost {
+    pub(crate) cpu: usize,
+    pub(crate) now: Cell<u64>,
+    pub(crate) page: Vec<u8>,
+    pub(crate) printed: RefCell<Vec<String>>,
+}
+
+impl FakeHost {
+    pub(crate) fn new() -> Self {
+        let mut page = vec![0; 4096];
+        page[..5].copy_from_slice(b"vm1!\0");
+        Self {
+            cpu: 0,
+            now: Cell::new(0),
+            page,
+            printed: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn on_cpu(cpu: usize) -> Self {
+        Self { cpu, ..Self::new() }
+    }
+
+    pub(crate) fn printed(&self) -> Vec<String> {
+        self.printed.borrow().clone()
+    }
+}
+
+impl Host for FakeHost {
+    fn ktime_ns(&self) -> u64 {
+        self.now.update(|now| now + 1);
+        self.now.get()
+    }
+
+    fn cpu(&self) -> usize {
+        self.cpu
+    }
+
+    fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
+        let start = address.checked_sub(GUEST).ok_or(ReadFault)? as usize;
+        let bytes = self
+            .page
+            .get(start..)
+            .and_then(|rest| rest.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(ReadFault)?);
+        Ok(())
+    }
+
+    fn print(&self, text: &[u8]) {
+        self.printed
+            .borrow_mut()
+            .push(String::from_utf8_lossy(text).to_string());
+    }
+}
+
+/// x0 = 0x100, x1 = 0x101, ...
+pub(crate) fn context() -> Context {
+    core::array::from_fn(|index| 0x100 + index as u64)
+}
+
+/// A map of 64-bit values and 4-byte keys.
+pub(crate) fn map(kind: MapKind, max_entries: u32) -> MapDef {
+    MapDef {
+        name: kind.name().into(),
+        kind,
+        key_size: 4,
+        value_size: 8,
+        max_entries,
+        mutability: Mutability::Mutable,
+        initial: Vec::new(),
+    }
+}
+
+pub(crate) fn program(insns: &[Insn]) -> ProgramDef {
+    ProgramDef {
+        name: "test".into(),
+        section: "kprobe/test".into(),
+        insns: insns.to_vec(),
+    }
+}
+
+pub(crate) fn linked(insns: &[Insn], maps: &[MapDef]) -> Linked {
+    Linked {
+        name: "test".into(),
+        license: "GPL".into(),
+        maps: maps.to_vec(),
+        programs: vec![program(insns)],
+    }
+}
+
+/// Loads a program for 4 CPUs.
+pub(crate) fn load(insns: &[Insn], maps: &[MapDef]) -> Object {
+    Object::load(&linked(insns, maps), 4).expect("the program should be accepted")
+}
+
+/// Loads and runs a program without maps.
+pub(crate) fn run(insns: &[Insn]) -> Result<u64, RunError> {
+    load(insns, &[]).programs()[0].run(&context(), &FakeHost::new())
+}
