@@ -22,5 +22,5 @@ pub mod space;
 pub mod stage2;
 pub mod symbols;
 pub mod target;
-pub mod view;
 pub mod translate;
+pub mod view;

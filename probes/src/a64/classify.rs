@@ -80,6 +80,15 @@ pub const fn brk(immediate: u16) -> u32 {
     0xd420_0000 | (immediate as u32) << 5
 }
 
+/// The immediate of a BRK.
+pub(super) const fn brk_immediate(instruction: u32) -> Option<u16> {
+    if instruction & 0xffe0_001f == brk(0) {
+        Some(field(instruction, 5, 16) as u16)
+    } else {
+        None
+    }
+}
+
 /// The kind of an instruction. Never fails: what is not known is [`Class::Other`].
 pub const fn classify(instruction: u32) -> Class {
     let immediate = field(instruction, 5, 16) as u16;
@@ -124,5 +133,116 @@ const fn exclusive(instruction: u32) -> Class {
         Class::LoadExclusive
     } else {
         Class::StoreExclusive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words as llvm-mc 14 assembles them.
+    #[test]
+    fn golden_encodings() {
+        let golden = [
+            (0x1400_0010, Class::DirectBranch, "b #64"),
+            (0x9600_0000, Class::DirectBranch, "bl #-134217728"),
+            (0xd503_201f, Class::Nop, "nop"),
+            (0xd503_3fdf, Class::Isb, "isb"),
+            (0xd503_33df, Class::Isb, "isb #3"),
+            (0xd400_0021, Class::Svc, "svc #1"),
+            (0xd402_4682, Class::Hvc { immediate: 0x1234 }, "hvc #0x1234"),
+            (0xd400_0003, Class::Smc, "smc #0"),
+            (0xd421_0000, Class::Brk { immediate: 0x800 }, "brk #0x800"),
+            (0xd503_245f, Class::LandingPad(LandingPad::Call), "bti c"),
+            (0xd503_249f, Class::LandingPad(LandingPad::Jump), "bti j"),
+            (
+                0xd503_24df,
+                Class::LandingPad(LandingPad::JumpOrCall),
+                "bti jc",
+            ),
+            (0xd503_233f, Class::LandingPad(LandingPad::PacSp), "paciasp"),
+            (0xd503_237f, Class::LandingPad(LandingPad::PacSp), "pacibsp"),
+            (0x885f_7c20, Class::LoadExclusive, "ldxr w0, [x1]"),
+            (0xc85f_fc20, Class::LoadExclusive, "ldaxr x0, [x1]"),
+            (0x085f_7c20, Class::LoadExclusive, "ldxrb w0, [x1]"),
+            (0x485f_fc20, Class::LoadExclusive, "ldaxrh w0, [x1]"),
+            (0xc87f_0440, Class::LoadExclusive, "ldxp x0, x1, [x2]"),
+            (0x887f_8440, Class::LoadExclusive, "ldaxp w0, w1, [x2]"),
+            (0xc800_7c41, Class::StoreExclusive, "stxr w0, x1, [x2]"),
+            (0x8800_fc41, Class::StoreExclusive, "stlxr w0, w1, [x2]"),
+            (0x0800_7c41, Class::StoreExclusive, "stxrb w0, w1, [x2]"),
+            (0x4800_fc41, Class::StoreExclusive, "stlxrh w0, w1, [x2]"),
+            (0xc820_0861, Class::StoreExclusive, "stxp w0, x1, x2, [x3]"),
+            (0x8820_8861, Class::StoreExclusive, "stlxp w0, w1, w2, [x3]"),
+            (0xd503_3f5f, Class::ClearExclusive, "clrex"),
+            (0xd503_325f, Class::ClearExclusive, "clrex #2"),
+            (0xd503_203f, Class::Other, "yield"),
+            (0xd503_241f, Class::Other, "bti"),
+            (0xd503_23bf, Class::Other, "autiasp"),
+            (0xd503_3b9f, Class::Other, "dsb ish"),
+            (0xd503_3bbf, Class::Other, "dmb ish"),
+            (0xd503_30ff, Class::Other, "sb"),
+            (0xd440_0060, Class::Other, "hlt #3"),
+            (0xd69f_03e0, Class::Other, "eret"),
+            (0xd61f_0120, Class::Other, "br x9"),
+            (0x5400_0100, Class::Other, "b.eq #32"),
+            (0xc8df_fc20, Class::Other, "ldar x0, [x1]"),
+            (0xc89f_fc20, Class::Other, "stlr x0, [x1]"),
+            (0xc8df_7c20, Class::Other, "ldlar x0, [x1]"),
+            (0xc8a0_7c41, Class::Other, "cas x0, x1, [x2]"),
+            (0x4820_7c82, Class::Other, "casp x0, x1, x2, x3, [x4]"),
+            (0x0860_fc82, Class::Other, "caspal w0, w1, w2, w3, [x4]"),
+            (0xf820_0041, Class::Other, "ldadd x0, x1, [x2]"),
+            (0, Class::Other, "udf #0"),
+            (u32::MAX, Class::Other, "unallocated"),
+        ];
+        for (word, class, text) in golden {
+            assert_eq!(classify(word), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn encoders_and_classify_agree() {
+        assert_eq!(hvc(0x1234), 0xd402_4682);
+        assert_eq!(brk(0x800), 0xd421_0000);
+        for immediate in 0..=u16::MAX {
+            assert_eq!(classify(hvc(immediate)), Class::Hvc { immediate });
+            assert_eq!(classify(brk(immediate)), Class::Brk { immediate });
+        }
+    }
+
+    #[test]
+    fn what_may_be_replaced_while_executed() {
+        // b, bl, brk, hvc, isb, nop, smc, svc: Arm ARM B2.2.5.
+        let allowed = [
+            0x1400_0010,
+            0x9600_0000,
+            0xd421_0000,
+            0xd402_4682,
+            0xd503_3fdf,
+            0xd503_201f,
+            0xd400_0003,
+            0xd400_0021,
+        ];
+        assert!(
+            allowed
+                .iter()
+                .all(|word| classify(*word).replaceable_while_executed())
+        );
+        // bti c, paciasp, b.eq, ret, stp, ldxr, yield.
+        let forbidden = [
+            0xd503_245f,
+            0xd503_233f,
+            0x5400_0100,
+            0xd65f_03c0,
+            0xa9ba_7bfd,
+            0x885f_7c20,
+            0xd503_203f,
+        ];
+        assert!(
+            !forbidden
+                .iter()
+                .any(|word| classify(*word).replaceable_while_executed())
+        );
     }
 }

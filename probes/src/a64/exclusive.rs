@@ -126,3 +126,173 @@ fn ends(load: Gva, store: Gva, fetch: &mut impl FnMut(Gva) -> Option<u32>) -> Op
 const fn leaves_for_unknown(instruction: u32) -> bool {
     matches!(instruction >> 24, 0xd4 | 0xd6 | 0xd7)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    const BASE: u64 = 0xffff_8000_8000_1000;
+    const NOP: u32 = 0xd503_201f;
+    const LDXR: u32 = 0x885f_7c20;
+    const STXR: u32 = 0x8803_7c20;
+    const RET: u32 = 0xd65f_03c0;
+
+    fn at(index: u64) -> Gva {
+        Gva(BASE + index * 4)
+    }
+
+    fn fetch(code: &[u32]) -> impl FnMut(Gva) -> Option<u32> {
+        move |gva| {
+            let index = gva.0.checked_sub(BASE)? / 4;
+            code.get(usize::try_from(index).ok()?).copied()
+        }
+    }
+
+    /// Ends as indices into the code; empty for a single step.
+    fn plan(code: &[u32], index: u64) -> Vec<u64> {
+        match step_plan(at(index), fetch(code)) {
+            StepPlan::Single => Vec::new(),
+            StepPlan::Sequence { ends } => ends
+                .as_slice()
+                .iter()
+                .map(|end| end.0.wrapping_sub(BASE) / 4)
+                .collect(),
+        }
+    }
+
+    /// Linux' `arch_atomic_add`: prfm; ldxr; add; stxr; cbnz w3, -12.
+    const ATOMIC_ADD: [u32; 6] = [0xf980_0031, LDXR, 0x0b02_0000, STXR, 0x35ff_ffa3, NOP];
+    /// Linux' `cmpxchg`: ldxr; eor x4; cbnz x4, +16; stlxr w4; cbnz w4, -16.
+    const CMPXCHG: [u32; 6] = [
+        LDXR,
+        0xca05_0004,
+        0xb500_0084,
+        0xc804_fc26,
+        0x35ff_ff84,
+        NOP,
+    ];
+
+    #[test]
+    fn a_retry_loop_ends_after_its_store() {
+        assert_eq!(plan(&ATOMIC_ADD, 1), [4]);
+        for index in [0, 2, 3, 4, 5] {
+            assert_eq!(plan(&ATOMIC_ADD, index), []);
+        }
+    }
+
+    #[test]
+    fn a_way_out_by_any_conditional_branch_is_an_end() {
+        assert_eq!(plan(&CMPXCHG, 0), [4, 6]);
+        // b.ne +12, tbnz w5 -16.
+        assert_eq!(plan(&[LDXR, 0x5400_0061, STXR], 0), [3, 4]);
+        assert_eq!(plan(&[NOP, NOP, NOP, LDXR, 0x371f_ff85, STXR], 3), [6, 0]);
+        // Both.
+        assert_eq!(plan(&[LDXR, 0x5400_00a1, 0x5400_0100, STXR], 0), [4, 6, 10]);
+    }
+
+    #[test]
+    fn branches_inside_and_to_the_same_place_are_no_ends_of_their_own() {
+        // b.eq +8 stays inside; b.eq +8 just before the store leads behind it.
+        assert_eq!(plan(&[LDXR, 0x5400_0040, NOP, STXR], 0), [4]);
+        assert_eq!(plan(&[LDXR, 0x5400_0040, STXR], 0), [3]);
+    }
+
+    #[test]
+    fn an_unconditional_branch_out_is_an_end() {
+        // ldxr; b.eq +12; clrex; b +16; stxr: the compare failed, so the reservation is dropped.
+        let code = [LDXR, 0x5400_0060, 0xd503_3f5f, 0x1400_0004, STXR];
+        assert_eq!(plan(&code, 0), [5, 7]);
+    }
+
+    #[test]
+    fn what_cannot_be_bounded_is_stepped_alone() {
+        // No store at all (Linux' `__cmpwait`), ret before it, svc before it, too far away.
+        assert_eq!(plan(&[LDXR, 0xca05_0004, 0xb500_0044, 0xd503_205f], 0), []);
+        assert_eq!(plan(&[LDXR, RET, STXR], 0), []);
+        assert_eq!(plan(&[LDXR, 0xd400_0001, STXR], 0), []);
+        let mut far = [NOP; 18];
+        far[0] = LDXR;
+        far[17] = STXR;
+        assert_eq!(plan(&far, 0), []);
+        far[16] = STXR;
+        assert_eq!(plan(&far, 0), [17]);
+        // Four ends.
+        let code = [LDXR, 0x5400_0100, 0x5400_0100, 0x5400_0100, STXR];
+        assert_eq!(plan(&code, 0), []);
+    }
+
+    #[test]
+    fn inside_is_after_the_load_up_to_the_store() {
+        let inside = |code: &[u32]| -> Vec<u64> {
+            (0..code.len() as u64)
+                .filter(|index| inside_exclusive_sequence(at(*index), fetch(code)))
+                .collect()
+        };
+        assert_eq!(inside(&ATOMIC_ADD), [2, 3]);
+        assert_eq!(inside(&CMPXCHG), [1, 2, 3]);
+        assert_eq!(inside(&[LDXR, RET, STXR]), []);
+        let mut far = [NOP; 20];
+        far[0] = LDXR;
+        far[16] = STXR;
+        assert_eq!(inside(&far), (1..=16).collect::<Vec<u64>>());
+        // Too many ends to step it as one, and a probe inside still breaks it.
+        let code = [LDXR, 0x5400_0100, 0x5400_0100, 0x5400_0100, STXR];
+        assert_eq!(inside(&code), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space_do_not_matter() {
+        let everywhere = |word| move |_: Gva| Some(word);
+        for pc in [0, 4, u64::MAX - 3, u64::MAX] {
+            assert_eq!(step_plan(Gva(pc), everywhere(LDXR)), StepPlan::Single);
+            assert!(!inside_exclusive_sequence(Gva(pc), everywhere(STXR)));
+            let _ = inside_exclusive_sequence(Gva(pc), everywhere(LDXR));
+        }
+    }
+
+    proptest! {
+        /// Walking the code at random from a load never leaves the sequence but through an end.
+        #[test]
+        fn every_way_out_is_an_end(
+            words in prop::collection::vec(
+                prop_oneof![
+                    4 => Just(NOP),
+                    2 => Just(STXR),
+                    1 => Just(RET),
+                    // b.eq, cbz, tbz, b within a few instructions.
+                    1 => (-12i32..12).prop_map(|n| 0x5400_0000 | (n as u32 & 0x7_ffff) << 5),
+                    1 => (-12i32..12).prop_map(|n| 0xb400_0001 | (n as u32 & 0x7_ffff) << 5),
+                    1 => (-12i32..12).prop_map(|n| 0x3608_0001 | (n as u32 & 0x3fff) << 5),
+                    1 => (-12i32..12).prop_map(|n| 0x1400_0000 | (n as u32 & 0x3ff_ffff)),
+                ],
+                40,
+            ),
+            choices in prop::collection::vec(any::<bool>(), 64),
+        ) {
+            let mut code = words;
+            code[12] = LDXR;
+            let StepPlan::Sequence { ends } = step_plan(at(12), fetch(&code)) else {
+                return Ok(());
+            };
+            let store = (13..40).find(|index| code[*index] == STXR).unwrap() as u64;
+            let mut pc = 12i64;
+            for taken in choices {
+                let word = code[pc as usize];
+                let offset = branch_offset(word).map(|bytes| bytes / 4);
+                let always = word >> 26 == 5;
+                pc += match offset {
+                    Some(offset) if taken || always => offset,
+                    _ => 1,
+                };
+                let gva = Gva((BASE as i64 + pc * 4) as u64);
+                let inside = (12..=store as i64).contains(&pc);
+                prop_assert_eq!(inside, !ends.as_slice().contains(&gva), "at {}", pc);
+                if !inside {
+                    break;
+                }
+            }
+        }
+    }
+}
