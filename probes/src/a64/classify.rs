@@ -100,11 +100,13 @@ pub const fn classify(instruction: u32) -> Class {
         0xd503_233f | 0xd503_237f => return Class::LandingPad(LandingPad::PacSp),
         _ => {}
     }
+    if let Some(immediate) = brk_immediate(instruction) {
+        return Class::Brk { immediate };
+    }
     match instruction & 0xffe0_001f {
         0xd400_0001 => return Class::Svc,
         0xd400_0002 => return Class::Hvc { immediate },
         0xd400_0003 => return Class::Smc,
-        0xd420_0000 => return Class::Brk { immediate },
         _ => {}
     }
     // The operand of barriers, CRm, is free: reserved values of ISB and CLREX do the same.
