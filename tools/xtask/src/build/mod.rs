@@ -10,56 +10,68 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Boot images, and the ELF files they come from.
-pub struct Images {
-    /// The hypervisor with DWARF, for a debugger.
-    pub hypervisor_elf: PathBuf,
-    /// The hypervisor as an arm64 Image, symbols behind it.
-    pub hypervisor: PathBuf,
-    /// The tiny guest with DWARF.
-    pub tiny_guest_elf: PathBuf,
-    /// The tiny guest as an arm64 Image.
-    pub tiny_guest: PathBuf,
+/// A bare-metal program of this workspace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// The EL2 program.
+    Hypervisor,
+    /// The guest that counts exactly.
+    TinyGuest,
 }
 
-impl Images {
-    /// Where the images are, built or not.
-    pub fn paths() -> Self {
-        let dir = workspace::image_dir();
-        Self {
-            hypervisor_elf: dir.join("hypervisor"),
-            hypervisor: dir.join("hypervisor.img"),
-            tiny_guest_elf: dir.join("tiny-guest"),
-            tiny_guest: dir.join("tiny-guest.img"),
+impl Program {
+    /// Its cargo package.
+    pub fn package(self) -> &'static str {
+        match self {
+            Program::Hypervisor => "hypervisor",
+            Program::TinyGuest => "tiny-guest",
         }
+    }
+
+    /// Where its ELF file with DWARF is, built or not.
+    pub fn elf(self) -> PathBuf {
+        workspace::image_dir().join(self.package())
+    }
+
+    /// Where its boot image is, built or not: an arm64 Image, in the hypervisor's case with its symbols behind it.
+    pub fn image(self) -> PathBuf {
+        workspace::image_dir().join(format!("{}.img", self.package()))
+    }
+
+    /// Compiles it and makes its boot image.
+    pub fn build(self, toolchain: &BareToolchain) -> Result<()> {
+        compile(self.package(), toolchain)?;
+        fs::create_dir_all(workspace::image_dir())?;
+        let built = workspace::target_dir()
+            .join(BARE_TARGET)
+            .join("release")
+            .join(self.package());
+        let elf = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        let image = match self {
+            Program::Hypervisor => image::with_symbols(&elf),
+            Program::TinyGuest => image::plain(&elf),
+        };
+        write(
+            &self.image(),
+            image.with_context(|| built.display().to_string())?,
+        )?;
+        write(&self.elf(), elf)
     }
 }
 
-/// Builds both programs and their images.
-pub fn all(toolchain: &BareToolchain) -> Result<Images> {
-    compile(toolchain)?;
-    let images = Images::paths();
-    fs::create_dir_all(workspace::image_dir())?;
-    let hypervisor = install("hypervisor", &images.hypervisor_elf)?;
-    write(
-        &images.hypervisor,
-        image::with_symbols(&hypervisor).context("hypervisor")?,
-    )?;
-    let tiny_guest = install("tiny-guest", &images.tiny_guest_elf)?;
-    write(
-        &images.tiny_guest,
-        image::plain(&tiny_guest).context("tiny-guest")?,
-    )?;
-    Ok(images)
-}
-
-fn compile(toolchain: &BareToolchain) -> Result<()> {
+fn compile(package: &str, toolchain: &BareToolchain) -> Result<()> {
     let mut cargo = process::cargo();
-    cargo.args(["build", "--release", "--target", BARE_TARGET]);
+    cargo.args([
+        "build",
+        "--release",
+        "--target",
+        BARE_TARGET,
+        "--package",
+        package,
+    ]);
     if let Some(linker) = toolchain.linker {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", linker);
     }
-    cargo.args(["--package", "hypervisor", "--package", "tiny-guest"]);
     // The notice is about the standard library's own source, which is not ours to change.
     cargo.args(["--config", "future-incompat-report.frequency='never'"]);
     if toolchain.core_library == CoreLibrary::FromSource {
@@ -68,17 +80,6 @@ fn compile(toolchain: &BareToolchain) -> Result<()> {
         cargo.arg("-Zbuild-std-features=compiler-builtins-mem");
     }
     process::run(&mut cargo)
-}
-
-/// Copies a built program to its stable place and returns its bytes.
-fn install(name: &str, to: &Path) -> Result<Vec<u8>> {
-    let built = workspace::target_dir()
-        .join(BARE_TARGET)
-        .join("release")
-        .join(name);
-    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    write(to, &bytes)?;
-    Ok(bytes)
 }
 
 fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `cargo xtask build`.
 
-use crate::build;
+use crate::build::Program;
 use crate::report::Report;
 use crate::setup::toolchain::BareToolchain;
 use anyhow::Result;
@@ -15,14 +15,14 @@ pub fn run(_args: &Args) -> Result<()> {
     let report = Report::new();
     let toolchain = BareToolchain::find_or_install(&report)?;
     report.done("toolchain", &toolchain.describe());
-    let images = build::all(&toolchain)?;
-    report.done("hypervisor", &size(&images.hypervisor)?);
-    report.done("tiny guest", &size(&images.tiny_guest)?);
-    println!(
-        "{}\n{}",
-        images.hypervisor.display(),
-        images.tiny_guest.display()
-    );
+    for program in [Program::Hypervisor, Program::TinyGuest] {
+        program.build(&toolchain)?;
+        let image = program.image();
+        report.done(
+            program.package(),
+            &format!("{}  {}", size(&image)?, image.display()),
+        );
+    }
     Ok(())
 }
 

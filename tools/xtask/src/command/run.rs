@@ -1,6 +1,6 @@
 //! `cargo xtask run`.
 
-use crate::build;
+use crate::build::Program;
 use crate::guest::{self, Freshness, Release};
 use crate::machine::{self, Config, DEFAULT_BASE, Machine, Ports, Start, Timing, Vm};
 use crate::report::Report;
@@ -75,7 +75,7 @@ impl Args {
     pub fn config(&self, report: &Report) -> Result<Config> {
         let toolchain = BareToolchain::find_or_install(report)?;
         packages::find_or_install(report)?;
-        let images = build::all(&toolchain)?;
+        Program::Hypervisor.build(&toolchain)?;
         let (kernel, initrd) = match &self.kernel {
             Some(kernel) => (machine::raw_kernel(kernel)?, self.initrd.clone()),
             None => {
@@ -109,7 +109,7 @@ impl Args {
             } else {
                 Timing::Free
             },
-            hypervisor: images.hypervisor,
+            hypervisor: Program::Hypervisor.image(),
             vms: (0..usize::from(self.vms)).map(vm).collect(),
             ports: Ports::new(self.port_base)?,
             record: self.record.clone(),
