@@ -1,0 +1,62 @@
+//! Hexadecimal, as the protocol writes it.
+
+use alloc::vec::Vec;
+
+/// Appends two lower-case digits for each byte.
+pub(crate) fn hex_encode(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 0xf)]);
+    }
+}
+
+/// The bytes that pairs of digits stand for, or `None` where something else is there.
+pub(crate) fn hex_decode(digits: &[u8]) -> Option<Vec<u8>> {
+    if digits.len() % 2 != 0 {
+        return None;
+    }
+    digits.chunks_exact(2).map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(pair[1])?)).collect()
+}
+
+/// The number that 1 to 16 significant digits stand for.
+pub(crate) fn hex_number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |number, digit| {
+        let fits = number >> 60 == 0;
+        fits.then_some(number << 4 | u64::from(hex_digit(*digit)?))
+    })
+}
+
+/// The value of one digit.
+pub(crate) fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        assert_eq!(hex_number(b"0"), Some(0));
+        assert_eq!(hex_number(b"ffffffffffffffff"), Some(u64::MAX));
+        assert_eq!(hex_number(b"00000000000000000001"), Some(1));
+        assert_eq!(hex_number(b"10000000000000000"), None);
+        assert_eq!(hex_number(b""), None);
+        assert_eq!(hex_number(b"-1"), None);
+        assert_eq!(hex_number(b"0x1"), None);
+    }
+
+    #[test]
+    fn bytes_round_trip() {
+        let mut digits = Vec::new();
+        hex_encode(&[0, 0x7f, 0xff], &mut digits);
+        assert_eq!(digits, b"007fff");
+        assert_eq!(hex_decode(&digits), Some(alloc::vec![0, 0x7f, 0xff]));
+        assert_eq!(hex_decode(b"7"), None);
+        assert_eq!(hex_decode(b"zz"), None);
+    }
+}
