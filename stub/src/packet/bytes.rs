@@ -13,10 +13,13 @@ pub(crate) fn hex_encode(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// The bytes that pairs of digits stand for, or `None` where something else is there.
 pub(crate) fn hex_decode(digits: &[u8]) -> Option<Vec<u8>> {
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
-    digits.chunks_exact(2).map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(pair[1])?)).collect()
+    digits
+        .chunks_exact(2)
+        .map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(pair[1])?))
+        .collect()
 }
 
 /// The number that 1 to 16 significant digits stand for.

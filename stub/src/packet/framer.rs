@@ -48,7 +48,12 @@ pub(crate) struct Framer {
 impl Framer {
     /// A framer between packets.
     pub(crate) fn new() -> Self {
-        Self { place: Place::Between, body: Vec::new(), sum: 0, oversize: false }
+        Self {
+            place: Place::Between,
+            body: Vec::new(),
+            sum: 0,
+            oversize: false,
+        }
     }
 
     /// Forgets a packet that has begun.
@@ -132,7 +137,13 @@ mod tests {
     fn packets_acks_and_interrupts() {
         assert_eq!(
             feed(b"+$g#67-\x03$#00"),
-            [Incoming::Ack, packet(b"g"), Incoming::Nack, Incoming::Interrupt, packet(b"")]
+            [
+                Incoming::Ack,
+                packet(b"g"),
+                Incoming::Nack,
+                Incoming::Interrupt,
+                packet(b"")
+            ]
         );
     }
 

@@ -8,7 +8,7 @@
 mod bytes;
 mod framer;
 mod outbox;
-pub mod request;
+pub(crate) mod request;
 
 pub(crate) use bytes::{hex_decode, hex_encode, hex_number};
 pub(crate) use framer::{Framer, Incoming};
@@ -17,7 +17,7 @@ pub(crate) use outbox::Outbox;
 use alloc::vec::Vec;
 
 /// The largest packet a client may send, in bytes with its frame: what `qSupported` announces.
-pub const PACKET_SIZE: usize = 4096;
+pub(crate) const PACKET_SIZE: usize = 4096;
 
 /// What the layer itself takes: a little more than it announces, because clients count the frame differently.
 const MAX_BODY: usize = PACKET_SIZE + 16;

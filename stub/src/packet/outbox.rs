@@ -10,7 +10,7 @@ const FULL: usize = 256 * 1024;
 
 /// Whether packets are acknowledged (GDB manual, E.11 "Packet Acknowledgment").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum AckMode {
+enum AckMode {
     /// Each packet waits for the `+` of the one before.
     Acks,
     /// After `QStartNoAckMode`.
@@ -97,6 +97,11 @@ impl Outbox {
         self.pump();
     }
 
+    /// Whether packets are acknowledged.
+    pub(crate) fn expects_acks(&self) -> bool {
+        self.mode == AckMode::Acks
+    }
+
     /// Whether the client has not read for so long that nothing more should be made for it.
     pub(crate) fn is_full(&self) -> bool {
         self.queued + self.bytes.len() >= FULL
@@ -122,7 +127,9 @@ impl Outbox {
     /// Moves packets that may leave to `bytes`.
     fn pump(&mut self) {
         while !self.in_flight {
-            let Some(packet) = self.packets.front() else { return };
+            let Some(packet) = self.packets.front() else {
+                return;
+            };
             self.bytes.extend(packet);
             match self.mode {
                 AckMode::Acks => self.in_flight = true,
@@ -158,7 +165,10 @@ mod tests {
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<u8> {
-        let mut channel = Narrow { taken: Vec::new(), room: usize::MAX };
+        let mut channel = Narrow {
+            taken: Vec::new(),
+            room: usize::MAX,
+        };
         outbox.flush(&mut channel);
         channel.taken
     }
@@ -204,7 +214,10 @@ mod tests {
     fn what_the_channel_does_not_take_waits() {
         let mut outbox = Outbox::new();
         outbox.packet(b"OK");
-        let mut channel = Narrow { taken: Vec::new(), room: 2 };
+        let mut channel = Narrow {
+            taken: Vec::new(),
+            room: 2,
+        };
         outbox.flush(&mut channel);
         assert_eq!(channel.taken, b"$O");
         channel.room = 10;

@@ -92,6 +92,8 @@ pub(crate) enum Request {
     Threads,
     /// `qThreadExtraInfo`.
     ThreadName(Threads),
+    /// `qXfer:threads:read`: a window, offset and length.
+    ThreadXml((u64, u64)),
     /// Bare `c` or `s`: the motion of the thread that `Hc` chose.
     ResumeFocused(Motion),
     /// `vCont`.
@@ -170,10 +172,11 @@ fn verb(body: &[u8]) -> Request {
         return Request::Stub(body.to_vec());
     }
     if let Some(actions) = body.strip_prefix(b"vCont;") {
-        return actions.split(|byte| *byte == b';').map(action).collect::<Option<Vec<_>>>().map_or(
-            MALFORMED,
-            Request::Resume,
-        );
+        return actions
+            .split(|byte| *byte == b';')
+            .map(action)
+            .collect::<Option<Vec<_>>>()
+            .map_or(MALFORMED, Request::Resume);
     }
     let (name, rest) = split_name(body);
     match name {
@@ -185,12 +188,18 @@ fn verb(body: &[u8]) -> Request {
 
 /// The name of a packet and what follows the character that ends it.
 fn split_name(body: &[u8]) -> (&[u8], &[u8]) {
-    let end = body.iter().position(|byte| matches!(byte, b':' | b',' | b';'));
+    let end = body
+        .iter()
+        .position(|byte| matches!(byte, b':' | b',' | b';'));
     end.map_or((body, &[]), |end| (&body[..end], &body[end + 1..]))
 }
 
 fn hex_or_malformed(body: &[u8], digits: &[u8]) -> Request {
-    if hex_decode(digits).is_some() { Request::Stub(body.to_vec()) } else { MALFORMED }
+    if hex_decode(digits).is_some() {
+        Request::Stub(body.to_vec())
+    } else {
+        MALFORMED
+    }
 }
 
 /// A thread id: `-1`, `0`, a number, each perhaps behind `p<pid>.`. There is one process, so the pid says nothing.
@@ -236,7 +245,9 @@ fn read_memory(bytes: &[u8]) -> Option<Request> {
     }
     let to_the_end = (u64::MAX - address).saturating_add(1);
     let length = length.min(MAX_READ).min(to_the_end);
-    Some(Request::Stub(format!("m{address:x},{length:x}").into_bytes()))
+    Some(Request::Stub(
+        format!("m{address:x},{length:x}").into_bytes(),
+    ))
 }
 
 fn write_memory(bytes: &[u8]) -> Option<Request> {
@@ -299,7 +310,9 @@ fn breakpoint(body: &[u8]) -> Option<Request> {
     }
     let (address, size) = range(rest)?;
     let verb = char::from(*verb);
-    Some(Request::Stub(format!("{verb}{kind:x},{address:x},{size:x}").into_bytes()))
+    Some(Request::Stub(
+        format!("{verb}{kind:x},{address:x},{size:x}").into_bytes(),
+    ))
 }
 
 /// `C` and `S`. A guest has no signals, so the number is read and ignored, as other servers for machines do.
@@ -320,36 +333,50 @@ fn action(bytes: &[u8]) -> Option<Action> {
         [b'S', signal @ ..] => hex_number(signal).map(|_| Motion::Step)?,
         [b'r', range @ ..] => {
             let (start, end) = split_at(range, b',')?;
-            Motion::StepRange { start: hex_number(start)?, end: hex_number(end)? }
+            Motion::StepRange {
+                start: hex_number(start)?,
+                end: hex_number(end)?,
+            }
         }
         _ => return None,
     };
-    Some(Action { motion, threads: if threads == Threads::Any { Threads::All } else { threads } })
+    Some(Action {
+        motion,
+        threads: if threads == Threads::Any {
+            Threads::All
+        } else {
+            threads
+        },
+    })
 }
 
-/// `qXfer:object:read:annex:offset,length`, of the two objects that are announced.
+/// `qXfer:object:read:annex:offset,length`, of the objects that are announced.
 fn transfer(bytes: &[u8]) -> Option<Request> {
     let (object, rest) = split_at(bytes, b':')?;
     let rest = rest.strip_prefix(b"read:")?;
     let (annex, window) = split_at(rest, b':')?;
-    let name = match (object, annex) {
-        (b"features", b"target.xml") => "qXfer:features:read:target.xml",
-        (b"memory-map", b"") => "qXfer:memory-map:read:",
-        (b"features" | b"memory-map", _) => return Some(MALFORMED),
-        _ => return None,
-    };
     let window = split_at(window, b',');
     let window = window.and_then(|(from, size)| Some((hex_number(from)?, hex_number(size)?)));
-    Some(window.map_or(MALFORMED, |(from, size)| {
-        let size = size.min(MAX_READ);
-        Request::Stub(format!("{name}:{from:x},{size:x}").into_bytes())
-    }))
+    let Some((from, size)) = window else {
+        return Some(MALFORMED);
+    };
+    let size = size.min(MAX_READ);
+    let stub = |name| Request::Stub(format!("{name}:{from:x},{size:x}").into_bytes());
+    Some(match (object, annex) {
+        (b"features", b"target.xml") => stub("qXfer:features:read:target.xml"),
+        (b"memory-map", b"") => stub("qXfer:memory-map:read:"),
+        (b"threads", b"") => Request::ThreadXml((from, size)),
+        (b"features" | b"memory-map" | b"threads", _) => MALFORMED,
+        _ => return None,
+    })
 }
 
 /// `vFile:operation:…`, of the operations that gdbstub passes on.
 fn file(bytes: &[u8]) -> Option<Request> {
     let (operation, rest) = split_at(bytes, b':')?;
-    let known: &[&[u8]] = &[b"open", b"close", b"pread", b"pwrite", b"fstat", b"unlink", b"setfs"];
+    let known: &[&[u8]] = &[
+        b"open", b"close", b"pread", b"pwrite", b"fstat", b"unlink", b"setfs",
+    ];
     if !known.contains(&operation) {
         return None;
     }
@@ -396,7 +423,10 @@ mod tests {
         assert_eq!(parse(b"M10,2:0102"), stub("M10,2:0102"));
         assert_eq!(parse(b"M10,3:0102"), MALFORMED);
         assert_eq!(parse(b"Mffffffffffffffff,2:0102"), MALFORMED);
-        assert_eq!(parse(b"X10,2:}\x03a"), Request::Stub(b"X10,2:}\x03a".to_vec()));
+        assert_eq!(
+            parse(b"X10,2:}\x03a"),
+            Request::Stub(b"X10,2:}\x03a".to_vec())
+        );
         assert_eq!(parse(b"X10,0:"), stub("X10,0:"));
         assert_eq!(parse(b"X10,2:a}"), MALFORMED);
     }
@@ -413,17 +443,26 @@ mod tests {
 
     #[test]
     fn resuming() {
-        let everyone = |motion| Action { motion, threads: Threads::All };
+        let everyone = |motion| Action {
+            motion,
+            threads: Threads::All,
+        };
         assert_eq!(parse(b"c"), Request::ResumeFocused(Motion::Continue));
         assert_eq!(parse(b"S05"), Request::ResumeFocused(Motion::Step));
         assert_eq!(parse(b"c1000"), MALFORMED);
-        assert_eq!(parse(b"vCont;c"), Request::Resume([everyone(Motion::Continue)].to_vec()));
+        assert_eq!(
+            parse(b"vCont;c"),
+            Request::Resume([everyone(Motion::Continue)].to_vec())
+        );
         assert_eq!(
             parse(b"vCont;r10,20:p1.1;c:0"),
             Request::Resume(
                 [
                     Action {
-                        motion: Motion::StepRange { start: 0x10, end: 0x20 },
+                        motion: Motion::StepRange {
+                            start: 0x10,
+                            end: 0x20
+                        },
                         threads: one(1)
                     },
                     everyone(Motion::Continue),
@@ -442,7 +481,10 @@ mod tests {
             parse(b"qXfer:features:read:target.xml:0,ffb"),
             stub("qXfer:features:read:target.xml:0,7f8")
         );
-        assert_eq!(parse(b"qXfer:memory-map:read::0,10"), stub("qXfer:memory-map:read::0,10"));
+        assert_eq!(
+            parse(b"qXfer:memory-map:read::0,10"),
+            stub("qXfer:memory-map:read::0,10")
+        );
         assert_eq!(parse(b"qXfer:features:read:other.xml:0,ffb"), MALFORMED);
         assert_eq!(parse(b"qXfer:features:read:target.xml:0"), MALFORMED);
         assert_eq!(parse(b"qXfer:auxv:read::0,ffb"), UNKNOWN);

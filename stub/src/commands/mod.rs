@@ -1,0 +1,241 @@
+//! The command language of `monitor` and of the hypervisor's shell. One module per command.
+//!
+//! Every word may be shortened as far as it stays unambiguous: `mon tr li`. An error says what is wrong and what to do.
+
+mod help;
+mod log;
+mod map_dump;
+mod number;
+mod parse;
+mod phys;
+mod table;
+mod trace_attach;
+mod trace_kprobe;
+mod trace_list;
+mod trace_progs;
+mod trace_stream;
+mod trace_unkprobe;
+mod trace_unload;
+mod vm;
+
+use crate::server::Server;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+use probes::machine::VcpuId;
+use probes::periscope::Periscope;
+use probes::space::{ProbeKind, Space};
+use probes::target::Target;
+
+/// Who gives a command.
+#[derive(Clone, Copy)]
+pub enum Caller {
+    /// A GDB session's `monitor`.
+    Monitor {
+        /// The VM of its endpoint: what a place without `vm1:` means.
+        space: &'static Space,
+        /// The vCPU that the client looks at.
+        focus: VcpuId,
+    },
+    /// The hypervisor's shell.
+    Shell,
+}
+
+/// Runs one line and writes its output or what is wrong with it to `out`. Blank lines do nothing.
+pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    if words.is_empty() {
+        return;
+    }
+    let result = parse::resolve(COMMANDS, &words).and_then(|(command, arguments)| {
+        let mut invocation = Invocation {
+            server,
+            caller,
+            arguments,
+            out: &mut *out,
+        };
+        (command.run)(&mut invocation).map_err(|problem| problem.with_usage(command))
+    });
+    if let Err(problem) = result {
+        // Output that cannot be written has no reader to tell.
+        let _ = writeln!(out, "{problem}");
+    }
+}
+
+/// One command.
+pub(crate) struct Command {
+    /// Its words.
+    path: &'static [&'static str],
+    /// Its arguments, as help shows them.
+    arguments: &'static str,
+    /// What it does, in a line.
+    summary: &'static str,
+    run: fn(&mut Invocation<'_>) -> Result<(), Problem>,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path.join(" "))?;
+        if !self.arguments.is_empty() {
+            write!(f, " {}", self.arguments)?;
+        }
+        Ok(())
+    }
+}
+
+const COMMANDS: &[Command] = &[
+    help::COMMAND,
+    vm::LIST,
+    vm::START,
+    vm::STOP,
+    vm::RESET,
+    trace_kprobe::COMMAND,
+    trace_attach::COMMAND,
+    trace_unkprobe::COMMAND,
+    trace_list::COMMAND,
+    trace_stream::COMMAND,
+    trace_progs::COMMAND,
+    trace_unload::COMMAND,
+    map_dump::COMMAND,
+    phys::COMMAND,
+    log::COMMAND,
+];
+
+/// Why a command failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Problem {
+    /// The arguments are not what the command takes: its usage is shown too.
+    Usage(String),
+    /// Anything else.
+    Refused(String),
+}
+
+impl Problem {
+    fn with_usage(self, command: &Command) -> Self {
+        match self {
+            Self::Usage(text) => Self::Refused(format!("{text}\nusage: {command}")),
+            Self::Refused(text) => Self::Refused(text),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Refused(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<fmt::Error> for Problem {
+    fn from(_: fmt::Error) -> Self {
+        Self::Refused("the output could not be written".to_owned())
+    }
+}
+
+/// A refusal in the words of an error.
+fn refused(error: impl fmt::Display) -> Problem {
+    Problem::Refused(error.to_string())
+}
+
+/// A command with its arguments.
+pub(crate) struct Invocation<'a> {
+    server: &'a Server,
+    caller: &'a Caller,
+    arguments: &'a [&'a str],
+    out: &'a mut dyn Write,
+}
+
+impl<'a> Invocation<'a> {
+    fn periscope(&self) -> &'static Periscope {
+        self.server.periscope()
+    }
+
+    /// Exactly `N` arguments.
+    fn exactly<const N: usize>(&self) -> Result<[&'a str; N], Problem> {
+        let arguments: Result<[&str; N], _> = self.arguments.try_into();
+        arguments.map_err(|_| {
+            let given = self.arguments.len();
+            let plural = if N == 1 { "" } else { "s" };
+            Problem::Usage(format!("this needs {N} argument{plural}, not {given}."))
+        })
+    }
+
+    /// The arguments without `flag`, and whether it was there.
+    fn take_flag(&self, flag: &str) -> Result<(Vec<&'a str>, Flag), Problem> {
+        let is_flag = |word: &&&str| word.starts_with("--");
+        if let Some(other) = self
+            .arguments
+            .iter()
+            .filter(is_flag)
+            .find(|word| **word != flag)
+        {
+            return Err(Problem::Usage(format!("there is no {other} here.")));
+        }
+        let rest: Vec<&str> = self
+            .arguments
+            .iter()
+            .filter(|word| **word != flag)
+            .copied()
+            .collect();
+        let given = rest.len() < self.arguments.len();
+        Ok((rest, if given { Flag::Given } else { Flag::Absent }))
+    }
+
+    /// The VMs that a listing shows: that of the endpoint, or all in the shell.
+    fn shown_spaces(&self) -> Vec<&'static Space> {
+        match self.caller {
+            Caller::Monitor { space, .. } => [*space].to_vec(),
+            Caller::Shell => self.periscope().spaces().iter().collect(),
+        }
+    }
+
+    /// The VM that a word without `vm1:` means.
+    fn here(&self) -> Result<&'static Space, Problem> {
+        let spaces = self.periscope().spaces();
+        match (self.caller, spaces) {
+            (Caller::Monitor { space, .. }, _) => Ok(space),
+            (Caller::Shell, [only]) => Ok(only),
+            (Caller::Shell, _) => {
+                let names: Vec<String> =
+                    spaces.iter().map(|space| space.vm().to_string()).collect();
+                let names = names.join(", ");
+                Err(Problem::Refused(format!(
+                    "say which VM, as in vm1:vfs_read. There are {names}."
+                )))
+            }
+        }
+    }
+
+    /// The VM before the `:` of `text`, or [`Self::here`], and what follows.
+    fn split_space(&self, text: &'a str) -> Result<(&'static Space, &'a str), Problem> {
+        match text.split_once(':') {
+            Some((name, rest)) => Ok((self.periscope().space(name).map_err(refused)?, rest)),
+            None => Ok((self.here()?, text)),
+        }
+    }
+
+    /// A place in code: `vm1:vfs_read`, `0xffff800080012340`.
+    fn place(&self, text: &'a str) -> Result<(&'static Space, Target), Problem> {
+        let (space, rest) = self.split_space(text)?;
+        Ok((space, Target::parse(rest).map_err(refused)?))
+    }
+}
+
+/// Whether a flag is on the line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Flag {
+    Given,
+    Absent,
+}
+
+/// What users call a kind of probe.
+pub(crate) const fn kind_name(kind: ProbeKind) -> &'static str {
+    match kind {
+        ProbeKind::Breakpoint => "break",
+        ProbeKind::Kprobe => "kprobe",
+        ProbeKind::Action => "action",
+    }
+}

@@ -1,0 +1,168 @@
+//! Finds the command that words mean.
+
+use super::{Command, Problem};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Words that differ in more letters are not suggested.
+const MAX_DISTANCE: usize = 2;
+
+/// The command that `words` begin with, and the words after it.
+pub(super) fn resolve<'a>(
+    commands: &'static [Command],
+    words: &'a [&'a str],
+) -> Result<(&'static Command, &'a [&'a str]), Problem> {
+    let mut candidates: Vec<&'static Command> = commands.iter().collect();
+    for (depth, word) in words.iter().enumerate() {
+        let choices = choices(&candidates, depth);
+        let chosen = choose(&choices, word, &spell(&candidates, depth))?;
+        candidates.retain(|command| command.path.get(depth) == Some(&chosen));
+        if let [command] = candidates[..]
+            && command.path.len() == depth + 1
+        {
+            return Ok((command, &words[depth + 1..]));
+        }
+    }
+    let depth = words.len();
+    let group = spell(&candidates, depth);
+    let choices = choices(&candidates, depth).join(", ");
+    Err(Problem::Refused(format!("{group} what? One of {choices}.")))
+}
+
+/// The words that can come at `depth`.
+fn choices(candidates: &[&'static Command], depth: usize) -> Vec<&'static str> {
+    let mut words: Vec<_> = candidates
+        .iter()
+        .filter_map(|c| c.path.get(depth).copied())
+        .collect();
+    words.dedup();
+    words
+}
+
+/// What has been said so far.
+fn spell(candidates: &[&'static Command], depth: usize) -> String {
+    candidates
+        .first()
+        .map_or_else(String::new, |command| command.path[..depth].join(" "))
+}
+
+fn choose(choices: &[&'static str], word: &str, group: &str) -> Result<&'static str, Problem> {
+    if let Some(exact) = choices.iter().find(|choice| **choice == word) {
+        return Ok(exact);
+    }
+    let matches: Vec<&str> = choices
+        .iter()
+        .filter(|c| c.starts_with(word))
+        .copied()
+        .collect();
+    if let [only] = choices
+        .iter()
+        .filter(|c| c.starts_with(word))
+        .collect::<Vec<_>>()[..]
+    {
+        return Ok(only);
+    }
+    let said = if group.is_empty() {
+        String::from(word)
+    } else {
+        format!("{group} {word}")
+    };
+    if !matches.is_empty() {
+        let matches = matches.join(", ");
+        return Err(Problem::Refused(format!(
+            "{said} can be {matches}: say more."
+        )));
+    }
+    let near = nearest(choices, word);
+    let hint = match near {
+        Some(near) => format!("Did you mean {near}?"),
+        None if group.is_empty() => String::from("`help` shows what there is."),
+        None => format!("There are {}.", choices.join(", ")),
+    };
+    Err(Problem::Refused(format!("no command {said}. {hint}")))
+}
+
+fn nearest(choices: &[&'static str], word: &str) -> Option<&'static str> {
+    let near = choices
+        .iter()
+        .map(|choice| (distance(choice, word), *choice));
+    near.filter(|(distance, _)| *distance <= MAX_DISTANCE)
+        .min()
+        .map(|(_, choice)| choice)
+}
+
+/// Levenshtein distance: how many letters to insert, delete or change.
+fn distance(from: &str, to: &str) -> usize {
+    // Long words are near to no command; this also bounds the work.
+    if from.len().abs_diff(to.len()) > MAX_DISTANCE {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.bytes().enumerate() {
+            let change = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::COMMANDS;
+    use super::*;
+    use alloc::string::ToString;
+
+    fn outcome(line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match resolve(COMMANDS, &words) {
+            Ok((command, rest)) => format!("{} | {}", command.path.join(" "), rest.join(" ")),
+            Err(problem) => problem.to_string(),
+        }
+    }
+
+    #[test]
+    fn words_can_be_shortened() {
+        assert_eq!(outcome("trace list"), "trace list | ");
+        assert_eq!(outcome("tr li"), "trace list | ");
+        assert_eq!(
+            outcome("t k vm1:f count --stop"),
+            "trace kprobe | vm1:f count --stop"
+        );
+        assert_eq!(outcome("phys 0x40000000"), "phys | 0x40000000");
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        assert_eq!(
+            outcome("trase list"),
+            "no command trase. Did you mean trace?"
+        );
+        assert_eq!(
+            outcome("frobnicate"),
+            "no command frobnicate. `help` shows what there is."
+        );
+        assert_eq!(outcome("vm st"), "vm st can be start, stop: say more.");
+        assert_eq!(
+            outcome("trace lst"),
+            "no command trace lst. Did you mean list?"
+        );
+        assert_eq!(outcome("vm"), "vm what? One of list, start, stop, reset.");
+        assert_eq!(
+            outcome("vm dance"),
+            "no command vm dance. There are list, start, stop, reset."
+        );
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("list", "list"), 0);
+        assert_eq!(distance("list", "lst"), 1);
+        assert_eq!(distance("kprobe", "krpobe"), 2);
+        assert_eq!(distance("a", "aaaaaaaaa"), usize::MAX);
+    }
+}

@@ -1,0 +1,98 @@
+//! `vm list`, `vm start`, `vm stop`, `vm reset`.
+
+use super::table::{Align, Table};
+use super::{Command, Invocation, Problem, refused};
+use alloc::format;
+use alloc::string::ToString;
+use probes::machine::{Machine, Power, VcpuId, VmState};
+use probes::space::Space;
+
+pub(super) const LIST: Command = Command {
+    path: &["vm", "list"],
+    arguments: "",
+    summary: "show the VMs",
+    run: list,
+};
+
+pub(super) const START: Command = Command {
+    path: &["vm", "start"],
+    arguments: "VM",
+    summary: "start a VM that is ready or off",
+    run: start,
+};
+
+pub(super) const STOP: Command = Command {
+    path: &["vm", "stop"],
+    arguments: "VM",
+    summary: "switch a VM off",
+    run: stop,
+};
+
+pub(super) const RESET: Command = Command {
+    path: &["vm", "reset"],
+    arguments: "VM",
+    summary: "load a VM's guest anew and start it",
+    run: reset,
+};
+
+fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let [] = invocation.exactly()?;
+    let heading = [
+        ("VM", Align::Left),
+        ("STATE", Align::Left),
+        ("VCPUS ON", Align::Left),
+    ];
+    let mut table = Table::new(&heading);
+    for space in invocation.periscope().spaces() {
+        let machine = space.machine();
+        let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
+        let on = (0..count)
+            .filter(|vcpu| machine.power(VcpuId(*vcpu)) == Power::On)
+            .count();
+        table.row([
+            space.vm().to_string(),
+            state(machine).to_string(),
+            format!("{on} of {count}"),
+        ]);
+    }
+    table.write(invocation.out)?;
+    Ok(())
+}
+
+fn state(machine: &dyn Machine) -> &'static str {
+    match machine.state() {
+        VmState::Ready => "ready",
+        VmState::Off => "off",
+        VmState::Running if machine.held() => "stopped",
+        VmState::Running => "running",
+    }
+}
+
+fn named(invocation: &Invocation<'_>) -> Result<&'static Space, Problem> {
+    let [name] = invocation.exactly()?;
+    invocation.periscope().space(name).map_err(refused)
+}
+
+fn start(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let space = named(invocation)?;
+    if space.machine().state() == VmState::Running {
+        return Err(Problem::Refused(format!("{} runs already.", space.vm())));
+    }
+    space.machine().start();
+    writeln!(invocation.out, "{} starts", space.vm())?;
+    Ok(())
+}
+
+fn stop(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let space = named(invocation)?;
+    space.machine().power_off();
+    writeln!(invocation.out, "{} is off", space.vm())?;
+    Ok(())
+}
+
+fn reset(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let space = named(invocation)?;
+    space.machine().reset();
+    writeln!(invocation.out, "{} starts anew", space.vm())?;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! A debug session: one endpoint, one VM, one client at a time.
+//!
+//! A client's first packet holds the VM; its going, in whatever way, releases it: the guest goes on, breakpoints of the
+//! client are gone, probes stay. In between the VM is held, or runs and the client waits for a stop.
+//!
+//! # Stops
+//!
+//! Several vCPUs can stop at once. Each took a hold; the session keeps one hold for all of them and the stops that it
+//! has not told the client yet. They are told when the client next resumes their vCPU, before anything runs, as
+//! gdbserver does.
+
+mod answer;
+mod resume;
+mod stop;
+mod stub;
+
+use crate::channel::ByteChannel;
+use crate::packet::request::{self, Errno, Request, Threads};
+use crate::packet::{Framer, Incoming, Outbox};
+use crate::server::Server;
+use crate::target::{DebugTarget, tid};
+use alloc::collections::VecDeque;
+use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
+use probes::space::Space;
+use stub::Stub;
+
+/// Whom the VM serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// No client. The session holds nothing.
+    Vacant,
+    /// A client looks at the VM. The session has one hold.
+    Stopped,
+    /// The client waits for a stop. The session holds nothing.
+    Running,
+}
+
+/// A stop that the client does not know of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Pending {
+    stop: Stop,
+    /// Where the vCPU stood. If it stands elsewhere, the stop is history.
+    pc: u64,
+}
+
+/// One endpoint.
+pub struct Session {
+    server: &'static Server,
+    space: &'static Space,
+    framer: Framer,
+    outbox: Outbox,
+    stub: Stub,
+    target: DebugTarget,
+    state: State,
+    /// Whether the client has introduced itself: a second introduction is another client's.
+    greeted: bool,
+    /// Why the VM stands, as the client was told.
+    last_stop: Stop,
+    pending: VecDeque<Pending>,
+    /// The threads that a bare `c` or `s` means.
+    resume_focus: Threads,
+    /// Number of the next line of live output.
+    next_line: u64,
+    /// Events that were lost before those that the client has seen.
+    told_lost: u64,
+}
+
+impl Session {
+    /// The endpoint of the VM with that index among [`probes::periscope::Periscope::spaces`], or `None` where there is
+    /// no such VM.
+    pub fn new(server: &'static Server, index: usize) -> Option<Self> {
+        let space = server.periscope().spaces().get(index)?;
+        let mut target = DebugTarget::new(server, space);
+        Some(Self {
+            server,
+            space,
+            framer: Framer::new(),
+            outbox: Outbox::new(),
+            stub: Stub::new(&mut target),
+            target,
+            state: State::Vacant,
+            greeted: false,
+            last_stop: Stop {
+                vcpu: VcpuId(0),
+                reason: StopReason::Request,
+            },
+            pending: VecDeque::new(),
+            resume_focus: Threads::Any,
+            next_line: 0,
+            told_lost: 0,
+        })
+    }
+
+    /// The space that the endpoint serves.
+    pub fn space(&self) -> &'static Space {
+        self.space
+    }
+
+    /// The channel says that a client came. Nothing is sent, and nothing stops before it speaks.
+    pub fn opened(&mut self) {
+        self.end_client();
+    }
+
+    /// The channel says that the client is gone. The guest goes on.
+    pub fn closed(&mut self) {
+        self.end_client();
+    }
+
+    /// Whether a client looks at the VM or waits for a stop of it.
+    pub fn has_client(&self) -> bool {
+        self.state != State::Vacant
+    }
+
+    /// Whether there may be something to do without a byte from the client: a stop to report, live output to send. The
+    /// hypervisor polls at least while this is true.
+    pub fn wants_poll(&self) -> bool {
+        self.state == State::Running || self.outbox.waiting() > 0
+    }
+
+    /// Takes bytes from the channel.
+    pub fn receive(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if let Some(incoming) = self.framer.push(*byte) {
+                self.incoming(incoming);
+            }
+        }
+    }
+
+    /// Looks for stops of the VM and for output of programs. Cheap where there is nothing.
+    pub fn poll(&mut self) {
+        self.server.collect_events();
+        match self.state {
+            State::Vacant => self.release_unwatched_stops(),
+            State::Stopped => {}
+            State::Running => self.poll_running(),
+        }
+    }
+
+    /// Gives the channel what it takes of what waits for the client.
+    pub fn flush(&mut self, channel: &mut dyn ByteChannel) {
+        self.outbox.flush(channel);
+    }
+
+    fn machine(&self) -> &'static dyn Machine {
+        self.space.machine()
+    }
+
+    fn incoming(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Ack => self.outbox.acked(),
+            Incoming::Nack => self.outbox.nacked(),
+            Incoming::BadChecksum => self.outbox.refuse(),
+            Incoming::Interrupt => self.interrupt(),
+            // A client that does not read gets no more to read.
+            Incoming::Oversize | Incoming::Packet(_) if self.outbox.is_full() => {}
+            Incoming::Oversize => {
+                self.outbox.accept();
+                self.refuse(Errno::TooBig);
+            }
+            Incoming::Packet(body) => self.packet(&body),
+        }
+    }
+
+    fn packet(&mut self, body: &[u8]) {
+        let request = request::parse(body);
+        if self.is_new_client(&request) {
+            self.end_client();
+        }
+        self.outbox.accept();
+        match (self.state, &request) {
+            (State::Vacant, Request::Detach | Request::Kill) => {}
+            (State::Vacant, _) => self.attach(),
+            _ => {}
+        }
+        self.answer(request);
+    }
+
+    /// Whether a packet can only come from a client that has not spoken before. A channel that tells when clients come
+    /// makes this unnecessary; a serial line does not tell.
+    fn is_new_client(&self, request: &Request) -> bool {
+        match request {
+            Request::Supported => self.greeted,
+            Request::NoAcks => !self.outbox.expects_acks(),
+            _ => false,
+        }
+    }
+
+    /// A client is there: holds the VM for it.
+    fn attach(&mut self) {
+        self.machine().hold();
+        self.state = State::Stopped;
+        self.target.forget_client();
+        self.drain_stops();
+        self.last_stop = match self.pending.pop_front() {
+            Some(pending) => pending.stop,
+            None => {
+                let vcpu = self.target.active().next().unwrap_or(VcpuId(0));
+                Stop {
+                    vcpu,
+                    reason: StopReason::Request,
+                }
+            }
+        };
+        self.target.set_focus(self.last_stop.vcpu);
+        self.stub.rebuild(&mut self.target);
+        self.server.collect_events();
+        self.next_line = self.server.next_line(self.space.vm());
+        self.told_lost = self.server.periscope().events().total_lost();
+    }
+
+    /// The client is gone: takes away what was its, and lets the guest go on.
+    fn end_client(&mut self) {
+        self.framer.reset();
+        self.outbox = Outbox::new();
+        self.release_client();
+    }
+
+    /// The same, with what still has to be sent.
+    fn release_client(&mut self) {
+        if self.state == State::Running {
+            self.machine().hold();
+        }
+        if self.state != State::Vacant {
+            self.drain_stops();
+            self.space.forget_breakpoints();
+            self.let_all_continue();
+            self.state = State::Vacant;
+            self.machine().release();
+        }
+        self.pending.clear();
+        self.greeted = false;
+        self.resume_focus = Threads::Any;
+        self.target.forget_client();
+        self.stub.rebuild(&mut self.target);
+    }
+
+    fn let_all_continue(&mut self) {
+        let machine = self.machine();
+        for vcpu in self.target.active() {
+            machine.set_run_mode(vcpu, RunMode::Continue);
+        }
+    }
+
+    /// A thread for gdbstub's replies to name: that of the vCPU which the client looks at.
+    fn set_focus(&mut self, vcpu: VcpuId) {
+        self.target.set_focus(vcpu);
+        self.stub.focus(&mut self.target, tid(vcpu));
+    }
+}

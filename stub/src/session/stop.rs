@@ -1,0 +1,235 @@
+//! Stops: taking them from the machine, telling the client, and what it is told while the VM runs.
+
+use super::{Pending, Session, State};
+use crate::commands::kind_name;
+use crate::packet::request::Threads;
+use crate::target::tid;
+use alloc::format;
+use alloc::string::String;
+use gdbstub::common::Signal;
+use gdbstub::stub::MultiThreadStopReason;
+use gdbstub::target::ext::breakpoints::WatchKind as GdbWatchKind;
+use probes::machine::{Stop, StopReason, VcpuId, VmId, VmState, WatchKind};
+use probes::space::{Listing, ProbeId};
+
+/// More stops than vCPUs cannot wait, but a machine is not trusted to end a loop.
+const MAX_STOPS: usize = 256;
+/// Live output waits in the history while so many bytes wait for the channel.
+const OUTPUT_WINDOW: usize = 16 * 1024;
+
+impl Session {
+    /// Byte 0x03: stops the VM. Meaningless while it stands, as when the client's Ctrl-C crosses our stop.
+    pub(super) fn interrupt(&mut self) {
+        if self.state != State::Running || self.finish_if_off() {
+            return;
+        }
+        self.machine().hold();
+        self.state = State::Stopped;
+        self.drain_stops();
+        let stop = self.take_first().unwrap_or_else(|| {
+            let vcpu = self.one_of(Threads::Any);
+            Stop {
+                vcpu: vcpu.unwrap_or(VcpuId(0)),
+                reason: StopReason::Request,
+            }
+        });
+        self.report(stop);
+    }
+
+    /// The VM runs and the client waits.
+    pub(super) fn poll_running(&mut self) {
+        match self.machine().take_stop() {
+            // Its hold is ours now.
+            Some(stop) => {
+                self.state = State::Stopped;
+                self.keep(stop);
+                self.drain_stops();
+                if let Some(stop) = self.take_first() {
+                    self.report(stop);
+                }
+            }
+            None if self.finish_if_off() => {}
+            None => self.tell_output(OUTPUT_WINDOW),
+        }
+    }
+
+    /// Nobody looks: a probe that says stop does not stop a VM for a client that may never come.
+    pub(super) fn release_unwatched_stops(&mut self) {
+        for _ in 0..MAX_STOPS {
+            if self.machine().take_stop().is_none() {
+                return;
+            }
+            self.machine().release();
+        }
+    }
+
+    /// Takes all stops from the machine. The session has a hold of its own, so theirs are given back.
+    pub(super) fn drain_stops(&mut self) {
+        for _ in 0..MAX_STOPS {
+            let Some(stop) = self.machine().take_stop() else {
+                return;
+            };
+            self.keep(stop);
+            self.machine().release();
+        }
+    }
+
+    fn keep(&mut self, stop: Stop) {
+        let pc = self.machine().core(stop.vcpu).map_or(0, |core| core.pc);
+        // A vCPU has one reason to stand; after a reset the others are history.
+        let reset = stop.reason == StopReason::Reset;
+        self.pending
+            .retain(|pending| !reset && pending.stop.vcpu != stop.vcpu);
+        self.pending.push_back(Pending { stop, pc });
+    }
+
+    /// The stop to tell first. The end of a step comes before breakpoints, which the client expects to lose no step.
+    fn take_first(&mut self) -> Option<Stop> {
+        let step = self
+            .pending
+            .iter()
+            .position(|pending| pending.stop.reason == StopReason::Step);
+        self.pending
+            .remove(step.unwrap_or(0))
+            .map(|pending| pending.stop)
+    }
+
+    /// A stop of a vCPU that the plan moves, and that still stands where it stopped.
+    pub(super) fn take_pending(&mut self) -> Option<Stop> {
+        let machine = self.machine();
+        self.pending.retain(|pending| {
+            machine
+                .core(pending.stop.vcpu)
+                .is_ok_and(|core| core.pc == pending.pc)
+        });
+        let next = self
+            .pending
+            .iter()
+            .position(|pending| self.moves(pending.stop.vcpu))?;
+        self.pending.remove(next).map(|pending| pending.stop)
+    }
+
+    /// Tells the client, which waits, why the VM stands.
+    pub(super) fn report(&mut self, stop: Stop) {
+        self.state = State::Stopped;
+        self.last_stop = stop;
+        self.target.set_focus(stop.vcpu);
+        self.server.collect_events();
+        self.tell_output(usize::MAX);
+        self.explain(stop);
+        match self.stub.report(&mut self.target, reason(stop)) {
+            Ok(bodies) => bodies.iter().for_each(|body| self.outbox.packet(body)),
+            Err(_) => self.tell_why_halted(),
+        }
+    }
+
+    /// `?`, and the stop reply where gdbstub could not make one.
+    pub(super) fn tell_why_halted(&mut self) {
+        let last = tid(self.last_stop.vcpu);
+        let vcpu = self
+            .target
+            .vcpu(last)
+            .or_else(|| self.target.active().next());
+        match vcpu {
+            Some(vcpu) => self.reply(format!("T05thread:{:x};", tid(vcpu)).as_bytes()),
+            // No vCPU is on: to the client a process that has exited.
+            None => self.reply(b"W00"),
+        }
+    }
+
+    /// A stop that the client did not ask for says what it is.
+    fn explain(&mut self, stop: Stop) {
+        let vm = self.space.vm();
+        let line = match stop.reason {
+            StopReason::Site { probe: Some(id) } => {
+                let mut listing = self.space.list().into_iter();
+                let entry = listing.find(|entry| entry.id == Some(ProbeId(id)));
+                let what = entry.map_or_else(String::new, |entry| describe(vm, &entry));
+                format!("probe {id}{what} stopped vcpu{}\n", stop.vcpu.0)
+            }
+            StopReason::Reset => {
+                format!("{vm} was reset: it stands before its first instruction\n")
+            }
+            _ => return,
+        };
+        self.outbox.console(line.as_bytes());
+    }
+
+    /// Lines that waited for the VM to run.
+    pub(super) fn tell_notices(&mut self) {
+        for mut line in self.target.take_notices() {
+            line.push('\n');
+            self.outbox.console(line.as_bytes());
+        }
+    }
+
+    /// Sends what programs printed, as long as fewer than `window` bytes wait for the channel. What the client is too
+    /// slow for is counted and told.
+    fn tell_output(&mut self, window: usize) {
+        let vm = self.space.vm();
+        while self.outbox.waiting() < window && !self.outbox.is_full() {
+            let Some((number, line)) = self.server.line(vm, self.next_line) else {
+                break;
+            };
+            let skipped = number - self.next_line;
+            self.tell_lost(skipped);
+            self.next_line = number + 1;
+            self.outbox.console(format!("{line}\n").as_bytes());
+        }
+        let lost = self.server.periscope().events().total_lost();
+        let newly_lost = lost.saturating_sub(self.told_lost);
+        self.told_lost = lost;
+        self.tell_lost(newly_lost);
+    }
+
+    fn tell_lost(&mut self, count: u64) {
+        if count > 0 {
+            self.outbox
+                .console(format!("({count} lines lost)\n").as_bytes());
+        }
+    }
+
+    /// If the guest has switched itself off, tells the client that it has exited, and lets the client go.
+    fn finish_if_off(&mut self) -> bool {
+        if self.machine().state() != VmState::Off {
+            return false;
+        }
+        self.tell_output(usize::MAX);
+        self.reply(b"W00");
+        self.release_client();
+        true
+    }
+}
+
+fn describe(vm: VmId, listing: &Listing) -> String {
+    format!(": {} {vm}:{}", kind_name(listing.kind), listing.site)
+}
+
+/// The stop as gdbstub tells it. Every stop names its thread.
+///
+/// A `--stop` probe is a plain SIGTRAP: GDB takes `swbreak` at an address where it has no breakpoint for one that it has
+/// just removed, and goes on without a word.
+fn reason(stop: Stop) -> MultiThreadStopReason<u64> {
+    let tid = tid(stop.vcpu);
+    let signal = |signal| MultiThreadStopReason::SignalWithThread { tid, signal };
+    match stop.reason {
+        StopReason::Site { probe: None } => MultiThreadStopReason::SwBreak(tid),
+        StopReason::HwBreakpoint => MultiThreadStopReason::HwBreak(tid),
+        StopReason::Watchpoint { address, kind } => {
+            let kind = match kind {
+                WatchKind::Write => GdbWatchKind::Write,
+                WatchKind::Read => GdbWatchKind::Read,
+                WatchKind::Access => GdbWatchKind::ReadWrite,
+            };
+            MultiThreadStopReason::Watch {
+                tid,
+                kind,
+                addr: address.0,
+            }
+        }
+        StopReason::Request => signal(Signal::SIGINT),
+        StopReason::Step | StopReason::Site { probe: Some(_) } | StopReason::Reset => {
+            signal(Signal::SIGTRAP)
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Registers and memory of the vCPUs.
+
+use super::arch::VcpuRegisters;
+use super::{DebugTarget, no_thread, tid};
+use crate::packet::request::Errno;
+use core::convert::Infallible;
+use gdbstub::common::Tid;
+use gdbstub::target::ext::base::multithread::{MultiThreadBase, MultiThreadResumeOps};
+use gdbstub::target::ext::base::single_register_access::SingleRegisterAccessOps;
+use gdbstub::target::ext::thread_extra_info::ThreadExtraInfoOps;
+use gdbstub::target::{TargetError, TargetResult};
+use probes::addr::Gva;
+use probes::machine::{NoVcpu, VcpuId};
+use probes::regs::{SysReg, SysRegAccess};
+use probes::translate::{TranslationRegs, read_virt, write_virt};
+
+impl DebugTarget {
+    /// What the stage-1 translation of a vCPU depends on.
+    pub(crate) fn translation(&self, vcpu: VcpuId) -> Result<TranslationRegs, NoVcpu> {
+        Ok(TranslationRegs::from(&self.machine().sys(vcpu)?))
+    }
+
+    /// All registers of a vCPU.
+    pub(super) fn registers(&self, vcpu: VcpuId) -> Result<VcpuRegisters, NoVcpu> {
+        let machine = self.machine();
+        Ok(VcpuRegisters {
+            core: machine.core(vcpu)?,
+            fp: machine.fp(vcpu)?,
+            sys: machine.sys(vcpu)?,
+        })
+    }
+
+    /// Writes the registers of `new` that differ from `old`: writing a system register can have effects even where it
+    /// changes nothing.
+    pub(super) fn change_registers(
+        &self,
+        vcpu: VcpuId,
+        old: &VcpuRegisters,
+        new: &VcpuRegisters,
+    ) -> Result<(), NoVcpu> {
+        let machine = self.machine();
+        if old.core != new.core {
+            machine.set_core(vcpu, &new.core)?;
+        }
+        if old.fp != new.fp {
+            machine.set_fp(vcpu, &new.fp)?;
+        }
+        let writable = SysReg::ALL
+            .iter()
+            .filter(|r| r.access() == SysRegAccess::ReadWrite);
+        for register in writable {
+            let value = new.sys.get(*register);
+            if value != old.sys.get(*register) {
+                machine.set_sys(vcpu, *register, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn vcpu_or_error(&self, tid: Tid) -> Result<VcpuId, TargetError<Infallible>> {
+        self.vcpu(tid).ok_or_else(|| no_thread(()))
+    }
+}
+
+const FAULT: TargetError<Infallible> = TargetError::Errno(Errno::Fault as u8);
+
+impl MultiThreadBase for DebugTarget {
+    fn read_registers(&mut self, regs: &mut VcpuRegisters, tid: Tid) -> TargetResult<(), Self> {
+        let vcpu = self.vcpu_or_error(tid)?;
+        *regs = self.registers(vcpu).map_err(no_thread)?;
+        Ok(())
+    }
+
+    fn write_registers(&mut self, regs: &VcpuRegisters, tid: Tid) -> TargetResult<(), Self> {
+        let vcpu = self.vcpu_or_error(tid)?;
+        let old = self.registers(vcpu).map_err(no_thread)?;
+        let mut new = *regs;
+        // The `G` packet has only half of PSTATE.
+        new.core.pstate |= old.core.pstate & !u64::from(u32::MAX);
+        self.change_registers(vcpu, &old, &new).map_err(no_thread)
+    }
+
+    fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
+        Some(self)
+    }
+
+    /// Reads as far as memory is there; an error only where not even the first byte is.
+    fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
+        let vcpu = self.vcpu_or_error(tid)?;
+        let regs = self.translation(vcpu).map_err(no_thread)?;
+        match read_virt(&regs, self.machine(), Gva(start), data) {
+            Ok(()) => Ok(data.len()),
+            Err(error) if error.done == 0 => Err(FAULT),
+            Err(error) => Ok(error.done),
+        }
+    }
+
+    fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
+        let vcpu = self.vcpu_or_error(tid)?;
+        let regs = self.translation(vcpu).map_err(no_thread)?;
+        write_virt(&regs, self.machine(), Gva(start), data).map_err(|_| FAULT)
+    }
+
+    fn list_active_threads(&mut self, report: &mut dyn FnMut(Tid)) -> Result<(), Infallible> {
+        self.active().map(tid).for_each(report);
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+        Some(self)
+    }
+}

@@ -1,0 +1,261 @@
+//! `remote put`: how linked programs get here. A file lives in memory until it is closed; then it is verified and loaded
+//! under its stem. Nothing can be read back: there is no file system behind this.
+
+use super::DebugTarget;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use gdbstub::target::ext::host_io::{
+    FsKind, HostIo, HostIoClose, HostIoCloseOps, HostIoErrno, HostIoError, HostIoFstat,
+    HostIoFstatOps, HostIoOpen, HostIoOpenFlags, HostIoOpenMode, HostIoOpenOps, HostIoPread,
+    HostIoPreadOps, HostIoPwrite, HostIoPwriteOps, HostIoResult, HostIoSetfs, HostIoSetfsOps,
+    HostIoStat, HostIoUnlink, HostIoUnlinkOps,
+};
+use probes::programs::StoreError;
+
+/// Files that can be open at once.
+const MAX_OPEN: usize = 4;
+/// Bytes of a file at most. Linked programs of real tools have some ten thousand.
+const MAX_BYTES: usize = 1 << 20;
+/// Bytes of a file name at most.
+const MAX_NAME: usize = 256;
+
+/// A file that is being written.
+struct Upload {
+    stem: String,
+    bytes: Vec<u8>,
+}
+
+/// The files that are open; a descriptor is the index.
+#[derive(Default)]
+pub(super) struct Uploads([Option<Upload>; MAX_OPEN]);
+
+impl Uploads {
+    fn open(&mut self, stem: String) -> Option<u32> {
+        let free = self.0.iter().position(Option::is_none)?;
+        self.0[free] = Some(Upload {
+            stem,
+            bytes: Vec::new(),
+        });
+        u32::try_from(free).ok()
+    }
+
+    fn slot(&mut self, descriptor: u32) -> Option<&mut Option<Upload>> {
+        self.0.get_mut(usize::try_from(descriptor).ok()?)
+    }
+
+    fn get(&mut self, descriptor: u32) -> Option<&mut Upload> {
+        self.slot(descriptor)?.as_mut()
+    }
+
+    fn close(&mut self, descriptor: u32) -> Option<Upload> {
+        self.slot(descriptor)?.take()
+    }
+}
+
+impl Upload {
+    /// Writes at `offset`; a hole before it is zeros.
+    fn write(&mut self, offset: u64, data: &[u8]) -> Option<()> {
+        let start = usize::try_from(offset).ok()?;
+        let end = start
+            .checked_add(data.len())
+            .filter(|end| *end <= MAX_BYTES)?;
+        if end > self.bytes.len() {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[start..end].copy_from_slice(data);
+        Some(())
+    }
+}
+
+/// The name of a file without directories and without what follows its last dot.
+fn stem(path: &[u8]) -> Result<String, HostIoErrno> {
+    if path.len() > MAX_NAME {
+        return Err(HostIoErrno::ENAMETOOLONG);
+    }
+    let path = core::str::from_utf8(path).map_err(|_| HostIoErrno::EINVAL)?;
+    let file = path.rsplit('/').next().unwrap_or_default();
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    if stem.is_empty() {
+        Err(HostIoErrno::EINVAL)
+    } else {
+        Ok(stem.to_string())
+    }
+}
+
+fn errno<T>(errno: HostIoErrno) -> HostIoResult<T, DebugTarget> {
+    Err(HostIoError::Errno(errno))
+}
+
+impl HostIo for DebugTarget {
+    fn support_open(&mut self) -> Option<HostIoOpenOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_close(&mut self) -> Option<HostIoCloseOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_pread(&mut self) -> Option<HostIoPreadOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_pwrite(&mut self) -> Option<HostIoPwriteOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_fstat(&mut self) -> Option<HostIoFstatOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_unlink(&mut self) -> Option<HostIoUnlinkOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_setfs(&mut self) -> Option<HostIoSetfsOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl HostIoOpen for DebugTarget {
+    fn open(
+        &mut self,
+        filename: &[u8],
+        flags: HostIoOpenFlags,
+        _mode: HostIoOpenMode,
+    ) -> HostIoResult<u32, Self> {
+        if !flags.contains(HostIoOpenFlags::O_CREAT) {
+            return errno(HostIoErrno::ENOENT);
+        }
+        let stem = stem(filename).map_err(HostIoError::Errno)?;
+        self.uploads
+            .open(stem)
+            .map_or_else(|| errno(HostIoErrno::EMFILE), Ok)
+    }
+}
+
+impl HostIoClose for DebugTarget {
+    fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
+        let Some(upload) = self.uploads.close(fd) else {
+            return errno(HostIoErrno::EBADF);
+        };
+        match self.server.load_program(&upload.stem, &upload.bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.notice(alloc::format!("{}: {error}", upload.stem));
+                errno(match error {
+                    StoreError::Full => HostIoErrno::ENOSPC,
+                    StoreError::InUse { .. } => HostIoErrno::EBUSY,
+                    StoreError::Builtin(_) => HostIoErrno::EPERM,
+                    _ => HostIoErrno::EINVAL,
+                })
+            }
+        }
+    }
+}
+
+impl HostIoPread for DebugTarget {
+    fn pread(
+        &mut self,
+        fd: u32,
+        count: usize,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> HostIoResult<usize, Self> {
+        let Some(upload) = self.uploads.get(fd) else {
+            return errno(HostIoErrno::EBADF);
+        };
+        // A reply has to fit a packet, and escaping can double it.
+        let count = count.min(crate::packet::request::MAX_READ as usize);
+        Ok(super::description::window(
+            &upload.bytes,
+            offset,
+            count,
+            buf,
+        ))
+    }
+}
+
+impl HostIoPwrite for DebugTarget {
+    fn pwrite(&mut self, fd: u32, offset: u64, data: &[u8]) -> HostIoResult<u64, Self> {
+        let Some(upload) = self.uploads.get(fd) else {
+            return errno(HostIoErrno::EBADF);
+        };
+        match upload.write(offset, data) {
+            Some(()) => Ok(data.len() as u64),
+            None => errno(HostIoErrno::EFBIG),
+        }
+    }
+}
+
+impl HostIoFstat for DebugTarget {
+    fn fstat(&mut self, fd: u32) -> HostIoResult<HostIoStat, Self> {
+        let Some(upload) = self.uploads.get(fd) else {
+            return errno(HostIoErrno::EBADF);
+        };
+        let size = upload.bytes.len() as u64;
+        Ok(HostIoStat {
+            st_dev: 0,
+            st_ino: 0,
+            st_mode: HostIoOpenMode::S_IFREG | HostIoOpenMode::S_IRUSR | HostIoOpenMode::S_IWUSR,
+            st_nlink: 1,
+            st_uid: 0,
+            st_gid: 0,
+            st_rdev: 0,
+            st_size: size,
+            st_blksize: 512,
+            st_blocks: size.div_ceil(512),
+            st_atime: 0,
+            st_mtime: 0,
+            st_ctime: 0,
+        })
+    }
+}
+
+impl HostIoUnlink for DebugTarget {
+    fn unlink(&mut self, filename: &[u8]) -> HostIoResult<(), Self> {
+        let stem = stem(filename).map_err(HostIoError::Errno)?;
+        match self.server.periscope().unload_program(&stem) {
+            Ok(()) => Ok(()),
+            Err(StoreError::InUse { .. }) => errno(HostIoErrno::EBUSY),
+            Err(StoreError::Builtin(_)) => errno(HostIoErrno::EPERM),
+            Err(_) => errno(HostIoErrno::ENOENT),
+        }
+    }
+}
+
+impl HostIoSetfs for DebugTarget {
+    fn setfs(&mut self, fs: FsKind) -> HostIoResult<(), Self> {
+        match fs {
+            FsKind::Stub => Ok(()),
+            FsKind::Pid(_) => errno(HostIoErrno::ENOSYS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stems() {
+        assert_eq!(stem(b"count.lp").unwrap(), "count");
+        assert_eq!(stem(b"/tmp/my.tool.lp").unwrap(), "my.tool");
+        assert_eq!(stem(b"count").unwrap(), "count");
+        assert!(stem(b".lp").is_err());
+        assert!(stem(b"/").is_err());
+        assert!(stem(b"\xff").is_err());
+        assert!(stem(&[b'a'; MAX_NAME + 1]).is_err());
+    }
+
+    #[test]
+    fn an_upload_is_bounded() {
+        let mut upload = Upload {
+            stem: String::new(),
+            bytes: Vec::new(),
+        };
+        assert!(upload.write(2, b"ab").is_some());
+        assert_eq!(upload.bytes, [0, 0, b'a', b'b']);
+        assert!(upload.write(MAX_BYTES as u64 - 1, b"ab").is_none());
+        assert!(upload.write(u64::MAX, b"ab").is_none());
+    }
+}

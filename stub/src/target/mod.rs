@@ -1,0 +1,176 @@
+//! One VM as gdbstub sees it. One file per extension of gdbstub.
+
+pub(crate) mod arch;
+mod base;
+mod breakpoints;
+pub(crate) mod description;
+mod host_io;
+mod memory_map;
+mod monitor;
+mod registers;
+mod resume;
+mod thread_extra_info;
+
+pub(crate) use resume::ResumePlan;
+
+use crate::server::Server;
+use alloc::collections::BTreeSet;
+use alloc::string::String;
+use alloc::vec::Vec;
+use arch::Aarch64;
+use core::convert::Infallible;
+use core::num::NonZeroUsize;
+use gdbstub::common::Tid;
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::breakpoints::BreakpointsOps;
+use gdbstub::target::ext::host_io::HostIoOps;
+use gdbstub::target::ext::memory_map::MemoryMapOps;
+use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
+use gdbstub::target::ext::target_description_xml_override::TargetDescriptionXmlOverrideOps;
+use gdbstub::target::{Target, TargetError};
+use host_io::Uploads;
+use probes::machine::{Machine, Power, VcpuId};
+use probes::space::Space;
+
+/// The most notices that wait for the target to run.
+const MAX_NOTICES: usize = 32;
+
+/// What gdbstub works on. Its methods are called while the VM is held.
+pub(crate) struct DebugTarget {
+    server: &'static Server,
+    space: &'static Space,
+    description: String,
+    plan: ResumePlan,
+    uploads: Uploads,
+    /// The vCPU that the client looks at. Breakpoint packets name none, so they mean this one.
+    focus: VcpuId,
+    /// Lines for the user that can be shown only while the target runs.
+    notices: Vec<String>,
+    /// Addresses whose breakpoints wait for their page, so that the user is told once.
+    told_pending: BTreeSet<u64>,
+    /// Why the last request was refused, where that has more words than a number.
+    refusal: Option<String>,
+}
+
+impl DebugTarget {
+    /// A target over a space of `server`'s.
+    pub(crate) fn new(server: &'static Server, space: &'static Space) -> Self {
+        Self {
+            server,
+            space,
+            description: description::target_xml(),
+            plan: ResumePlan::default(),
+            uploads: Uploads::default(),
+            focus: VcpuId(0),
+            notices: Vec::new(),
+            told_pending: BTreeSet::new(),
+            refusal: None,
+        }
+    }
+
+    /// Forgets what belongs to a client.
+    pub(crate) fn forget_client(&mut self) {
+        *self = Self::new(self.server, self.space);
+    }
+
+    /// The VM.
+    pub(crate) fn machine(&self) -> &'static dyn Machine {
+        self.space.machine()
+    }
+
+    /// The vCPUs that are on.
+    pub(crate) fn active(&self) -> impl Iterator<Item = VcpuId> + use<> {
+        let machine = self.machine();
+        let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
+        (0..count)
+            .map(VcpuId)
+            .filter(move |vcpu| machine.power(*vcpu) == Power::On)
+    }
+
+    /// The vCPU that is the thread `tid`, if it is on.
+    pub(crate) fn vcpu(&self, tid: Tid) -> Option<VcpuId> {
+        self.active().find(|vcpu| self::tid(*vcpu) == tid)
+    }
+
+    /// The vCPU that the client looks at.
+    pub(crate) fn focus(&self) -> VcpuId {
+        self.focus
+    }
+
+    /// Changes what the client looks at.
+    pub(crate) fn set_focus(&mut self, vcpu: VcpuId) {
+        self.focus = vcpu;
+    }
+
+    /// How the client wants the vCPUs to go on.
+    pub(crate) fn plan(&self) -> &ResumePlan {
+        &self.plan
+    }
+
+    /// Keeps a line for the user until the target runs.
+    pub(crate) fn notice(&mut self, line: String) {
+        if self.notices.len() < MAX_NOTICES {
+            self.notices.push(line);
+        }
+    }
+
+    /// The lines that wait.
+    pub(crate) fn take_notices(&mut self) -> Vec<String> {
+        core::mem::take(&mut self.notices)
+    }
+
+    /// Why the last request was refused, where there are words for it.
+    pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        self.refusal.take()
+    }
+}
+
+/// The thread of a vCPU: thread numbers start at 1.
+pub(crate) fn tid(vcpu: VcpuId) -> Tid {
+    NonZeroUsize::MIN.saturating_add(usize::from(vcpu.0))
+}
+
+/// The error for a vCPU that is off: ESRCH.
+fn no_thread<T>(_: T) -> TargetError<Infallible> {
+    TargetError::Errno(crate::packet::request::Errno::Srch as u8)
+}
+
+impl Target for DebugTarget {
+    type Arch = Aarch64;
+    type Error = Infallible;
+
+    fn base_ops(&mut self) -> BaseOps<'_, Self::Arch, Self::Error> {
+        BaseOps::MultiThread(self)
+    }
+
+    fn use_rle(&self) -> bool {
+        false
+    }
+
+    /// LLDB takes the registers from `target.xml`.
+    fn use_lldb_register_info(&self) -> bool {
+        false
+    }
+
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_host_io(&mut self) -> Option<HostIoOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_memory_map(&mut self) -> Option<MemoryMapOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_target_description_xml_override(
+        &mut self,
+    ) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+        Some(self)
+    }
+}
