@@ -210,11 +210,11 @@ fn cpus() -> Done {
 
 fn list() -> Done {
     for subject in SUBJECTS {
+        let kind = subject.kind.name();
+        let address = subject.address(Alias::Low);
         println!(
-            "{} k={:#x} address={:#x}",
-            subject.name,
-            subject.k,
-            subject.address(Alias::Low)
+            "{} k={:#x} kind={kind} address={address:#x}",
+            subject.name, subject.k
         );
     }
     println!("ok subjects={}", SUBJECTS.len());
@@ -593,7 +593,7 @@ fn stack(mut words: Words<'_>) -> Done {
 fn mmu_off(mut words: Words<'_>) -> Done {
     let subject = words.subject()?;
     let calls = words.number("N")?;
-    if matches!(SUBJECTS[subject].kind, Kind::Mapped | Kind::Atomic) {
+    if !SUBJECTS[subject].kind.runs_unmapped() {
         return Err(Refusal::NeedsMmu);
     }
     if SPINNING.load(Ordering::Relaxed) != 0 {

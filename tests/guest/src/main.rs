@@ -18,7 +18,7 @@
 //! At boot it prints `tiny-guest: ready cpus=N`. Then every line in is a command, and the reply's
 //! last line begins with `ok` or `err`. No echo, no prompt. Numbers are decimal or `0x`
 //! hexadecimal. `[CPU]` is 0 where it is left out. An exception that nobody asked for prints
-//! `EXC cpu=… vector=… el=1 esr=… elr=… far=… x30=…`; a BRK is then skipped, after any other the
+//! `EXC cpu=N vector=N el=1 esr=N elr=N far=N x30=N`; a BRK is then skipped, after any other the
 //! CPU prints `EXC halted` and halts. A Rust panic prints `PANIC …`.
 //!
 //! # Commands
@@ -26,7 +26,8 @@
 //! * `version`: Replies `early` (calls of `early_entry`: 1), what the CPU has, an unmapped address,
 //!   the high alias.
 //! * `cpus`: Replies `cpus` online, `present` in the device tree.
-//! * `list`: Replies a line per subject: `NAME k=K address=A`; `subjects`.
+//! * `list`: Replies a line per subject: `NAME k=K kind=KIND address=A`; `subjects`. The kinds are
+//!   those of [`subjects::Kind`].
 //! * `call NAME N [CPU [high]]`: Calls a subject with 1 to N. Replies `calls`, `count` (by the
 //!   subject's counter), `sum`, `bad` (wrong results), `shared` (what the exclusive subjects
 //!   added).
@@ -38,7 +39,7 @@
 //! * `stop`: Replies `calls`, `count`, `sum`, `bad` of the spin.
 //! * `brk N [CPU]`: Executes N BRKs of its own. Replies `brks` that its handler returned from: N.
 //! * `step N [CPU]`: Steps itself over N instructions of `step_loop`. Replies `steps`: N; `sum`:
-//!   fold `s*31 + offset` of the offsets 4, 8, 0, 4, …; `adds`: (N + 2) / 3.
+//!   fold `s*31 + offset` of the offsets 4, 8, 0, 4, …; `adds`: N / 3 rounded up.
 //! * `hwbp N [CPU]`: Calls `hwbp_target` N times with its own breakpoint on it. Replies `hits`,
 //!   `steps` past them, `result`: all N.
 //! * `watch N [w|r|rw [CPU]]`: N stores and N loads with its own watchpoint. Replies `hits`,

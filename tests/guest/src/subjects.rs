@@ -30,11 +30,31 @@ pub enum Kind {
     Bare,
     /// x0 is a PSCI function identifier.
     Hypercall,
-    /// The MMU on: exclusives need Normal memory, a fault needs a translation, an interrupt mask is
-    /// given back.
+    /// The MMU on: a fault needs a translation, an interrupt mask is given back.
     Mapped,
-    /// FEAT_LSE, and the MMU on.
+    /// The MMU on, since exclusives need Normal memory. Adds one to the shared word.
+    Exclusive,
+    /// FEAT_LSE, and else as `Exclusive`.
     Atomic,
+}
+
+impl Kind {
+    /// As `list` shows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Bare => "bare",
+            Self::Hypercall => "hypercall",
+            Self::Mapped => "mapped",
+            Self::Exclusive => "exclusive",
+            Self::Atomic => "atomic",
+        }
+    }
+
+    /// Whether it runs with the MMU off.
+    pub const fn runs_unmapped(self) -> bool {
+        matches!(self, Self::Plain | Self::Bare | Self::Hypercall)
+    }
 }
 
 /// A function with a first instruction of its own kind.
@@ -201,10 +221,10 @@ subjects! {
         "add x8, x8, x9", finish!();
     27 fn_brk 0x1b1b Plain ".text.subjects":
         "brk #0x100", "mov x9, #({K} - 0x100)", "add x8, x8, x9", finish!();
-    28 fn_ldxr 0x1c1c Mapped ".text.subjects":
+    28 fn_ldxr 0x1c1c Exclusive ".text.subjects":
         "ldxr x9, [x3]", "add x9, x9, #1", "stxr w10, x9, [x3]", "cbnz w10, fn_ldxr",
         "mov x8, #{K}", finish!();
-    29 fn_ldxr_outer 0x1d1d Mapped ".text.subjects":
+    29 fn_ldxr_outer 0x1d1d Exclusive ".text.subjects":
         "ldxr x9, [x3]",
         ".global fn_ldxr_inner",
         ".type fn_ldxr_inner, %function",
@@ -212,7 +232,7 @@ subjects! {
         "add x9, x9, #1", "stxr w10, x9, [x3]", "cbnz w10, fn_ldxr_outer",
         "mov x8, #{K}", finish!(),
         ".size fn_ldxr_inner, . - fn_ldxr_inner";
-    30 fn_cas_loop 0x1e1e Mapped ".text.subjects":
+    30 fn_cas_loop 0x1e1e Exclusive ".text.subjects":
         "ldr x9, [x3]",
         "1: add x10, x9, #1",
         "2: ldaxr x11, [x3]", "cmp x11, x9", "b.ne 3f", "stlxr w12, x10, [x3]", "cbnz w12, 2b",
