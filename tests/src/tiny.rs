@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use xtask::build::Images;
+use xtask::build::Program;
 use xtask::machine::{Emulator, Transcript};
 
 /// How long the guest may take to boot, and for each line that it says.
@@ -247,7 +247,7 @@ pub struct Bare {
 impl Bare {
     /// Boots one with two CPUs of the model `cpu`, and waits for its banner.
     pub fn boot(cpu: &str) -> Result<Self> {
-        let image = Images::paths().tiny_guest;
+        let image = Program::TinyGuest.image();
         if !image.exists() {
             bail!("{} is missing: run `cargo xtask build`", image.display());
         }
