@@ -9,8 +9,8 @@ use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
 use crate::event::{EventKind, Rings, Source};
 use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
-use crate::regs::CoreRegs;
 use crate::registry::Registry;
+use crate::regs::CoreRegs;
 use crate::site::{Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
@@ -45,6 +45,8 @@ pub(crate) struct Reported {
     pc: AtomicU64,
     /// The site, or [`Reported::NOTHING`] for a hardware breakpoint.
     gpa: AtomicU64,
+    /// The site whose instruction the vCPU was last asked to step, or [`Reported::NOTHING`].
+    stepped: AtomicU64,
 }
 
 impl Reported {
@@ -52,12 +54,17 @@ impl Reported {
     const NOTHING: u64 = u64::MAX;
 
     pub(crate) const fn new() -> Self {
-        Self { pc: AtomicU64::new(Self::NOTHING), gpa: AtomicU64::new(Self::NOTHING) }
+        Self {
+            pc: AtomicU64::new(Self::NOTHING),
+            gpa: AtomicU64::new(Self::NOTHING),
+            stepped: AtomicU64::new(Self::NOTHING),
+        }
     }
 
     fn set(&self, pc: u64, site: Option<Gpa>) {
         self.pc.store(pc, Ordering::Relaxed);
-        self.gpa.store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
+        self.gpa
+            .store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
     }
 
     /// Forgets it, and tells whether it was at `pc`: the site if it was one.
@@ -67,8 +74,24 @@ impl Reported {
         here.then_some((gpa != Self::NOTHING).then_some(Gpa(gpa)))
     }
 
+    /// Remembers which site's instruction is stepped now.
+    fn set_stepped(&self, site: Option<Gpa>) {
+        self.stepped
+            .store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
+    }
+
+    /// The step has not executed its instruction: the vCPU is where it was.
+    fn interrupted(&self, pc: u64) {
+        let stepped = self.stepped.swap(Self::NOTHING, Ordering::Relaxed);
+        let same_word = Gpa(stepped).page_offset() == Gva(pc).page_offset();
+        if stepped != Self::NOTHING && same_word {
+            self.set(pc, Some(Gpa(stepped)));
+        }
+    }
+
     pub(crate) fn clear(&self) {
         self.set(Self::NOTHING, None);
+        self.set_stepped(None);
     }
 }
 
@@ -98,7 +121,7 @@ impl Space {
                 self.report(trap, Some(site.gpa));
                 HitOutcome::Stop(reason)
             }
-            None => displaced(site, trap, BranchTargetCheck::Passed),
+            None => self.displaced(site, trap, BranchTargetCheck::Passed),
         }
     }
 
@@ -139,11 +162,43 @@ impl Space {
         let (slot, check) = match gpa {
             Some(gpa) => (registry.table.slot_at(gpa), BranchTargetCheck::Passed),
             // It stopped at a cover, which has become a site meanwhile.
-            None => (registry.slot_at_address(Gva(pc)), BranchTargetCheck::Pending),
+            None => (
+                registry.slot_at_address(Gva(pc)),
+                BranchTargetCheck::Pending,
+            ),
         };
         match slot.and_then(|slot| registry.table.get(slot)) {
-            Some(site) => displaced(site, trap, check),
+            Some(site) => self.displaced(site, trap, check),
             None => HitOutcome::NotOurs,
+        }
+    }
+
+    pub(crate) fn serve_interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
+        if let Some(reported) = self.reported.get(usize::from(vcpu.0)) {
+            reported.interrupted(regs.pc);
+        }
+    }
+
+    /// Executes the instruction that a site displaces.
+    fn displaced(
+        &self,
+        site: &Site,
+        trap: &mut Trap<'_>,
+        branch_target: BranchTargetCheck,
+    ) -> HitOutcome {
+        let instruction = site.displaced.load(Ordering::Acquire);
+        let features = SimulationFeatures {
+            branch_target,
+            ..*trap.features
+        };
+        let simulated = simulate(instruction, trap.regs, trap.memory, &features);
+        if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
+            reported.set_stepped((simulated == Simulated::Step).then_some(site.gpa));
+        }
+        match simulated {
+            Simulated::Done => HitOutcome::Resume,
+            Simulated::Step => HitOutcome::Step,
+            Simulated::Breakpoint { immediate } => HitOutcome::Breakpoint { immediate },
         }
     }
 
@@ -156,12 +211,18 @@ impl Space {
     /// Runs what is bound here, all of it, and says whether that stops the VM.
     fn run_all(&self, bound: &[Bound], trap: &Trap<'_>) -> Option<StopReason> {
         let mut reason = None;
-        for Bound { attachment, verdict } in bound {
+        for Bound {
+            attachment,
+            verdict,
+        } in bound
+        {
             let stops = self.run_one(attachment, *verdict, trap);
             // Of several, a breakpoint of GDB's is what GDB knows about.
             let known_to_gdb = reason == Some(StopReason::Site { probe: None });
             if stops && !known_to_gdb {
-                reason = Some(StopReason::Site { probe: attachment.probe });
+                reason = Some(StopReason::Site {
+                    probe: attachment.probe,
+                });
             }
         }
         reason
@@ -171,7 +232,10 @@ impl Space {
     fn run_one(&self, attachment: &Attachment, verdict: Verdict, trap: &Trap<'_>) -> bool {
         attachment.hits.fetch_add(1, Ordering::Relaxed);
         let host = HitHost::new(self, attachment, trap);
-        let result = attachment.program.program().run(&trap.regs.to_words(), &host);
+        let result = attachment
+            .program
+            .program()
+            .run(&trap.regs.to_words(), &host);
         if let Err(error) = result {
             attachment.missed.fetch_add(1, Ordering::Relaxed);
             let mut text = ShortText::new();
@@ -189,17 +253,6 @@ impl Space {
 
 fn has_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
     registry.table.cover(pc).is_some() || registry.points.contains(&HwPoint::Break(pc))
-}
-
-/// Executes the instruction that a site displaces.
-fn displaced(site: &Site, trap: &mut Trap<'_>, branch_target: BranchTargetCheck) -> HitOutcome {
-    let instruction = site.displaced.load(Ordering::Acquire);
-    let features = SimulationFeatures { branch_target, ..*trap.features };
-    match simulate(instruction, trap.regs, trap.memory, &features) {
-        Simulated::Done => HitOutcome::Resume,
-        Simulated::Step => HitOutcome::Step,
-        Simulated::Breakpoint { immediate } => HitOutcome::Breakpoint { immediate },
-    }
 }
 
 /// What a program may ask for while it runs.
@@ -244,7 +297,9 @@ impl Host for HitHost<'_> {
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
-        self.memory.read(Gva(address), buffer).map_err(|_| ReadFault)
+        self.memory
+            .read(Gva(address), buffer)
+            .map_err(|_| ReadFault)
     }
 
     fn print(&self, text: &[u8]) {
@@ -262,7 +317,10 @@ impl ShortText {
     const CAPACITY: usize = 160;
 
     fn new() -> Self {
-        Self { bytes: [0; Self::CAPACITY], length: 0 }
+        Self {
+            bytes: [0; Self::CAPACITY],
+            length: 0,
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {

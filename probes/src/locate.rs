@@ -54,11 +54,7 @@ pub(crate) fn locate_anywhere(
     Ok(None)
 }
 
-fn locate_on(
-    machine: &dyn Machine,
-    address: Gva,
-    vcpu: VcpuId,
-) -> Result<Option<Spot>, Refusal> {
+fn locate_on(machine: &dyn Machine, address: Gva, vcpu: VcpuId) -> Result<Option<Spot>, Refusal> {
     if !address.0.is_multiple_of(WORD) {
         return Err(Refusal::Unaligned(address));
     }
@@ -119,7 +115,11 @@ impl Word {
 impl Code<'_> {
     /// The word at `address`; `None` where nothing is mapped.
     fn word(&self, address: Gva) -> Result<Option<Word>, Refusal> {
-        let not_ram = |gpa| Refusal::NotRam { vm: self.machine.vm(), address, gpa };
+        let not_ram = |gpa| Refusal::NotRam {
+            vm: self.machine.vm(),
+            address,
+            gpa,
+        };
         // Whatever the fault says now, the guest may map the address later.
         let Ok(page) = translate(&self.regs, self.machine, address) else {
             return Ok(None);
@@ -133,8 +133,15 @@ impl Code<'_> {
             Err(PhysFault::Unmapped(_)) if !self.mmu_on => return Ok(None),
             Err(PhysFault::Unmapped(gpa) | PhysFault::Device(gpa)) => return Err(not_ram(gpa)),
         }
-        let spot = Spot { gpa: page.gpa, address, word: u32::from_le_bytes(bytes) };
-        Ok(Some(Word { spot, guarded: page.guarded }))
+        let spot = Spot {
+            gpa: page.gpa,
+            address,
+            word: u32::from_le_bytes(bytes),
+        };
+        Ok(Some(Word {
+            spot,
+            guarded: page.guarded,
+        }))
     }
 
     /// Whether only EL0 executes the page. A kernel page that leaves UXN clear is no user code.
@@ -150,7 +157,10 @@ impl Code<'_> {
     fn after_store_exclusive(&self, address: Gva) -> Gva {
         (0..=SEQUENCE_LENGTH as u64)
             .map(|index| Gva(address.0.wrapping_add(index * WORD)))
-            .find(|gva| self.peek(*gva).is_some_and(|word| classify(word) == Class::StoreExclusive))
+            .find(|gva| {
+                self.peek(*gva)
+                    .is_some_and(|word| classify(word) == Class::StoreExclusive)
+            })
             .map_or(address, |store| Gva(store.0.wrapping_add(WORD)))
     }
 }

@@ -75,11 +75,14 @@ impl Periscope {
         let programs = ProgramStore::new(cpus)?;
         let stop = programs.builtin("stop")?;
         let events = Arc::new(Rings::new());
-        let space = |machine: &&'static dyn Machine| {
-            Space::new(*machine, events.clone(), stop.clone())
-        };
+        let space =
+            |machine: &&'static dyn Machine| Space::new(*machine, events.clone(), stop.clone());
         let spaces = machines.iter().map(space).collect();
-        Ok(Self { spaces, programs, events })
+        Ok(Self {
+            spaces,
+            programs,
+            events,
+        })
     }
 
     /// The spaces, `vm1` first.
@@ -148,8 +151,11 @@ impl Periscope {
         let Ok(object) = self.programs.object(name) else {
             return Ok(());
         };
-        let users: Vec<String> =
-            self.spaces.iter().flat_map(|space| space.users_of(&object)).collect();
+        let users: Vec<String> = self
+            .spaces
+            .iter()
+            .flat_map(|space| space.users_of(&object))
+            .collect();
         if users.is_empty() {
             return Ok(());
         }

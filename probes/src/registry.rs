@@ -131,7 +131,9 @@ impl Registry {
         let standing = match (spot, self.entries[index].standing) {
             (Some(spot), _) => self.place(around.machine, spot).map(Standing::Placed),
             // Unmapped in the address space that runs now, but its site is still good.
-            (None, Standing::Placed(place) | Standing::Leaving(place)) => Ok(Standing::Placed(place)),
+            (None, Standing::Placed(place) | Standing::Leaving(place)) => {
+                Ok(Standing::Placed(place))
+            }
             (None, _) => Ok(Standing::Pending),
         };
         match standing {
@@ -168,15 +170,16 @@ impl Registry {
     }
 
     pub(crate) fn forget_breakpoints(&mut self, around: &Surroundings<'_>) {
-        self.entries.retain(|entry| entry.kind != ProbeKind::Breakpoint);
+        self.entries
+            .retain(|entry| entry.kind != ProbeKind::Breakpoint);
         self.points.clear();
         self.rebuild(around);
     }
 
     fn breakpoint(&self, address: Gva) -> Option<usize> {
-        self.entries.iter().position(|entry| {
-            entry.kind == ProbeKind::Breakpoint && entry.address == Some(address)
-        })
+        self.entries
+            .iter()
+            .position(|entry| entry.kind == ProbeKind::Breakpoint && entry.address == Some(address))
     }
 
     pub(crate) fn insert_hw(
@@ -237,15 +240,28 @@ impl Registry {
     ) -> Result<u32, Refusal> {
         let address = address_of(around, target)?;
         self.make_room()?;
-        let id = self.add(ProbeKind::Action, target, program, after, address, Standing::Idle);
+        let id = self.add(
+            ProbeKind::Action,
+            target,
+            program,
+            after,
+            address,
+            Standing::Idle,
+        );
         self.rebuild(around);
         Ok(id)
     }
 
     pub(crate) fn detach(&mut self, around: &Surroundings<'_>, id: u32) -> Result<(), Refusal> {
-        let index = self.entries.iter().position(|entry| entry.attachment.probe == Some(id));
+        let index = self
+            .entries
+            .iter()
+            .position(|entry| entry.attachment.probe == Some(id));
         let Some(index) = index else {
-            return Err(Refusal::NoSuchProbe { vm: around.machine.vm(), id });
+            return Err(Refusal::NoSuchProbe {
+                vm: around.machine.vm(),
+                id,
+            });
         };
         self.entries.remove(index);
         self.rebuild(around);
@@ -325,11 +341,7 @@ impl Registry {
         }
     }
 
-    fn retry(
-        &mut self,
-        around: &Surroundings<'_>,
-        index: usize,
-    ) -> Result<Option<Place>, Refusal> {
+    fn retry(&mut self, around: &Surroundings<'_>, index: usize) -> Result<Option<Place>, Refusal> {
         let Some(address) = self.find_address(around, index) else {
             return Ok(None);
         };
@@ -367,7 +379,10 @@ impl Registry {
     /// The site that was found by `address`.
     pub(crate) fn slot_at_address(&self, address: Gva) -> Option<u16> {
         let places = self.entries.iter().filter_map(Entry::place);
-        places.filter(|place| place.address == address).map(|place| place.slot).next()
+        places
+            .filter(|place| place.address == address)
+            .map(|place| place.slot)
+            .next()
     }
 
     // ---- From entries to sites ----
@@ -413,8 +428,14 @@ impl Registry {
     fn cover_waiting(&mut self, machine: &dyn Machine) {
         let mut addresses = Vec::new();
         for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe] {
-            for entry in self.entries.iter().filter(|entry| entry.kind == kind && entry.waits()) {
-                let Some(address) = entry.address else { continue };
+            for entry in self
+                .entries
+                .iter()
+                .filter(|entry| entry.kind == kind && entry.waits())
+            {
+                let Some(address) = entry.address else {
+                    continue;
+                };
                 let has_point = self.points.contains(&HwPoint::Break(address));
                 if !has_point && !addresses.contains(&address) && addresses.len() < MAX_COVERS {
                     addresses.push(address);
@@ -428,7 +449,10 @@ impl Registry {
                 _ => Standing::Pending,
             };
         }
-        let cover = |address| Cover { address, bound: Vec::new() };
+        let cover = |address| Cover {
+            address,
+            bound: Vec::new(),
+        };
         self.table.covers.extend(addresses.into_iter().map(cover));
     }
 
@@ -465,7 +489,10 @@ impl Registry {
             let action = &mut self.entries[index];
             action.standing = standing;
             if let Some(breakpoint) = breakpoint {
-                bound.push(BoundAction { breakpoint, after: action.after });
+                bound.push(BoundAction {
+                    breakpoint,
+                    after: action.after,
+                });
             }
         }
         bound
@@ -511,12 +538,17 @@ impl Registry {
             // Whether a breakpoint with an action stops, the breakpoint says.
             (ProbeKind::Kprobe, AfterRun::Go) | (ProbeKind::Action, _) => Verdict::Go,
         };
-        let bound = Bound { attachment: entry.attachment.clone(), verdict };
+        let bound = Bound {
+            attachment: entry.attachment.clone(),
+            verdict,
+        };
         let list = match entry.standing {
             Standing::Placed(place) | Standing::Leaving(place) => {
                 self.table.get_mut(place.slot).map(|site| &mut site.bound)
             }
-            Standing::Covered(address) => self.table.cover_mut(address).map(|cover| &mut cover.bound),
+            Standing::Covered(address) => {
+                self.table.cover_mut(address).map(|cover| &mut cover.bound)
+            }
             Standing::Idle | Standing::Pending => None,
         };
         if let Some(list) = list {
@@ -534,7 +566,9 @@ struct BoundAction {
 
 fn placement(entry: &Entry) -> Placement {
     match entry.place() {
-        Some(place) => Placement::Armed { address: place.address },
+        Some(place) => Placement::Armed {
+            address: place.address,
+        },
         None => Placement::Pending,
     }
 }

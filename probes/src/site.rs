@@ -138,7 +138,9 @@ impl Table {
     }
 
     pub(crate) fn cover_mut(&mut self, address: Gva) -> Option<&mut Cover> {
-        self.covers.iter_mut().find(|cover| cover.address == address)
+        self.covers
+            .iter_mut()
+            .find(|cover| cover.address == address)
     }
 
     /// The sites where nothing runs.

@@ -142,11 +142,7 @@ impl Drop for Hold {
 
 impl Space {
     /// A space without breakpoints or symbols. `stop` is what GDB's breakpoints run.
-    pub(crate) fn new(
-        machine: &'static dyn Machine,
-        events: Arc<Rings>,
-        stop: ProgramRef,
-    ) -> Self {
+    pub(crate) fn new(machine: &'static dyn Machine, events: Arc<Rings>, stop: ProgramRef) -> Self {
         Self {
             machine,
             events,
@@ -187,7 +183,10 @@ impl Space {
     /// registry before it can be held.
     fn edit<T>(&self, change: impl FnOnce(&mut Registry, &Surroundings<'_>) -> T) -> T {
         let symbols = self.symbols();
-        let around = Surroundings { machine: self.machine, symbols: symbols.as_deref() };
+        let around = Surroundings {
+            machine: self.machine,
+            symbols: symbols.as_deref(),
+        };
         let _hold = Hold::of(self.machine);
         let mut registry = self.registry.write();
         let result = change(&mut registry, &around);
@@ -200,9 +199,7 @@ impl Space {
     /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before, its
     /// hit count and actions are back. An address that is not mapped is accepted and waits.
     pub fn insert_breakpoint(&self, address: Gva, vcpu: VcpuId) -> Result<Placement, Refusal> {
-        self.edit(|registry, around| {
-            registry.insert_breakpoint(around, address, vcpu, &self.stop)
-        })
+        self.edit(|registry, around| registry.insert_breakpoint(around, address, vcpu, &self.stop))
     }
 
     /// Takes a breakpoint of GDB's away (`z0`). It stays armed until [`Space::reconcile`], because
@@ -259,7 +256,9 @@ impl Space {
         after: AfterRun,
     ) -> Result<ProbeId, Refusal> {
         self.edit(|registry, around| {
-            registry.attach_action(around, target, program, after).map(ProbeId)
+            registry
+                .attach_action(around, target, program, after)
+                .map(ProbeId)
         })
     }
 
@@ -276,7 +275,8 @@ impl Space {
             entry.kind != ProbeKind::Breakpoint || entry.standing != Standing::Idle
         };
         let list = registry.entries.iter().filter(listed);
-        list.map(|entry| listing(entry, symbols.as_deref())).collect()
+        list.map(|entry| listing(entry, symbols.as_deref()))
+            .collect()
     }
 
     /// Who runs programs of `object`, such as `vm1 probe 3`.
@@ -328,7 +328,8 @@ impl Space {
             probe: entry.attachment.probe,
             pc: entry.address.unwrap_or_default(),
         };
-        self.events.push(self.machine.cpu(), source, EventKind::Note, text.as_bytes());
+        self.events
+            .push(self.machine.cpu(), source, EventKind::Note, text.as_bytes());
     }
 
     /// The guest starts anew: every site waits for its code again and symbols are forgotten.
@@ -359,7 +360,15 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        self.serve_hit(immediate, &mut Trap { vcpu, regs, memory, features })
+        self.serve_hit(
+            immediate,
+            &mut Trap {
+                vcpu,
+                regs,
+                memory,
+                features,
+            },
+        )
     }
 
     /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits for
@@ -372,7 +381,12 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        self.serve_hw_hit(&mut Trap { vcpu, regs, memory, features })
+        self.serve_hw_hit(&mut Trap {
+            vcpu,
+            regs,
+            memory,
+            features,
+        })
     }
 
     /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
@@ -385,7 +399,18 @@ impl Space {
         memory: &dyn LiveMemory,
         features: &SimulationFeatures,
     ) -> HitOutcome {
-        self.serve_pass(&mut Trap { vcpu, regs, memory, features })
+        self.serve_pass(&mut Trap {
+            vcpu,
+            regs,
+            memory,
+            features,
+        })
+    }
+
+    /// The step that [`HitOutcome::Step`] asked for ended before the instruction executed: a watchpoint of the debugger
+    /// fired on it. The vCPU passes the site when it resumes, and the hit is not counted twice.
+    pub fn interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
+        self.serve_interrupted(vcpu, regs);
     }
 }
 

@@ -1,0 +1,238 @@
+//! RAM, and memory as a vCPU sees it.
+
+use super::FakeMachine;
+use crate::addr::{Gpa, Gva, PAGE_SIZE};
+use crate::machine::{GuestFault, HwPoint, LiveMemory, PhysFault, PhysMemory, WatchKind};
+use crate::regs::SysRegs;
+use crate::translate::{Access, TranslationRegs, translate};
+use core::cell::Cell;
+
+/// An access to RAM.
+pub(super) enum PhysicalAccess<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl FakeMachine {
+    /// Puts instructions into RAM; what lies outside is left out.
+    pub(super) fn store_words(&self, gpa: Gpa, words: &[u32]) {
+        for (index, word) in words.iter().enumerate() {
+            let word_gpa = Gpa(gpa.0 + 4 * index as u64);
+            let _ = self.write_phys(word_gpa, &word.to_le_bytes());
+        }
+    }
+
+    pub(super) fn access_phys(
+        &self,
+        gpa: Gpa,
+        access: PhysicalAccess<'_>,
+    ) -> Result<(), PhysFault> {
+        let length = match &access {
+            PhysicalAccess::Read(buffer) => buffer.len(),
+            PhysicalAccess::Write(bytes) => bytes.len(),
+        };
+        if gpa.page() == Self::DEVICE {
+            return Err(PhysFault::Device(gpa));
+        }
+        let mut ram = self.ram.lock();
+        let start = gpa
+            .0
+            .checked_sub(Self::RAM_BASE.0)
+            .and_then(|start| usize::try_from(start).ok());
+        let range = start.and_then(|start| Some(start..start.checked_add(length)?));
+        let bytes = range.and_then(|range| ram.get_mut(range));
+        let bytes = bytes.ok_or(PhysFault::Unmapped(gpa))?;
+        match access {
+            PhysicalAccess::Read(buffer) => buffer.copy_from_slice(bytes),
+            PhysicalAccess::Write(new) => {
+                bytes.copy_from_slice(new);
+                drop(ram);
+                self.written(gpa, length);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a write means to others: exclusive monitors are lost, and sites adopt what the guest wrote.
+    fn written(&self, gpa: Gpa, length: usize) {
+        let first = Gpa(gpa.0 & !7);
+        let end = gpa.0 + length as u64;
+        let touched = |word: Gpa| (first.0..end).contains(&word.0);
+        let armed: alloc::vec::Vec<Gpa> = {
+            let mut state = self.state.lock();
+            for vcpu in &mut state.vcpus {
+                vcpu.monitor = vcpu.monitor.filter(|watched| !touched(*watched));
+            }
+            state
+                .armed
+                .keys()
+                .copied()
+                .filter(|word| touched(*word))
+                .collect()
+        };
+        for word in armed {
+            let mut bytes = [0; 4];
+            if let (Some(space), Ok(())) = (self.space(), self.read_phys(word, &mut bytes)) {
+                space.adopt(word, u32::from_le_bytes(bytes));
+            }
+        }
+    }
+}
+
+/// A watchpoint that an access ran into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Watched {
+    pub(super) address: Gva,
+    pub(super) kind: WatchKind,
+}
+
+/// Whether an access looks at the watchpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The hit path's: refuses what is watched and pages that carry probes, so that the store is
+    /// stepped.
+    Simulation,
+    /// The CPU's own: an access to what is watched is not done, but remembered.
+    Cpu,
+}
+
+/// Memory as a vCPU sees it, at the exception level that it has now.
+pub(super) struct VcpuMemory<'a> {
+    machine: &'a FakeMachine,
+    regs: TranslationRegs,
+    at_el0: bool,
+    role: Role,
+    /// The watchpoint that an access ran into.
+    pub(super) watched: Cell<Option<Watched>>,
+    /// The address that faulted last.
+    pub(super) fault: Cell<Option<Gva>>,
+}
+
+impl<'a> VcpuMemory<'a> {
+    pub(super) fn new(machine: &'a FakeMachine, sys: &SysRegs, at_el0: bool, role: Role) -> Self {
+        Self {
+            machine,
+            regs: TranslationRegs::from(sys),
+            at_el0,
+            role,
+            watched: Cell::new(None),
+            fault: Cell::new(None),
+        }
+    }
+
+    /// The GPA of an access that `allowed` permits.
+    pub(super) fn translate(
+        &self,
+        gva: Gva,
+        allowed: impl Fn(&Access) -> bool,
+    ) -> Result<Gpa, GuestFault> {
+        let fault = || {
+            self.fault.set(Some(gva));
+            GuestFault { address: gva }
+        };
+        let page = translate(&self.regs, self.machine, gva).map_err(|_| fault())?;
+        let level = if self.at_el0 {
+            &page.permissions.el0
+        } else {
+            &page.permissions.el1
+        };
+        if allowed(level) {
+            Ok(page.gpa)
+        } else {
+            Err(fault())
+        }
+    }
+
+    /// Refuses an access of kind `access` to what is watched.
+    fn check_watchpoints(
+        &self,
+        gva: Gva,
+        length: usize,
+        access: WatchKind,
+    ) -> Result<(), GuestFault> {
+        let last = gva.0.saturating_add(length as u64 - 1);
+        for point in self.machine.points() {
+            let HwPoint::Watch {
+                address,
+                length,
+                kind,
+            } = point
+            else {
+                continue;
+            };
+            let overlaps = gva.0 <= address.0.saturating_add(length - 1) && address.0 <= last;
+            if overlaps && (kind == WatchKind::Access || kind == access) {
+                let address = Gva(address.0.max(gva.0));
+                self.watched.set(Some(Watched { address, kind }));
+                return Err(GuestFault { address });
+            }
+        }
+        Ok(())
+    }
+
+    fn carries_probe(&self, gpa: Gpa) -> bool {
+        self.machine
+            .armed()
+            .iter()
+            .any(|(armed, _)| armed.page() == gpa.page())
+    }
+}
+
+/// Calls `each` for the parts of `gva..gva + length` that lie in one page each: address, start, end.
+fn pages(
+    gva: Gva,
+    length: usize,
+    mut each: impl FnMut(Gva, usize, usize) -> Result<(), GuestFault>,
+) -> Result<(), GuestFault> {
+    let mut start = 0;
+    while start < length {
+        let address = gva
+            .checked_add(start as u64)
+            .ok_or(GuestFault { address: gva })?;
+        let end = length.min(start + (PAGE_SIZE - address.page_offset()) as usize);
+        each(address, start, end)?;
+        start = end;
+    }
+    Ok(())
+}
+
+impl LiveMemory for VcpuMemory<'_> {
+    fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        self.check_watchpoints(gva, buffer.len(), WatchKind::Read)?;
+        pages(gva, buffer.len(), |address, start, end| {
+            let gpa = self.translate(address, |access| access.read)?;
+            let part = &mut buffer[start..end];
+            self.machine
+                .read_phys(gpa, part)
+                .map_err(|_| GuestFault { address })
+        })
+    }
+
+    fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.check_watchpoints(gva, bytes.len(), WatchKind::Write)?;
+        // All or nothing: first look, then write.
+        pages(gva, bytes.len(), |address, _, _| {
+            let gpa = self.translate(address, |access| access.write)?;
+            let refused = self.role == Role::Simulation && self.carries_probe(gpa);
+            let mut byte = [0];
+            let is_ram = self.machine.read_phys(gpa, &mut byte).is_ok();
+            if refused || !is_ram {
+                Err(GuestFault { address })
+            } else {
+                Ok(())
+            }
+        })?;
+        pages(gva, bytes.len(), |address, start, end| {
+            let gpa = self.translate(address, |access| access.write)?;
+            self.machine
+                .write_phys(gpa, &bytes[start..end])
+                .map_err(|_| GuestFault { address })
+        })
+    }
+}
