@@ -555,4 +555,6 @@ fn holds32(condition: Condition, dst: u32, src: u32) -> bool {
 }
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;

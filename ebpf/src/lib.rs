@@ -30,4 +30,6 @@ pub use host::{Context, Host, ReadFault};
 pub use object::{LoadError, Object, Program, RunError};
 
 #[cfg(test)]
+extern crate std;
+#[cfg(test)]
 mod testing;
