@@ -10,6 +10,7 @@ pub mod engine;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod kallsyms;
 mod locate;
 pub mod machine;
 pub mod periscope;
@@ -17,6 +18,7 @@ pub mod programs;
 pub mod refusal;
 mod registry;
 pub mod regs;
+pub mod similar;
 mod site;
 pub mod space;
 pub mod stage2;

@@ -1,0 +1,295 @@
+//! The finder against images that are built here, against bytes that lie, and against real kernels.
+
+use super::build::{BANNER, Base, END_OF_TEXT, INIT_TEXT, Image, LINKED_AT, Layout, TABLES, TEXT};
+use super::*;
+use crate::machine::PhysFault;
+use crate::symbols::Symbols;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use proptest::prelude::*;
+
+const LAYOUTS: [Layout; 3] = [Layout::Until6_1, Layout::Until6_3, Layout::Since6_4];
+const SLIDE: u64 = 0x2_3460_0000;
+
+fn find_file(bytes: &[u8]) -> Result<Kernel, FindError> {
+    find(bytes, Placement::File)
+}
+
+fn running(address: u64) -> Placement {
+    Placement::Running {
+        start: Gva(address),
+    }
+}
+
+fn image(layout: Layout) -> Image {
+    let mut image = Image::new(layout);
+    image.add(TEXT, "tfirst_alias");
+    image.add(TEXT + 0x100, "Tvfs_read");
+    image.add(TEXT + 0x180, "Tvfs_ready");
+    image.add(TEXT + 0x200, "t__arm64_sys_read");
+    for n in 0..600 {
+        image.add(TEXT + 0x1000 + n * 8, &format!("tlock_{n}"));
+    }
+    image.add(TEXT + 0x3000, "tvfs_read");
+    image
+}
+
+fn all(symbols: &SymbolTable) -> Vec<(Gva, char, String)> {
+    let mut all = Vec::new();
+    symbols.each_symbol(&mut |symbol| {
+        all.push((symbol.address, symbol.kind, symbol.name.to_string()));
+        true
+    });
+    all
+}
+
+#[test]
+fn all_symbols_are_found_in_every_layout() {
+    for layout in LAYOUTS {
+        for base in [Base::InPlace, Base::Rela] {
+            let image = Image {
+                base,
+                ..image(layout)
+            };
+            let kernel = find_file(&image.bytes(LINKED_AT)).unwrap();
+            let expected: Vec<(Gva, char, String)> = image
+                .symbols
+                .iter()
+                .flat_map(|(offset, names)| names.iter().map(move |name| (offset, name)))
+                .map(|(offset, name)| {
+                    let kind = name.chars().next().unwrap();
+                    (Gva(LINKED_AT + offset), kind, name[1..].to_string())
+                })
+                .collect();
+            assert_eq!(all(&kernel.symbols), expected, "{layout:?}, {base:?}");
+            assert_eq!(kernel.symbols.count(), expected.len());
+            assert_eq!(kernel.symbols.image_start(), Some(Gva(LINKED_AT)));
+            assert_eq!(kernel.banner, BANNER);
+        }
+    }
+}
+
+#[test]
+fn a_running_kernel_has_its_own_addresses() {
+    for layout in LAYOUTS {
+        let bytes = image(layout).bytes(LINKED_AT + SLIDE);
+        let symbols = find(&bytes[..], running(LINKED_AT + SLIDE))
+            .unwrap()
+            .symbols;
+        let address = Gva(LINKED_AT + SLIDE + TEXT + 0x200);
+        assert_eq!(symbols.by_name("__arm64_sys_read"), Some(address));
+        assert_eq!(symbols.image_start(), Some(Gva(LINKED_AT + SLIDE)));
+        // The search may begin behind the header, which Linux gives away after boot.
+        let later = find(&bytes[0x1_0000..], running(LINKED_AT + SLIDE + 0x1_0000)).unwrap();
+        assert_eq!(all(&later.symbols), all(&symbols));
+    }
+}
+
+#[test]
+fn a_kernel_that_has_not_relocated_itself_is_refused() {
+    for base in [Base::InPlace, Base::Rela] {
+        let bytes = Image {
+            base,
+            ..image(Layout::Since6_4)
+        }
+        .bytes(LINKED_AT);
+        let found = find(&bytes[..], running(LINKED_AT + SLIDE));
+        assert_eq!(found.err(), Some(FindError::NotRelocated));
+    }
+}
+
+#[test]
+fn slid_symbols_move_together() {
+    let symbols = find_file(&image(Layout::Since6_4).bytes(LINKED_AT))
+        .unwrap()
+        .symbols;
+    let slid = symbols.clone().slid(SLIDE);
+    for ((before, ..), (after, ..)) in all(&symbols).into_iter().zip(all(&slid)) {
+        assert_eq!(after.0 - before.0, SLIDE);
+    }
+}
+
+#[test]
+fn names_and_addresses_are_looked_up() {
+    let symbols = find_file(&image(Layout::Since6_4).bytes(LINKED_AT))
+        .unwrap()
+        .symbols;
+    let at = |offset| Gva(LINKED_AT + offset);
+    assert_eq!(
+        symbols.by_name("vfs_read"),
+        Some(at(TEXT + 0x100)),
+        "the lowest of two"
+    );
+    assert_eq!(
+        symbols.by_name("lock_599"),
+        Some(at(TEXT + 0x1000 + 599 * 8))
+    );
+    assert_eq!(symbols.by_name("vfs_rea"), None);
+    assert_eq!(symbols.by_name(""), None);
+    let located = |offset| {
+        symbols
+            .by_address(at(offset))
+            .map(|it| (it.name, it.offset))
+    };
+    let expect = |name: &str, offset| Some((name.to_string(), offset));
+    assert_eq!(located(TEXT), expect("_stext", 0), "the first of two");
+    assert_eq!(located(TEXT + 0x17c), expect("vfs_read", 0x7c));
+    assert_eq!(located(TEXT + 0x180), expect("vfs_ready", 0));
+    assert_eq!(located(TEXT - 1), None);
+    assert_eq!(
+        located(END_OF_TEXT),
+        None,
+        "data, of which this kernel has no symbols"
+    );
+    assert_eq!(located(INIT_TEXT + 8), expect("_sinittext", 8));
+    assert_eq!(located(INIT_TEXT + 0x1000), None);
+    assert_eq!(symbols.by_address(Gva(0)), None);
+    assert_eq!(symbols.by_address(Gva(u64::MAX)), None);
+    assert_eq!(symbols.similar("vfs_raed", 2), ["vfs_read", "vfs_ready"]);
+}
+
+#[test]
+fn with_data_symbols_everything_up_to_the_end_is_covered() {
+    let mut image = image(Layout::Since6_4);
+    image.add(0, "T_text");
+    image.add(INIT_TEXT + 0x8000, "B_end");
+    let symbols = find_file(&image.bytes(LINKED_AT)).unwrap().symbols;
+    assert_eq!(symbols.image_start(), Some(Gva(LINKED_AT)));
+    let located = symbols
+        .by_address(Gva(LINKED_AT + END_OF_TEXT + 0x20))
+        .unwrap();
+    assert_eq!((located.name.as_str(), located.offset), ("_etext", 0x20));
+    assert_eq!(
+        symbols.by_address(Gva(LINKED_AT + INIT_TEXT + 0x8000)),
+        None
+    );
+}
+
+#[test]
+fn a_long_name_has_a_two_byte_length() {
+    let mut image = Image::new(Layout::Since6_4);
+    let longest = "x".repeat(MAX_NAME - 1);
+    image.add(TEXT + 8, &format!("t{longest}"));
+    let symbols = find_file(&image.bytes(LINKED_AT)).unwrap().symbols;
+    assert_eq!(symbols.by_name(&longest), Some(Gva(LINKED_AT + TEXT + 8)));
+    image.add(TEXT + 16, &format!("t{longest}x"));
+    assert_eq!(
+        find_file(&image.bytes(LINKED_AT)).err(),
+        Some(FindError::NoNames)
+    );
+}
+
+#[test]
+fn what_is_no_kernel_is_refused() {
+    assert_eq!(find_file(&[]).err(), Some(FindError::NoTokenTable));
+    assert_eq!(
+        find_file(&[0; 100_000]).err(),
+        Some(FindError::NoTokenTable)
+    );
+    let mut image = Image::new(Layout::Since6_4);
+    image.symbols.remove(&INIT_TEXT);
+    let found = find_file(&image.bytes(LINKED_AT));
+    assert_eq!(found.err(), Some(FindError::NoSymbol("_sinittext")));
+}
+
+/// RAM with holes.
+struct Ram {
+    start: Gpa,
+    bytes: Vec<u8>,
+}
+
+impl PhysMemory for Ram {
+    fn read_phys(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), PhysFault> {
+        let offset = gpa
+            .0
+            .checked_sub(self.start.0)
+            .ok_or(PhysFault::Unmapped(gpa))?;
+        self.bytes[..]
+            .read(offset, buffer)
+            .map_err(|Unreadable| PhysFault::Unmapped(gpa))
+    }
+
+    fn write_phys(&self, gpa: Gpa, _: &[u8]) -> Result<(), PhysFault> {
+        Err(PhysFault::Unmapped(gpa))
+    }
+}
+
+#[test]
+fn a_running_kernel_is_found_around_its_code() {
+    let start = Gpa(0x4020_0000);
+    let bytes = image(Layout::Until6_3).bytes(LINKED_AT + SLIDE);
+    let ram = Ram { start, bytes };
+    let end = Gpa(start.0 + ram.bytes.len() as u64);
+    let vbar = (
+        Gva(LINKED_AT + SLIDE + TEXT + 0x800),
+        Gpa(start.0 + TEXT + 0x800),
+    );
+    let running = RunningImage::around(&ram, vbar.0, vbar.1, end).unwrap();
+    let symbols = find(&running, running.placement()).unwrap().symbols;
+    assert_eq!(
+        symbols.by_name("_stext"),
+        Some(Gva(LINKED_AT + SLIDE + TEXT))
+    );
+    assert!(RunningImage::around(&ram, Gva(vbar.0.0 + 4), vbar.1, end).is_none());
+    assert!(RunningImage::around(&ram, Gva(0x800), Gpa(0x4020_1800), end).is_none());
+    assert!(RunningImage::around(&ram, vbar.0, vbar.1, Gpa(0)).is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn bytes_that_lie_do_no_harm(
+        layout in prop::sample::select(&LAYOUTS[..]),
+        lies in prop::collection::vec((0..20_000_usize, any::<u64>(), 1..9_usize), 1..12),
+        cut in 0..20_000_usize,
+        is_running in any::<bool>(),
+    ) {
+        let mut bytes = image(layout).bytes(LINKED_AT);
+        for (at, value, length) in lies {
+            let at = TABLES as usize + at;
+            if let Some(place) = bytes.get_mut(at..at + length) {
+                place.copy_from_slice(&value.to_le_bytes()[..length]);
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut / 2));
+        let placement = if is_running { running(LINKED_AT) } else { Placement::File };
+        if let Ok(kernel) = find(&bytes[..], placement) {
+            use_everything(&kernel.symbols)?;
+        }
+    }
+}
+
+fn use_everything(symbols: &SymbolTable) -> Result<(), TestCaseError> {
+    let mut last = Gva(0);
+    let names = all(symbols);
+    for (address, _, name) in &names {
+        prop_assert!(*address >= last);
+        prop_assert!(symbols.by_name(name).is_some_and(|first| first <= *address));
+        symbols.by_address(*address);
+        last = *address;
+    }
+    symbols.similar("lock_", 5);
+    Ok(())
+}
+
+/// Tables whose every word looks like the number of symbols, and names without end.
+#[test]
+fn a_search_without_end_ends() {
+    let mut bytes = image(Layout::Since6_4).bytes(LINKED_AT);
+    let mut hostile = Vec::new();
+    for _ in 0..1 << 20 {
+        hostile.extend((MAX_SYMBOLS as u64).to_le_bytes());
+    }
+    let tokens = tokens::find(&bytes[..]).unwrap();
+    let mut behind = bytes.split_off(tokens.at as usize);
+    hostile.append(&mut behind);
+    assert_eq!(find_file(&hostile).err(), Some(FindError::NoNames));
+    // Names of one code each, which are all right until the very end.
+    let mut endless = 0x2_0000_u64.to_le_bytes().to_vec();
+    endless.extend([2, b't', b'x'].repeat(1 << 20));
+    endless.resize(endless.len().next_multiple_of(8), 0);
+    endless.extend(&hostile[8 << 20..]);
+    assert_eq!(find_file(&endless).err(), Some(FindError::NoNames));
+}
