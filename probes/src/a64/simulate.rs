@@ -251,4 +251,6 @@ impl AddSub {
 }
 
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod tests;

@@ -635,11 +635,11 @@ fn any_regs() -> impl Strategy<Value = CoreRegs> {
         1 => prop::sample::select(alloc::vec![0, 1, u64::MAX, 1 << 63, i32::MIN as u64]),
     ];
     let registers = prop::array::uniform32(value);
-    (registers, any::<u64>(), 0..16u64, 0..4u64).prop_map(|(values, pc, flags, btype)| {
+    (registers, any::<u64>(), any_flags()).prop_map(|(values, pc, flags)| {
         let mut regs = CoreRegs {
             sp: values[31] & !15,
             pc: pc & !3,
-            pstate: pstate::EL1H | flags << 28 | btype << 10 | pstate::SS,
+            pstate: pstate::EL1H | flags | pstate::SS,
             ..CoreRegs::default()
         };
         regs.x.copy_from_slice(&values[..31]);
@@ -647,29 +647,36 @@ fn any_regs() -> impl Strategy<Value = CoreRegs> {
     })
 }
 
+/// Any NZCV and BTYPE, in place.
+pub(super) fn any_flags() -> impl Strategy<Value = u64> {
+    (0..16u64, 0..4u64).prop_map(|(flags, btype)| flags << 28 | btype << 10)
+}
+
 /// Any word; most often one of the groups that are simulated.
-fn any_instruction() -> impl Strategy<Value = u32> {
+pub(super) fn any_instruction() -> impl Strategy<Value = u32> {
     let group = prop::sample::select(alloc::vec![
         0x1000_0000,
         0x1100_0000,
         0x1280_0000,
         0x0b00_0000,
-        0x2a00_03e0,
         0x1400_0000,
         0x3400_0000,
         0x3600_0000,
         0x5400_0000,
-        0xd61f_0000,
-        0xd503_201f,
         0x2800_0000,
         0x2900_0000,
         0x3800_0000,
         0x3900_0000,
         0x1800_0000u32,
     ]);
+    let indirect_branch = prop::sample::select(alloc::vec![0xd61f_0000, 0xd63f_0000, 0xd65f_0000]);
     prop_oneof![
-        3 => (group, any::<u32>()).prop_map(|(group, rest)| group ^ rest & 0xe1ff_ffff),
-        1 => any::<u32>(),
+        12 => (group, any::<u32>()).prop_map(|(group, rest)| group ^ rest & 0xe1ff_ffff),
+        4 => any::<u32>(),
+        // BR, BLR, RET; hints; MOV of a register.
+        1 => (indirect_branch, 0..32u32).prop_map(|(branch, register)| branch | register << 5),
+        1 => (0..128u32).prop_map(|hint| 0xd503_201f | hint << 5),
+        1 => any::<u32>().prop_map(|rest| 0x2a00_03e0 | rest & 0x801f_001f),
     ]
 }
 
