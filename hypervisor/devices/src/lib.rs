@@ -3,11 +3,13 @@
 //!
 //! Nothing here locks: who shares a device between CPUs puts a lock around it.
 #![no_std]
+#![deny(unsafe_code)]
 
 extern crate alloc;
 
 pub mod channel;
 pub mod guest_fdt;
+#[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
 pub mod uart;
 pub mod vgic;

@@ -1,53 +1,353 @@
-//! skeleton
-#![allow(missing_docs, unused_variables)]
+//! Driver of a virtio console with several ports (virtio 1.2, 5.3, `VIRTIO_CONSOLE_F_MULTIPORT`) on a virtio-mmio
+//! transport: one byte channel for each port, found by its name.
+//!
+//! [`Console`] owns the control queue: it learns of ports and of who connects to them. [`Port`] owns the two queues of
+//! one port and shares nothing with the console or other ports but an atomic counter, so sessions on different CPUs
+//! need no common lock. The device has one interrupt: its handler calls [`Console::handle_interrupt`] and then looks at
+//! all ports. Calling it without an interrupt is polling.
+//!
+//! No call waits for the host. With nobody connected, QEMU takes what is sent and drops it; a client that does not read
+//! leaves [`Port`]'s buffers full, and [`ByteChannel::write`] returns what it could take. Received bytes stay in their
+//! buffers until they are read, so a slow reader holds its client back and nothing is lost. Data and control go through
+//! different queues: bytes of a client that left can still be unread when its `Closed` is taken, and those of the next
+//! may follow them. Who takes `Closed` reads on until there is nothing, and ignores that.
+//!
+//! The crate virtio-drivers 0.13 has a console without ports; its queue wants its buffers lent anew for each
+//! transfer. Fixed buffers make this queue shorter than that interface would be.
+
+#[expect(unsafe_code, reason = "memory that a device shares")]
+mod dma;
+#[cfg(test)]
+mod fake;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use transport::TRANSPORT_SIZE;
+
 use crate::channel::{ByteChannel, ChannelEvent};
 use crate::mmio::Mmio;
-/// The device; keep it in a lock that the interrupt handler takes.
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+use queue::{Receiver, Sender};
+
+/// Most ports of a console that are used; a device may have more.
+pub const MAX_PORTS: usize = 16;
+
+/// Buffers of each queue of a port, and their size in bytes.
+const PORT_BUFFERS: u16 = 16;
+const PORT_BUFFER_SIZE: usize = 512;
+/// Control messages that fit before the device drops them: all ports' names and states at once.
+const CONTROL_BUFFERS: u16 = 32;
+/// Answers to one control message, at most.
+const MOST_ANSWERS: usize = 2;
+/// A control message with a port's name.
+const CONTROL_BUFFER_SIZE: usize = 128;
+
+/// `VIRTIO_CONSOLE_F_MULTIPORT` and `VIRTIO_F_VERSION_1`.
+const FEATURES: u64 = 1 << 1 | 1 << 32;
+/// `max_nr_ports` in the configuration space (5.3.4).
+const CONFIG_MAX_PORTS: usize = transport::CONFIG + 4;
+/// The port of a message that is about the device.
+const NO_PORT: u32 = !0;
+
+/// Why a transport has no console that this driver can use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProbeError {
+    /// There is no virtio-mmio transport.
+    NotVirtio,
+    /// No device is plugged into it.
+    Empty,
+    /// Another kind of device, by its virtio device ID.
+    OtherDevice(u32),
+    /// The transport has the interface from before virtio 1.0.
+    Legacy,
+    /// The device does not end its reset.
+    NoReset,
+    /// The device does not offer ports.
+    NoMultiport,
+    /// The queue of this number does not exist.
+    NoQueue(u32),
+    /// No memory for the queues.
+    OutOfMemory,
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotVirtio => f.write_str("no virtio-mmio transport"),
+            Self::Empty => f.write_str("no device in the virtio-mmio transport"),
+            Self::OtherDevice(id) => write!(f, "virtio device {id} is not a console"),
+            Self::Legacy => f.write_str(
+                "virtio console with the legacy interface: give QEMU -global virtio-mmio.force-legacy=false",
+            ),
+            Self::NoReset => f.write_str("virtio console does not end its reset"),
+            Self::NoMultiport => f.write_str(
+                "virtio console without ports: give QEMU -device virtio-serial-device with max_ports over 1",
+            ),
+            Self::NoQueue(index) => write!(f, "virtio console has no queue {index}"),
+            Self::OutOfMemory => f.write_str("no memory for the virtio console's queues"),
+        }
+    }
+}
+
+/// Whether a port's host side is open, and how often that has changed: odd while it is open.
+#[derive(Debug, Default)]
+struct Link(AtomicU32);
+
+impl Link {
+    fn changes(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn is_open(&self) -> bool {
+        self.changes() % 2 == 1
+    }
+
+    /// Only the console, behind its lock, changes a link.
+    fn set(&self, open: bool) {
+        if self.is_open() != open {
+            self.0.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// Events of control messages (5.3.6.2).
+mod event {
+    pub(super) const DEVICE_READY: u16 = 0;
+    pub(super) const PORT_ADD: u16 = 1;
+    pub(super) const PORT_REMOVE: u16 = 2;
+    pub(super) const PORT_READY: u16 = 3;
+    pub(super) const PORT_OPEN: u16 = 6;
+    pub(super) const PORT_NAME: u16 = 7;
+}
+
+/// `struct virtio_console_control`, without a name behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Control {
+    port: u32,
+    event: u16,
+    value: u16,
+}
+
+impl Control {
+    const SIZE: usize = 8;
+
+    fn encode(self) -> [u8; Self::SIZE] {
+        let [p0, p1, p2, p3] = self.port.to_le_bytes();
+        let ([e0, e1], [v0, v1]) = (self.event.to_le_bytes(), self.value.to_le_bytes());
+        [p0, p1, p2, p3, e0, e1, v0, v1]
+    }
+
+    /// The message at the front of `bytes`, and what follows it.
+    fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, rest) = bytes.split_first_chunk::<{ Self::SIZE }>()?;
+        let [p0, p1, p2, p3, e0, e1, v0, v1] = *head;
+        let control = Self {
+            port: u32::from_le_bytes([p0, p1, p2, p3]),
+            event: u16::from_le_bytes([e0, e1]),
+            value: u16::from_le_bytes([v0, v1]),
+        };
+        Some((control, rest))
+    }
+}
+
+/// What the console knows of a port.
+#[derive(Debug)]
+struct Slot<M> {
+    name: Option<String>,
+    link: Arc<Link>,
+    /// The port's queues, until somebody takes it.
+    queues: Option<(Receiver<M>, Sender<M>)>,
+}
+
+/// A console device. The interrupt handler and whoever takes ports share it behind a lock.
 #[derive(Debug)]
 pub struct Console<M> {
-    mmio: M,
+    registers: M,
+    control_in: Receiver<M>,
+    control_out: Sender<M>,
+    slots: Vec<Slot<M>>,
 }
-#[derive(Debug)]
-pub enum ProbeError {
-    NotVirtio,
-    NotConsole,
-    Refused,
-}
+
 impl<M: Mmio> Console<M> {
-    pub fn probe(mmio: M) -> Result<Self, ProbeError> {
-        todo!()
+    /// Starts the console behind a transport. The device announces its ports soon after: call
+    /// [`Console::handle_interrupt`], by interrupt or by polling, until the names that are wanted are known.
+    pub fn probe(registers: M) -> Result<Self, ProbeError> {
+        transport::identify(&registers)?;
+        Self::start(registers.clone()).inspect_err(|_| {
+            registers.write(transport::STATUS, transport::status::FAILED);
+        })
     }
-    /// Acknowledges the interrupt and serves the control queue; ports then have news: poll them. Also call to poll.
+
+    fn start(registers: M) -> Result<Self, ProbeError> {
+        transport::negotiate(&registers, FEATURES)?;
+        let ports = (registers.read(CONFIG_MAX_PORTS) as usize).clamp(1, MAX_PORTS);
+        let slots = (0..ports)
+            .map(|port| Slot::new(&registers, port))
+            .collect::<Result<_, _>>()?;
+        let control_in = Receiver::new(&registers, 2, CONTROL_BUFFERS, CONTROL_BUFFER_SIZE)?;
+        let control_out = Sender::new(&registers, 3, CONTROL_BUFFERS, Control::SIZE)?;
+        transport::go_live(&registers);
+        let mut console = Self {
+            registers,
+            control_in,
+            control_out,
+            slots,
+        };
+        for (receiver, _) in console
+            .slots
+            .iter_mut()
+            .filter_map(|slot| slot.queues.as_mut())
+        {
+            receiver.start();
+        }
+        console.control_in.start();
+        console.send(NO_PORT, event::DEVICE_READY);
+        Ok(console)
+    }
+
+    /// Acknowledges the device's interrupt and serves the control queue. The ports may have news: look at all of them
+    /// afterwards. May be called at any time.
     pub fn handle_interrupt(&mut self) {
-        todo!()
+        let pending = self.registers.read(transport::INTERRUPT_STATUS);
+        self.registers.write(transport::INTERRUPT_ACK, pending);
+        let mut message = [0; CONTROL_BUFFER_SIZE];
+        // A message may ask for answers: it waits while there is no room for them. Bounded, so that a device
+        // that never falls silent does not keep the CPU.
+        for _ in 0..2 * CONTROL_BUFFERS {
+            if self.control_out.room() < MOST_ANSWERS {
+                return;
+            }
+            let Some(length) = self.control_in.read_message(&mut message) else {
+                return;
+            };
+            if let Some((control, rest)) = Control::decode(&message[..length]) {
+                self.serve(control, rest);
+            }
+        }
     }
-    /// Names known so far (the device announces them soon after probe: call handle_interrupt until they are there).
+
+    /// The names of the ports that the device has announced.
     pub fn port_names(&self) -> impl Iterator<Item = &str> {
-        [].into_iter()
+        self.slots.iter().filter_map(|slot| slot.name.as_deref())
     }
-    /// Opens a port; its owner needs no lock of Console's afterwards.
+
+    /// Opens the port called `name`. `None` where the device has announced none of that name (yet), where somebody has
+    /// taken it, and, for a moment, when the control queue is full.
     pub fn take_port(&mut self, name: &str) -> Option<Port<M>> {
-        todo!()
+        if self.control_out.room() == 0 {
+            return None;
+        }
+        let index = self
+            .slots
+            .iter()
+            .position(|slot| slot.name.as_deref() == Some(name))?;
+        let slot = &mut self.slots[index];
+        let (receiver, sender) = slot.queues.take()?;
+        let port = Port {
+            link: slot.link.clone(),
+            seen: 0,
+            receiver,
+            sender,
+        };
+        self.send(index as u32, event::PORT_OPEN);
+        Some(port)
+    }
+
+    fn serve(&mut self, control: Control, rest: &[u8]) {
+        let Some(slot) = self.slots.get_mut(control.port as usize) else {
+            return;
+        };
+        match control.event {
+            event::PORT_ADD => {
+                let taken = slot.queues.is_none();
+                self.send(control.port, event::PORT_READY);
+                if taken {
+                    self.send(control.port, event::PORT_OPEN);
+                }
+            }
+            event::PORT_REMOVE => {
+                slot.name = None;
+                slot.link.set(false);
+            }
+            event::PORT_NAME => {
+                // QEMU ends the name with a NUL; the standard does not.
+                let name = rest.split(|byte| *byte == 0).next().unwrap_or(rest);
+                slot.name = Some(String::from_utf8_lossy(name).into_owned());
+            }
+            event::PORT_OPEN => slot.link.set(control.value != 0),
+            // CONSOLE_PORT and RESIZE are for terminals.
+            _ => {}
+        }
+    }
+
+    /// Sends a control message with the value 1, as all the driver's are.
+    fn send(&mut self, port: u32, event: u16) {
+        let _ = self.control_out.write(
+            &Control {
+                port,
+                event,
+                value: 1,
+            }
+            .encode(),
+        );
     }
 }
-/// One port. Send.
+
+impl<M: Mmio> Slot<M> {
+    /// Sets the queues of a port up (5.3.2: port 0 has queues 0 and 1, the control queues are 2 and 3).
+    fn new(registers: &M, port: usize) -> Result<Self, ProbeError> {
+        let first = if port == 0 { 0 } else { 2 * port as u32 + 2 };
+        let receiver = Receiver::new(registers, first, PORT_BUFFERS, PORT_BUFFER_SIZE)?;
+        let sender = Sender::new(registers, first + 1, PORT_BUFFERS, PORT_BUFFER_SIZE)?;
+        Ok(Self {
+            name: None,
+            link: Arc::default(),
+            queues: Some((receiver, sender)),
+        })
+    }
+}
+
+/// One port, open on our side.
 #[derive(Debug)]
 pub struct Port<M> {
-    mmio: M,
+    link: Arc<Link>,
+    /// How many changes of the link have been taken.
+    seen: u32,
+    receiver: Receiver<M>,
+    sender: Sender<M>,
 }
-impl<M: Mmio> Port<M> {
-    pub fn connected(&self) -> bool {
-        todo!()
+
+impl<M> Port<M> {
+    /// Whether somebody is connected on the host's side.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_open()
     }
 }
+
 impl<M: Mmio> ByteChannel for Port<M> {
     fn read(&mut self, buffer: &mut [u8]) -> usize {
-        todo!()
+        self.receiver.read(buffer)
     }
+
     fn write(&mut self, bytes: &[u8]) -> usize {
-        todo!()
+        self.sender.write(bytes)
     }
+
     fn take_event(&mut self) -> Option<ChannelEvent> {
-        todo!()
+        if self.seen == self.link.changes() {
+            return None;
+        }
+        self.seen = self.seen.wrapping_add(1);
+        Some(if self.seen % 2 == 1 {
+            ChannelEvent::Opened
+        } else {
+            ChannelEvent::Closed
+        })
     }
 }

@@ -1,0 +1,279 @@
+//! The driver against a device in memory that behaves as QEMU's `hw/char/virtio-serial-bus.c`.
+
+use super::fake::{Fake, Handle};
+use super::*;
+use alloc::vec;
+use proptest::prelude::*;
+
+const VM1: u32 = 1;
+const CAPACITY: usize = PORT_BUFFERS as usize * PORT_BUFFER_SIZE;
+
+fn device() -> Handle {
+    Fake::with_ports(&[
+        (VM1, "org.periscope.vm1"),
+        (2, "org.periscope.console1"),
+        (5, "org.periscope.hyp"),
+    ])
+}
+
+fn started(device: &Handle) -> Console<Handle> {
+    let mut console = Console::probe(device.clone()).unwrap();
+    console.handle_interrupt();
+    console.handle_interrupt();
+    console
+}
+
+fn opened() -> (Handle, Console<Handle>, Port<Handle>) {
+    let device = device();
+    let mut console = started(&device);
+    let port = console.take_port("org.periscope.vm1").unwrap();
+    (device, console, port)
+}
+
+fn read_all(port: &mut Port<Handle>) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 100];
+    loop {
+        let length = port.read(&mut buffer);
+        all.extend(&buffer[..length]);
+        if length == 0 {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn transports_without_a_usable_console_are_told_apart() {
+    let probe = |change: fn(&mut Fake)| {
+        let device = device();
+        change(&mut device.borrow_mut());
+        Console::probe(device).map(|_| ()).unwrap_err()
+    };
+    assert_eq!(probe(|fake| fake.magic = 0), ProbeError::NotVirtio);
+    assert_eq!(probe(|fake| fake.device_id = 0), ProbeError::Empty);
+    assert_eq!(probe(|fake| fake.device_id = 2), ProbeError::OtherDevice(2));
+    assert_eq!(probe(|fake| fake.version = 1), ProbeError::Legacy);
+    assert_eq!(
+        probe(|fake| fake.features = 1 << 32),
+        ProbeError::NoMultiport
+    );
+    assert_eq!(
+        probe(|fake| fake.refuses_features = true),
+        ProbeError::NoMultiport
+    );
+    assert_eq!(
+        probe(|fake| fake.queues.truncate(3)),
+        ProbeError::NoQueue(4)
+    );
+}
+
+#[test]
+fn a_failed_probe_leaves_the_device_failed() {
+    let device = device();
+    device.borrow_mut().queues.truncate(3);
+    assert!(Console::probe(device.clone()).is_err());
+    assert_eq!(device.borrow().status, transport::status::FAILED);
+}
+
+#[test]
+fn ports_are_found_by_name() {
+    let device = device();
+    let mut console = started(&device);
+    let names: Vec<_> = console.port_names().collect();
+    assert_eq!(
+        names,
+        [
+            "org.periscope.vm1",
+            "org.periscope.console1",
+            "org.periscope.hyp"
+        ]
+    );
+    assert!(console.take_port("org.periscope.vm2").is_none());
+    assert!(!device.borrow().port(5).guest_open);
+    assert!(console.take_port("org.periscope.hyp").is_some());
+    assert!(device.borrow().port(5).guest_open);
+    assert!(!device.borrow().port(VM1).guest_open);
+    assert!(console.take_port("org.periscope.hyp").is_none(), "taken");
+}
+
+#[test]
+fn the_interrupt_is_acknowledged() {
+    let (device, mut console, _port) = opened();
+    device.borrow_mut().connect(VM1);
+    assert_eq!(device.borrow().interrupt, 1);
+    console.handle_interrupt();
+    assert_eq!(device.borrow().interrupt, 0);
+}
+
+#[test]
+fn comings_and_goings_are_events() {
+    let (device, mut console, mut port) = opened();
+    assert_eq!(port.take_event(), None);
+    for _ in 0..3 {
+        device.borrow_mut().connect(VM1);
+        console.handle_interrupt();
+        assert!(port.is_connected());
+        assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+        assert_eq!(port.take_event(), None);
+        device.borrow_mut().disconnect(VM1);
+        device.borrow_mut().connect(VM1);
+        device.borrow_mut().disconnect(VM1);
+        console.handle_interrupt();
+        assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+        assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+        assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+        assert_eq!(port.take_event(), None);
+        assert!(!port.is_connected());
+    }
+}
+
+#[test]
+fn a_client_that_was_there_first_is_seen() {
+    let device = device();
+    device.borrow_mut().connect(VM1);
+    let mut console = started(&device);
+    let mut port = console.take_port("org.periscope.vm1").unwrap();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+}
+
+#[test]
+fn with_nobody_there_writing_goes_on() {
+    let (device, _console, mut port) = opened();
+    for _ in 0..1000 {
+        assert_eq!(port.write(&[b'.'; 1000]), 1000);
+    }
+    assert!(device.borrow().port(VM1).received.is_empty());
+}
+
+#[test]
+fn a_client_that_does_not_read_fills_the_buffers() {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    device.borrow_mut().port_mut(VM1).throttled = true;
+    let bytes: Vec<u8> = (0..2 * CAPACITY).map(|n| (n % 251) as u8).collect();
+    let taken = port.write(&bytes);
+    assert_eq!(taken, CAPACITY);
+    assert_eq!(port.write(&bytes[taken..]), 0);
+    device.borrow_mut().interrupt = 0;
+    device.borrow_mut().unthrottle(VM1);
+    assert_eq!(
+        device.borrow().interrupt,
+        1,
+        "it says that there is room again"
+    );
+    assert_eq!(port.write(&bytes[taken..]), CAPACITY);
+    assert_eq!(device.borrow().port(VM1).received, bytes);
+    device.borrow_mut().interrupt = 0;
+    assert_eq!(port.write(b"x"), 1);
+    assert_eq!(device.borrow().interrupt, 0, "nobody waits for that");
+}
+
+#[test]
+fn a_reader_that_is_slow_holds_the_client_back() {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    let bytes: Vec<u8> = (0..CAPACITY + 10).map(|n| (n % 251) as u8).collect();
+    let sent = device.borrow_mut().host_send(VM1, &bytes);
+    assert_eq!(sent, CAPACITY);
+    assert_eq!(read_all(&mut port), &bytes[..sent]);
+    assert_eq!(device.borrow_mut().host_send(VM1, &bytes[sent..]), 10);
+    assert_eq!(read_all(&mut port), &bytes[sent..]);
+}
+
+#[test]
+fn a_port_can_go_and_come_back() {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    device.borrow_mut().unplug(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    assert!(!console.port_names().any(|name| name == "org.periscope.vm1"));
+    device.borrow_mut().plug(VM1);
+    console.handle_interrupt();
+    assert!(device.borrow().port(VM1).guest_open);
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    assert_eq!(port.write(b"back"), 4);
+    assert_eq!(device.borrow().port(VM1).received, b"back");
+}
+
+#[test]
+fn more_ports_than_are_used_do_no_harm() {
+    let names: Vec<_> = (1..31).map(|id| (id, alloc::format!("port{id}"))).collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|(id, name)| (*id, name.as_str()))
+        .collect();
+    let device = Fake::with_ports(&names);
+    let mut console = Console::probe(device.clone()).unwrap();
+    for _ in 0..4 {
+        console.handle_interrupt();
+    }
+    assert_eq!(console.port_names().count(), MAX_PORTS - 1);
+}
+
+#[test]
+fn what_a_broken_device_says_is_survived() {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    for (id, length) in [(16, 1), (u32::MAX, u32::MAX), (3, u32::MAX)] {
+        device.borrow_mut().push_used(4, id, length);
+    }
+    let mut buffer = [0; 4096];
+    assert_eq!(
+        port.read(&mut buffer),
+        PORT_BUFFER_SIZE,
+        "clamped to the buffer"
+    );
+    for message in [
+        &b""[..],
+        b"short",
+        &[0xff; 8],
+        &[0xff; 128],
+        b"\x01\0\0\0\x07\0\x01\0\xff\xfe",
+    ] {
+        device.borrow_mut().send_control_bytes(message);
+    }
+    console.handle_interrupt();
+    assert!(console.take_port("").is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn bytes_pass_in_order(steps in prop::collection::vec((0..1500usize, 0..1500usize, 0..1500usize, any::<bool>()), 1..60)) {
+        let (device, mut console, mut port) = opened();
+        device.borrow_mut().connect(VM1);
+        console.handle_interrupt();
+        let (mut to_guest, mut from_guest) = (Vec::new(), Vec::new());
+        let mut read = Vec::new();
+        for (host, guest, wanted, throttled) in steps {
+            let bytes: Vec<u8> = (0..host).map(|n| (to_guest.len() + n) as u8).collect();
+            let sent = device.borrow_mut().host_send(VM1, &bytes);
+            to_guest.extend(&bytes[..sent]);
+            if throttled {
+                device.borrow_mut().port_mut(VM1).throttled = true;
+            } else {
+                device.borrow_mut().unthrottle(VM1);
+            }
+            let bytes: Vec<u8> = (0..guest).map(|n| (from_guest.len() + n) as u8).collect();
+            let sent = port.write(&bytes);
+            from_guest.extend(&bytes[..sent]);
+            let mut buffer = vec![0; wanted];
+            let length = port.read(&mut buffer);
+            read.extend(&buffer[..length]);
+        }
+        device.borrow_mut().unthrottle(VM1);
+        read.extend(read_all(&mut port));
+        prop_assert_eq!(read, to_guest);
+        let received = device.borrow().port(VM1).received.clone();
+        prop_assert_eq!(received, from_guest);
+    }
+}
