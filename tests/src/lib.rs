@@ -1,3 +1,24 @@
-//! End-to-end test support.
+//! End-to-end test support: machines under QEMU, their consoles, and real debuggers that drive them.
+//!
+//! A test file is a list of cases over one machine ([`suite`]) or over machines of their own ([`cases`]). Every wait is
+//! bounded and says what it waited for; every process ends with the test that started it.
 
+mod console;
+mod gdb;
+mod lldb;
+mod machine;
+mod suite;
 pub mod tiny;
+
+pub use console::Console;
+pub use gdb::{Gdb, Stop};
+pub use lldb::Lldb;
+pub use machine::{Spec, TestMachine};
+pub use suite::{Case, Scope, cases, scope, suite};
+
+use std::time::Duration;
+
+/// Bound for what takes a moment: a debugger's command, a shell's prompt.
+pub const MOMENT: Duration = Duration::from_secs(30);
+/// Bound for what takes long: a guest's boot.
+pub const LONG: Duration = Duration::from_secs(120);

@@ -1,24 +1,20 @@
 //! The tiny guest on QEMU alone: the ground truth that the hypervisor's tests compare with.
 
 use anyhow::{Result, ensure};
+use e2e::cases;
 use e2e::tiny::{Bare, Kind, Subject, Tiny, step_adds, step_sum};
+use std::process::ExitCode;
 
-#[test]
-#[ignore = "boots QEMU with an image of `cargo xtask build`"]
-fn cortex_a72() -> Result<()> {
-    ground_truth("cortex-a72")
-}
+/// QEMU's CPU models that the guest runs on, with their cheap pointer authentication.
+const MODELS: [(&str, &str); 3] = [
+    ("cortex-a72", "cortex-a72"),
+    ("neoverse-n1", "neoverse-n1"),
+    ("max", "max,pauth-impdef=on"),
+];
 
-#[test]
-#[ignore = "boots QEMU with an image of `cargo xtask build`"]
-fn neoverse_n1() -> Result<()> {
-    ground_truth("neoverse-n1")
-}
-
-#[test]
-#[ignore = "boots QEMU with an image of `cargo xtask build`"]
-fn max() -> Result<()> {
-    ground_truth("max,pauth-impdef=on")
+fn main() -> ExitCode {
+    let list = MODELS.map(|(name, cpu)| (format!("commands_on_{name}"), move || ground_truth(cpu)));
+    cases(list.into())
 }
 
 /// Every command once and again, on one CPU model.

@@ -71,6 +71,16 @@ impl Transcript {
         self.lock().ended
     }
 
+    /// Waits for the stream's end; whether it came within the limit.
+    pub fn wait_for_end(&self, limit: Duration) -> bool {
+        let (state, _) = self
+            .shared
+            .1
+            .wait_timeout_while(self.lock(), limit, |state| !state.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.ended
+    }
+
     /// Waits until `wanted` stands at or after `offset`, and returns the offset behind it. Fails at the limit or at the
     /// stream's end, with what was said instead.
     pub fn wait_for(&self, offset: usize, wanted: &str, limit: Duration) -> Result<usize> {

@@ -1,0 +1,173 @@
+//! A machine for tests: free ports, consoles connected from the start, gone when dropped.
+
+use crate::{Console, Gdb, LONG, MOMENT};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use xtask::build::Program;
+use xtask::guest::{self, Freshness, READY_MARKER, Release};
+use xtask::machine::{Config, Machine, Ports, Start, Timing, Vm};
+use xtask::report::Report;
+
+/// What a test wants of its machine.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    cpu: String,
+    cpus: Option<u32>,
+    vms: Vec<Vm>,
+    timing: Timing,
+}
+
+impl Spec {
+    /// The hypervisor alone, on QEMU's `cortex-a72`.
+    pub fn hypervisor() -> Self {
+        Self {
+            cpu: "cortex-a72".to_owned(),
+            cpus: None,
+            vms: Vec::new(),
+            timing: Timing::Free,
+        }
+    }
+
+    /// Another CPU model.
+    pub fn cpu(mut self, model: &str) -> Self {
+        self.cpu = model.to_owned();
+        self
+    }
+
+    /// This many physical CPUs instead of what the VMs need.
+    pub fn cpus(mut self, count: u32) -> Self {
+        self.cpus = Some(count);
+        self
+    }
+
+    /// Time counted by instructions.
+    pub fn icount(mut self) -> Self {
+        self.timing = Timing::Icount;
+        self
+    }
+
+    /// One more VM.
+    pub fn vm(mut self, vm: Vm) -> Self {
+        self.vms.push(vm);
+        self
+    }
+
+    /// One more VM with the tiny guest.
+    pub fn tiny_guest(self, vcpus: u32, start: Start) -> Self {
+        self.vm(Vm {
+            vcpus,
+            memory: 64,
+            kernel: Program::TinyGuest.image(),
+            initrd: None,
+            append: String::new(),
+            start,
+        })
+    }
+
+    /// One more VM with a Debian kernel and a busybox root.
+    pub fn linux(self, release: Release, vcpus: u32, start: Start) -> Result<Self> {
+        let linux = guest::linux(&Report::new(), release, Freshness::Cached)?;
+        Ok(self.vm(Vm {
+            vcpus,
+            memory: 512,
+            kernel: linux.kernel,
+            initrd: Some(linux.initrd),
+            append: "console=ttyAMA0".to_owned(),
+            start,
+        }))
+    }
+}
+
+/// A running machine whose hypervisor is ready.
+pub struct TestMachine {
+    machine: Machine,
+    ready: String,
+    consoles: Vec<Mutex<Console>>,
+}
+
+impl TestMachine {
+    /// Boots a machine and waits until its hypervisor serves.
+    pub fn start(spec: Spec) -> Result<Self> {
+        let hypervisor = Program::Hypervisor.image();
+        require_built(&hypervisor)?;
+        for vm in &spec.vms {
+            require_built(&vm.kernel)?;
+        }
+        let config = Config {
+            qemu: "qemu-system-aarch64".into(),
+            cpu: spec.cpu,
+            cpus: spec.cpus,
+            timing: spec.timing,
+            hypervisor,
+            ports: Ports::find_free(spec.vms.len())?,
+            vms: spec.vms,
+            record: None,
+        };
+        let machine = Machine::start(&config)?;
+        let ready = machine.wait_ready(MOMENT)?;
+        let consoles = (1..)
+            .take(config.vms.len())
+            .map(|vm| Console::connect(machine.ports.console(vm)).map(Mutex::new));
+        let consoles = consoles.collect::<Result<_>>()?;
+        Ok(Self {
+            machine,
+            ready,
+            consoles,
+        })
+    }
+
+    /// The hypervisor's line `periscope: ready …`.
+    pub fn ready_line(&self) -> &str {
+        &self.ready
+    }
+
+    /// The hypervisor's log so far.
+    pub fn log(&self) -> String {
+        self.machine.emulator.serial.text_from(0)
+    }
+
+    /// Where its endpoints listen.
+    pub fn ports(&self) -> Ports {
+        self.machine.ports
+    }
+
+    /// The console of a VM, from 1, for one test at a time.
+    pub fn console(&self, vm: usize) -> Result<MutexGuard<'_, Console>> {
+        let console = self
+            .consoles
+            .get(vm - 1)
+            .with_context(|| format!("there is no vm{vm}"))?;
+        // A case that failed may leave it in the middle of something, which the next case then says.
+        Ok(console.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a Linux guest's shell stands at its first prompt.
+    pub fn wait_for_shell(&self, vm: usize) -> Result<()> {
+        let mut console = self.console(vm)?;
+        console
+            .expect(READY_MARKER, LONG)
+            .with_context(|| format!("vm{vm} does not boot"))?;
+        console
+            .expect("guest# ", MOMENT)
+            .with_context(|| format!("vm{vm} has no shell"))?;
+        Ok(())
+    }
+
+    /// A new gdb that is attached to a VM.
+    pub fn gdb(&self, vm: u16) -> Result<Gdb> {
+        let mut gdb = Gdb::start()?;
+        gdb.connect(self.machine.ports.vm(vm))?;
+        Ok(gdb)
+    }
+}
+
+fn require_built(path: &Path) -> Result<()> {
+    if !path.is_file() {
+        bail!(
+            "{} is not there: run the tests with `cargo xtask test`",
+            path.display()
+        );
+    }
+    Ok(())
+}

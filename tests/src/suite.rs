@@ -1,0 +1,77 @@
+//! Test files: cases in order, printed as cargo's own runner prints them.
+
+use anyhow::{Result, anyhow};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::env;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// What fits into every change.
+    Quick,
+    /// `cargo xtask test --full`: all CPU models, oldstable's kernel, the soak.
+    Full,
+}
+
+/// What `cargo xtask test` was asked for.
+pub fn scope() -> Scope {
+    if env::var_os("PERISCOPE_FULL").is_some() {
+        Scope::Full
+    } else {
+        Scope::Quick
+    }
+}
+
+/// One test of a suite over a shared machine.
+pub struct Case<M> {
+    /// Its name, as `cargo test NAME` takes it.
+    pub name: &'static str,
+    /// The test.
+    pub run: fn(&M) -> Result<()>,
+}
+
+/// What the first case finds: the machine, or why there is none.
+type Shared<M> = Arc<Mutex<Option<Result<Arc<M>, String>>>>;
+
+/// Runs cases, one after another, on one machine that boots before the first.
+pub fn suite<M>(boot: fn() -> Result<M>, list: &'static [Case<M>]) -> ExitCode
+where
+    M: Send + Sync + 'static,
+{
+    let shared: Shared<M> = Arc::default();
+    let trials = list.iter().map(|case| {
+        let shared = Arc::clone(&shared);
+        (case.name.to_owned(), move || {
+            (case.run)(&*machine(&shared, boot)?)
+        })
+    });
+    let exit = cases(trials.collect());
+    // The machine ends here, not when its thread happens to.
+    shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    exit
+}
+
+fn machine<M>(shared: &Shared<M>, boot: fn() -> Result<M>) -> Result<Arc<M>> {
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let machine = shared.get_or_insert_with(|| boot().map(Arc::new).map_err(|e| format!("{e:#}")));
+    machine
+        .clone()
+        .map_err(|error| anyhow!("the machine does not boot: {error}"))
+}
+
+/// Runs named cases, one after another.
+pub fn cases<F>(list: Vec<(String, F)>) -> ExitCode
+where
+    F: FnOnce() -> Result<()> + Send + 'static,
+{
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = list.into_iter().map(|(name, run)| {
+        Trial::test(name, move || {
+            run().map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
