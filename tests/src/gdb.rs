@@ -109,7 +109,7 @@ impl Gdb {
             "pagination off",
             "confirm off",
             "width 0",
-            "architecture aarch64",
+            "tcp auto-retry off",
         ] {
             gdb.console(&format!("set {setting}"))?;
         }
@@ -391,9 +391,12 @@ mod tests {
         assert_eq!(gdb.console("echo \"a\\\\b\"\\n").unwrap(), "\"a\\b\"\n");
         let error = gdb.console("info nonsense").unwrap_err();
         assert!(error.to_string().contains("nonsense"), "{error}");
-        let refused = gdb.connect(1).unwrap_err();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let refused = gdb.connect(port).unwrap_err();
         assert!(
-            format!("{refused:#}").contains("127.0.0.1:1"),
+            format!("{refused:#}").contains(&port.to_string()),
             "{refused:#}"
         );
     }
