@@ -20,25 +20,33 @@ const MAX_LINE: usize = 1024;
 pub(crate) struct Line {
     source: Source,
     kind: EventKind,
+    /// Where the hit was: `vfs_read`, or an address.
+    place: String,
     text: String,
 }
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, place, .. } = self;
         let Source {
             vm, vcpu, probe, ..
-        } = self.source;
+        } = source;
         let text = self.text.trim_end_matches('\n');
         match (self.kind, probe) {
-            (EventKind::Print, _) => write!(f, "[{vm}/vcpu{}] {text}", vcpu.0),
+            (EventKind::Note, _) => return write!(f, "{vm}: {text}"),
+            (EventKind::Print, _) => write!(f, "[{vm}/vcpu{}] {place} ", vcpu.0)?,
             (EventKind::ProgramError, Some(id)) => {
-                write!(f, "[{vm}/vcpu{}] probe {id} failed: {text}", vcpu.0)
+                write!(
+                    f,
+                    "[{vm}/vcpu{}] {place} program of probe {id} failed: ",
+                    vcpu.0
+                )?;
             }
             (EventKind::ProgramError, None) => {
-                write!(f, "[{vm}/vcpu{}] breakpoint failed: {text}", vcpu.0)
+                write!(f, "[{vm}/vcpu{}] {place} program failed: ", vcpu.0)?;
             }
-            (EventKind::Note, _) => write!(f, "{vm}: {text}"),
         }
+        f.write_str(text)
     }
 }
 
@@ -92,9 +100,9 @@ impl Events {
         }
     }
 
-    /// Empties the rings.
-    pub(crate) fn collect(&mut self, rings: &Rings) {
-        rings.drain(&mut |record| self.take(record));
+    /// Empties the rings. `place` says what to call the place of a hit.
+    pub(crate) fn collect(&mut self, rings: &Rings, place: &dyn Fn(&Source) -> String) {
+        rings.drain(&mut |record| self.take(record, place));
     }
 
     /// Number of the next line of `vm`.
@@ -123,7 +131,7 @@ impl Events {
         self.histories.iter().find(|history| history.vm == vm)
     }
 
-    fn take(&mut self, record: &Record) {
+    fn take(&mut self, record: &Record, place: &dyn Fn(&Source) -> String) {
         let Some(slot) = self.partial.get_mut(usize::from(record.cpu)) else {
             return;
         };
@@ -139,11 +147,11 @@ impl Events {
             .extend_from_slice(&text[..text.len().min(room)]);
         match record.continues {
             Continues::More => *slot = Some(partial),
-            Continues::Ends => self.finish(partial),
+            Continues::Ends => self.finish(partial, place),
         }
     }
 
-    fn finish(&mut self, partial: Partial) {
+    fn finish(&mut self, partial: Partial, place: &dyn Fn(&Source) -> String) {
         let Partial { source, kind, text } = partial;
         let text = String::from_utf8_lossy(&text).into_owned();
         let history = self
@@ -151,7 +159,13 @@ impl Events {
             .iter_mut()
             .find(|history| history.vm == source.vm);
         if let Some(history) = history {
-            history.push(Line { source, kind, text });
+            let place = place(&source);
+            history.push(Line {
+                source,
+                kind,
+                place,
+                text,
+            });
         }
     }
 }
@@ -169,7 +183,7 @@ mod tests {
             vm: VmId(vm),
             vcpu: VcpuId(1),
             probe: Some(7),
-            pc: Gva(0),
+            pc: Gva(0x40),
         }
     }
 
@@ -183,14 +197,14 @@ mod tests {
         rings.push(0, source(1), EventKind::Print, b"one\n");
         rings.push(1, source(2), EventKind::ProgramError, b"two");
         rings.push(1, source(3), EventKind::Note, b"nobody's");
-        events.collect(&rings);
+        events.collect(&rings, &|source| source.pc.to_string());
         assert_eq!(
             events.line(VmId(1), 0).unwrap().1.to_string(),
-            "[vm1/vcpu1] one"
+            "[vm1/vcpu1] 0x40 one"
         );
         assert_eq!(
             events.line(VmId(2), 0).unwrap().1.to_string(),
-            "[vm2/vcpu1] probe 7 failed: two"
+            "[vm2/vcpu1] 0x40 program of probe 7 failed: two"
         );
         assert_eq!(events.line(VmId(1), 1), None);
         assert_eq!(
@@ -204,7 +218,7 @@ mod tests {
         let (rings, mut events) = (Rings::new(), events());
         let text = [b'a'; 300];
         rings.push(0, source(1), EventKind::Print, &text);
-        events.collect(&rings);
+        events.collect(&rings, &|source| source.pc.to_string());
         assert_eq!(events.line(VmId(1), 0).unwrap().1.text.as_bytes(), text);
     }
 
@@ -218,7 +232,7 @@ mod tests {
                 EventKind::Print,
                 number.to_string().as_bytes(),
             );
-            events.collect(&rings);
+            events.collect(&rings, &|source| source.pc.to_string());
         }
         let (number, line) = events.line(VmId(1), 0).unwrap();
         assert_eq!((number, line.text.as_str()), (5, "5"));

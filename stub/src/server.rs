@@ -2,12 +2,15 @@
 
 use crate::events::{Events, Line};
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use probes::event::Source;
 use probes::machine::VmId;
 use probes::periscope::Periscope;
 use probes::programs::StoreError;
+use probes::symbols::Located;
 use spin::Mutex;
 
 /// How many refused uploads `trace progs` remembers.
@@ -68,7 +71,19 @@ impl Server {
     /// Moves what programs printed from the per-CPU rings to where each endpoint finds its own. Sessions call this when
     /// they are polled.
     pub fn collect_events(&self) {
-        self.events.lock().collect(self.periscope.events());
+        let place = |source: &Source| self.place(source);
+        self.events.lock().collect(self.periscope.events(), &place);
+    }
+
+    /// The symbol of a hit, or its address.
+    fn place(&self, source: &Source) -> String {
+        let space = self.periscope.space_of(source.vm);
+        let symbols = space.and_then(|space| space.symbols());
+        match symbols.and_then(|symbols| symbols.by_address(source.pc)) {
+            None => source.pc.to_string(),
+            Some(Located { name, offset: 0 }) => name,
+            Some(Located { name, offset }) => format!("{name}+{offset:#x}"),
+        }
     }
 
     /// Number of the next line of a VM.
