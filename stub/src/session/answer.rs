@@ -28,7 +28,7 @@ impl Session {
             Request::Halted => self.tell_why_halted(),
             Request::CurrentThread => {
                 let current = tid(self.target.focus());
-                self.reply(format!("QC{current:x}").as_bytes());
+                self.reply(format!("QC{current:02x}").as_bytes());
             }
             Request::Focus(threads) => self.focus_on(threads),
             Request::ResumeFocus(threads) => self.set_resume_focus(threads),
@@ -134,7 +134,7 @@ impl Session {
         let mut xml = String::from("<?xml version=\"1.0\"?>\n<threads>\n");
         for vcpu in self.target.active() {
             let (id, name) = (tid(vcpu), self.target.vcpu_name(vcpu));
-            xml.push_str(&format!("<thread id=\"{id:x}\" name=\"{name}\"/>\n"));
+            xml.push_str(&format!("<thread id=\"{id:02x}\" name=\"{name}\"/>\n"));
         }
         xml.push_str("</threads>\n");
         xml

@@ -131,7 +131,7 @@ impl Session {
             .vcpu(last)
             .or_else(|| self.target.active().next());
         match vcpu {
-            Some(vcpu) => self.reply(format!("T05thread:{:x};", tid(vcpu)).as_bytes()),
+            Some(vcpu) => self.reply(format!("T05thread:{:02x};", tid(vcpu)).as_bytes()),
             // No vCPU is on: to the client a process that has exited.
             None => self.reply(b"W00"),
         }

@@ -1,0 +1,399 @@
+//! Transcripts: what a client sends, what it gets, over a fake machine.
+
+mod support;
+
+use probes::machine::{RunControl, VmId};
+use support::{AGAIN, Bench, DATA, ENTRY, STORE, WORK, frame};
+
+fn le(value: u64) -> String {
+    format!("{:016x}", value.swap_bytes())
+}
+
+#[test]
+fn a_client_comes_looks_and_goes() {
+    let mut bench = Bench::new(2);
+    bench.session.opened();
+    assert_eq!(bench.output(), "", "nothing is said before the client speaks");
+    assert!(!bench.vm().held());
+    let hello = bench.raw(&frame("qSupported:multiprocess+;xmlRegisters=i386"));
+    assert!(hello.starts_with("+$PacketSize=1000;QStartNoAckMode+;"), "{hello}");
+    assert!(!hello.contains("multiprocess") && !hello.contains("ConditionalBreakpoints"));
+    assert!(bench.vm().held() && !bench.machines[1].held(), "only the endpoint's VM stands");
+    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
+    assert_eq!(bench.raw(&[b"+", frame("D").as_slice()].concat()), "+$OK#9a");
+    assert!(!bench.vm().held());
+    assert!(!bench.session.has_client());
+}
+
+#[test]
+fn acknowledgements_resends_and_their_end() {
+    let mut bench = Bench::new(1);
+    bench.session.opened();
+    assert_eq!(bench.raw(b"$qC#b4"), "+$QC01#f5");
+    assert_eq!(bench.raw(b"-"), "$QC01#f5");
+    assert_eq!(bench.raw(b"+"), "");
+    assert_eq!(bench.raw(b"$qC#b5"), "-", "a bad checksum is asked for again");
+    assert_eq!(bench.raw(b"\r\n junk \x00$qC#b4"), "+$QC01#f5");
+    assert_eq!(bench.raw(&frame("QStartNoAckMode")), "+$OK#9a");
+    assert_eq!(bench.raw(b"+$qC#b4"), "$QC01#f5");
+    assert_eq!(bench.raw(b"$qC#00"), "", "without acks nothing can be asked for again");
+    assert_eq!(bench.raw(b"$qC#b4"), "$QC01#f5");
+}
+
+#[test]
+fn registers_one_by_one_and_together() {
+    let mut bench = Bench::connected(1);
+    bench.ask(&format!("P0={}", le(0x1122_3344_5566_7788)));
+    assert_eq!(bench.register(0), 0x1122_3344_5566_7788);
+    assert_eq!(bench.register(32), ENTRY, "the PC");
+    assert_eq!(bench.ask(&format!("P22={}{}", le(7), le(9))), "OK");
+    assert_eq!(bench.ask("p22"), format!("{}{}", le(7), le(9)), "V0");
+    let g = bench.ask("g");
+    assert!(g.starts_with(&le(0x1122_3344_5566_7788)));
+    let v0 = 2 * (33 * 8 + 4);
+    assert_eq!(&g[v0..v0 + 32], format!("{}{}", le(7), le(9)));
+    let changed = format!("{}{}", le(5), &g[16..]);
+    assert_eq!(bench.ask(&format!("G{changed}")), "OK");
+    assert_eq!(bench.ask("g"), changed);
+    assert_eq!(bench.ask("Gabcd"), "E05");
+    assert_eq!(bench.ask("pffff"), "", "no such register");
+    assert_eq!(bench.ask("P0=11"), "E16", "a value of the wrong size");
+}
+
+#[test]
+fn system_registers_by_number() {
+    use probes::regs::SysReg;
+    let mut bench = Bench::connected(1);
+    let vbar = 68 + SysReg::VbarEl1 as usize;
+    assert_eq!(bench.ask(&format!("P{vbar:x}={}", le(0x8000))), "OK");
+    assert_eq!(bench.register(vbar), 0x8000);
+    let mpidr = 68 + SysReg::MpidrEl1 as usize;
+    assert_eq!(bench.ask(&format!("P{mpidr:x}={}", le(1))), "E16", "read-only");
+}
+
+#[test]
+fn the_description_counts_as_the_registers_do() {
+    let mut bench = Bench::connected(1);
+    let mut xml = String::new();
+    loop {
+        let part = bench.ask(&format!("qXfer:features:read:target.xml:{:x},400", xml.len()));
+        match part.split_at(1) {
+            ("m", text) => xml.push_str(text),
+            (_, text) => break xml.push_str(text),
+        }
+    }
+    let bits: usize = xml
+        .split("bitsize=\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(bench.ask("g").len(), bits / 4);
+    assert!(xml.contains("org.gnu.gdb.aarch64.core") && xml.contains("ttbr1_el1"));
+}
+
+#[test]
+fn memory_through_the_guests_own_eyes() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.ask(&format!("M{DATA:x},4:01020304")), "OK");
+    assert_eq!(bench.ask(&format!("m{DATA:x},4")), "01020304");
+    assert_eq!(bench.ask(&format!("X{DATA:x},2:}}\u{3}a")), "OK");
+    assert_eq!(bench.ask(&format!("m{DATA:x},4")), "23610304");
+    let end = ENTRY + 256 * 1024;
+    assert_eq!(bench.ask(&format!("m{:x},10", end - 2)), "0000", "as far as there is memory");
+    assert_eq!(bench.ask(&format!("m{end:x},4")), "E0e");
+    assert_eq!(bench.ask("m9000000,4"), "E0e", "a device");
+    assert_eq!(bench.ask("m0,ffffffffffffffff"), "E0e");
+    assert_eq!(bench.ask("mffffffffffffffff,ffffffffffffffff"), "E0e");
+    assert_eq!(bench.ask(&format!("M{end:x},1:00")), "E0e");
+}
+
+#[test]
+fn a_breakpoint_stops_names_its_thread_and_is_passed() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.ask(&format!("Z0,{WORK:x},4")), "OK");
+    for count in 0..3 {
+        assert_eq!(bench.ask_all("vCont;c"), [""; 0]);
+        assert!(!bench.vm().held());
+        assert_eq!(bench.run(100), ["T05thread:01;swbreak:;"]);
+        assert_eq!((bench.register(32), bench.register(0)), (WORK, count));
+        assert_eq!(bench.ask(&format!("m{WORK:x},4")), "1f2003d5", "the guest's own nop");
+        // What GDB does at every stop.
+        assert_eq!(bench.ask(&format!("z0,{WORK:x},4")), "OK");
+        assert_eq!(bench.ask(&format!("Z0,{WORK:x},4")), "OK");
+    }
+    assert_eq!(bench.ask(&format!("z0,{WORK:x},4")), "OK");
+    bench.ask_all("vCont;c");
+    assert!(bench.run(100).is_empty());
+    assert!(bench.vm().armed().is_empty());
+}
+
+#[test]
+fn stepping_one_thread_while_the_other_stays_or_runs() {
+    let mut bench = Bench::connected(2);
+    bench.ask_all("vCont;s:1");
+    assert_eq!(bench.run(10), ["T05thread:01;"]);
+    assert_eq!(bench.register(32), ENTRY + 4);
+    assert_eq!(bench.ask("Hg2"), "OK");
+    assert_eq!(bench.register(32), ENTRY, "scheduler-locking");
+    bench.ask_all("vCont;s:2;c");
+    assert_eq!(bench.run(1), ["T05thread:02;"]);
+    assert_eq!(bench.register(32), ENTRY + 4);
+    bench.ask_all(&format!("vCont;r{ENTRY:x},{AGAIN:x}:2"));
+    assert_eq!(bench.run(100), ["T05thread:02;"]);
+    assert_eq!(bench.register(32), AGAIN);
+}
+
+#[test]
+fn bare_c_and_s_of_lldb_and_scripts() {
+    let mut bench = Bench::connected(2);
+    bench.ask_all("s");
+    assert_eq!(bench.run(1), ["T05thread:01;"]);
+    assert_eq!(bench.ask("Hc2"), "OK");
+    bench.ask_all("S05");
+    assert_eq!(bench.run(1), ["T05thread:02;"]);
+    assert_eq!(bench.ask("Hc-1"), "OK");
+    bench.ask_all("c");
+    assert!(bench.run(1).is_empty());
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:02;#05");
+}
+
+#[test]
+fn ctrl_c_stops_and_is_nothing_while_stopped() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.raw(b"\x03"), "");
+    bench.ask_all("vCont;c");
+    bench.run(10);
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#04");
+    assert!(bench.vm().held());
+    bench.ask_all("vCont;c");
+    assert!(!bench.vm().held());
+}
+
+#[test]
+fn watchpoints_and_hardware_breakpoints() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.ask(&format!("Z2,{DATA:x},8")), "OK");
+    bench.ask_all("vCont;c");
+    assert_eq!(bench.run(100), [format!("T05thread:01;watch:{DATA:x};")]);
+    assert_eq!(bench.register(32), STORE);
+    assert_eq!(bench.ask(&format!("z2,{DATA:x},8")), "OK");
+    assert_eq!(bench.ask(&format!("Z1,{AGAIN:x},4")), "OK");
+    bench.ask_all("vCont;c");
+    assert_eq!(bench.run(100), ["T05thread:01;hwbreak:;"]);
+    assert_eq!(bench.register(32), AGAIN);
+}
+
+#[test]
+fn running_out_of_watchpoints_says_so() {
+    let mut bench = Bench::connected(1);
+    for n in 0..4 {
+        assert_eq!(bench.ask(&format!("Z2,{:x},8", DATA + 8 * n)), "OK");
+    }
+    let error = bench.ask(&format!("Z2,{:x},8", DATA + 64));
+    assert!(error.starts_with("E.all 4 hardware registers"), "{error}");
+    assert_eq!(bench.ask(&format!("z2,{DATA:x},8")), "OK");
+    assert_eq!(bench.ask(&format!("Z2,{:x},8", DATA + 64)), "OK");
+}
+
+#[test]
+fn two_vcpus_stop_at_once_and_no_stop_is_lost() {
+    let mut bench = Bench::connected(2);
+    bench.ask(&format!("Z0,{WORK:x},4"));
+    bench.ask_all("vCont;c");
+    let first = bench.run(100);
+    assert_eq!(first, ["T05thread:01;swbreak:;"]);
+    // The other was on its way; with every resume one of them stops, and each call is seen.
+    for _ in 0..6 {
+        bench.ask(&format!("z0,{WORK:x},4"));
+        bench.ask(&format!("Z0,{WORK:x},4"));
+        let told = bench.ask_all("vCont;c");
+        let told = if told.is_empty() { bench.run(100) } else { told };
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].ends_with("swbreak:;"), "{told:?}");
+    }
+    let list = bench.monitor("trace list");
+    assert!(list.contains("break"), "{list}");
+}
+
+#[test]
+fn threads_have_names() {
+    let mut bench = Bench::connected(2);
+    assert_eq!(bench.ask("qfThreadInfo"), "m01,02");
+    assert_eq!(bench.ask("qsThreadInfo"), "l");
+    assert_eq!(bench.ask("qThreadExtraInfo,2"), "766d312f7663707531");
+    let xml = bench.ask("qXfer:threads:read::0,fff");
+    assert!(xml.contains("<thread id=\"02\" name=\"vm1/vcpu1\"/>"), "{xml}");
+    assert_eq!(bench.ask("T2"), "OK");
+    assert_eq!(bench.ask("T3"), "E03");
+    assert_eq!(bench.ask("qThreadExtraInfo,9"), "E03");
+    let mut single = Bench::connected(1);
+    assert_eq!(single.ask("qfThreadInfo"), "m01", "a vCPU that is off is no thread");
+}
+
+#[test]
+fn a_program_prints_while_the_guest_runs_and_never_while_it_stands() {
+    let mut bench = Bench::connected(1);
+    let reply = bench.monitor("trace kprobe vm1:work printk");
+    assert_eq!(reply, format!("probe 1: kprobe vm1:work at {WORK:#x}, program printk\n"));
+    bench.ask_all("vCont;c");
+    let lines = bench.run(14);
+    assert!(!lines.is_empty());
+    assert!(lines.iter().all(|line| line == "O:[vm1/vcpu0] work hit\n"), "{lines:?}");
+    bench.vm().run(20);
+    let stop = bench.raw(b"\x03");
+    let told = support::bodies(&stop);
+    assert_eq!(told.last().unwrap(), "T02thread:01;");
+    assert!(told[0].starts_with("O:"), "what was printed comes before the stop: {told:?}");
+    bench.session.poll();
+    assert_eq!(bench.output(), "");
+    assert!(bench.monitor("trace stream -n 1").starts_with("[vm1/vcpu0] work hit"));
+    assert!(bench.monitor("trace unkprobe 1").starts_with("detached probe 1: kprobe vm1:work, "));
+    assert!(bench.vm().armed().is_empty());
+}
+
+#[test]
+fn a_stop_probe_stops_and_names_itself() {
+    let mut bench = Bench::connected(1);
+    bench.monitor("trace kprobe work count --stop");
+    bench.ask_all("vCont;c");
+    assert_eq!(
+        bench.run(100),
+        ["O:probe 1: kprobe vm1:work stopped vcpu0\n", "T05thread:01;"],
+        "no swbreak: GDB would take it for a breakpoint that it has just removed"
+    );
+    assert_eq!(bench.register(32), WORK);
+    bench.ask_all("vCont;c");
+    assert_eq!(bench.run(100).len(), 2, "it stops again, and the guest has gone on in between");
+    assert_eq!(bench.register(0), 1);
+    let dump = bench.monitor("map dump count count");
+    assert_eq!(dump, "KEY  VALUE\n  0      2\n");
+}
+
+#[test]
+fn an_action_runs_at_gdbs_breakpoint() {
+    let mut bench = Bench::connected(1);
+    let reply = bench.monitor("trace attach work count --go");
+    assert!(reply.contains("breakpoint vm1:work now runs count; it lets pass"), "{reply}");
+    bench.ask(&format!("Z0,{WORK:x},4"));
+    bench.ask_all("vCont;c");
+    assert!(bench.run(100).is_empty());
+    bench.raw(b"\x03");
+    assert_ne!(bench.monitor("map dump count count"), "KEY  VALUE\n  0      0\n");
+}
+
+#[test]
+fn going_leaves_nothing_behind_but_probes() {
+    let mut bench = Bench::connected(2);
+    bench.monitor("trace kprobe work count");
+    bench.ask(&format!("Z0,{AGAIN:x},4"));
+    bench.ask(&format!("Z2,{DATA:x},8"));
+    bench.ask_all("vCont;s:1");
+    bench.session.closed();
+    assert!(!bench.vm().held());
+    assert_eq!(bench.vm().armed().len(), 1, "the probe");
+    assert!(bench.vm().points().is_empty());
+    bench.vm().run(100);
+    bench.session.poll();
+    assert!(!bench.vm().held());
+    bench.session.opened();
+    bench.raw(&frame("qSupported:"));
+    bench.session.receive(b"+");
+    bench.raw(&frame("QStartNoAckMode"));
+    bench.session.receive(b"+");
+    assert!(bench.monitor("trace list").contains("vm1:work"));
+}
+
+#[test]
+fn a_stop_probe_without_a_client_does_not_stop_the_guest() {
+    let mut bench = Bench::connected(1);
+    bench.monitor("trace kprobe work count --stop");
+    bench.ask("D");
+    for _ in 0..5 {
+        bench.run(100);
+    }
+    assert!(!bench.vm().held());
+    bench.session.opened();
+    bench.raw(&frame("?"));
+    assert!(bench.register(0) >= 4);
+}
+
+#[test]
+fn a_client_killed_in_mid_packet_costs_the_next_one_nothing() {
+    let mut bench = Bench::connected(1);
+    bench.session.receive(b"$vFile:pwrite:0,0,abc");
+    bench.session.closed();
+    bench.session.opened();
+    assert!(bench.raw(&frame("qSupported:")).starts_with("+$PacketSize="));
+    // And on a line that does not tell who comes and goes:
+    bench.session.receive(b"+$X4000");
+    let hello = bench.raw(&[b"+", frame("qSupported:swbreak+").as_slice()].concat());
+    assert!(hello.starts_with("+$PacketSize="), "a fresh client is acknowledged again: {hello}");
+    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
+}
+
+#[test]
+fn a_fresh_introduction_while_the_vm_runs_is_a_new_client() {
+    let mut bench = Bench::connected(1);
+    bench.ask(&format!("Z0,{WORK:x},4"));
+    bench.ask_all("vCont;c");
+    let hello = bench.raw(&frame("qSupported:"));
+    assert!(hello.starts_with("+$PacketSize="), "{hello}");
+    assert!(bench.vm().held());
+    assert!(bench.vm().armed().is_empty(), "the breakpoints went with their client");
+}
+
+#[test]
+fn lldb_ends_acks_before_it_introduces_itself() {
+    let mut bench = Bench::new(1);
+    bench.session.opened();
+    assert_eq!(bench.raw(&[b"+", frame("QStartNoAckMode").as_slice()].concat()), "+$OK#9a");
+    let hello = bench.raw(&[b"+", frame("qSupported:xmlRegisters=i386").as_slice()].concat());
+    assert!(hello.starts_with("$PacketSize="), "{hello}");
+    assert_eq!(bench.ask("QThreadSuffixSupported"), "");
+    assert!(bench.ask("qHostInfo").starts_with("triple:"));
+    assert!(bench.ask("qProcessInfo").starts_with("pid:1;"));
+    assert_eq!(bench.ask("qMemoryRegionInfo:40000010"), "start:40000000;size:1000;permissions:rwx;");
+    assert_eq!(bench.ask("qRegisterInfo0"), "");
+    bench.ask_all("c");
+    assert_eq!(bench.raw(&frame("k")), "", "a kill is a detach, and has no reply");
+    assert!(!bench.vm().held());
+}
+
+#[test]
+fn a_guest_that_switches_itself_off_has_exited() {
+    let mut bench = Bench::connected(1);
+    bench.ask_all("vCont;c");
+    bench.machines[0].run(5);
+    probes::machine::Lifecycle::power_off(bench.vm());
+    assert_eq!(bench.run(0), ["W00"]);
+    assert_eq!(bench.ask("?"), "W00");
+    assert_eq!(bench.ask("qfThreadInfo"), "l");
+    assert_eq!(bench.ask("g"), "E03");
+    assert_eq!(bench.ask("vCont;c"), "E03");
+}
+
+#[test]
+fn a_reset_under_the_debugger_is_told() {
+    let mut bench = Bench::connected(1);
+    bench.ask_all("vCont;c");
+    bench.run(10);
+    probes::machine::Lifecycle::reset(bench.vm());
+    let told = bench.run(10);
+    if bench.vm().held() {
+        assert_eq!(told.last().unwrap(), "T05thread:01;", "{told:?}");
+    }
+}
+
+#[test]
+fn the_other_vm_runs_on() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.periscope.spaces()[1].vm(), VmId(2));
+    assert_eq!(bench.vm().run(10), 0);
+    assert_ne!(bench.machines[1].run(10), 0);
+    let mut second = stub::Session::new(bench.server, 1).unwrap();
+    second.receive(&frame("?"));
+    assert_eq!(bench.machines[1].run(10), 0);
+    second.closed();
+    bench.ask("D");
+    assert!(stub::Session::new(bench.server, 2).is_none());
+}

@@ -1,0 +1,204 @@
+//! A fake machine under the whole server.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use probes::addr::{Gpa, Gva};
+use probes::fake::{FakeMachine, asm, fleet};
+use probes::machine::VcpuId;
+use probes::periscope::Periscope;
+use probes::symbols::{Located, Symbols};
+use std::sync::Arc;
+use stub::{ByteChannel, Server, Session};
+
+/// Where the guest's program begins.
+pub const ENTRY: u64 = 0x4000_0000;
+/// The loop that calls [`WORK`] for ever.
+pub const AGAIN: u64 = ENTRY + 12;
+/// The function `work`: counts its calls in x0 and in the word at [`DATA`].
+pub const WORK: u64 = ENTRY + 20;
+/// Where `work` stores.
+pub const STORE: u64 = WORK + 8;
+/// The word that `work` writes.
+pub const DATA: u64 = ENTRY + 0x1000;
+
+/// The guest.
+fn program() -> Vec<u32> {
+    vec![
+        asm::movz(3, 0x1000),
+        asm::movk(3, 0x4000, 1),
+        asm::movz(0, 0),
+        asm::bl(8),   // AGAIN
+        asm::b(-4),
+        asm::nop(),   // WORK
+        asm::add(0, 0, 1),
+        asm::str(0, 3, 0), // STORE
+        asm::ret(),
+    ]
+}
+
+/// The guest's symbols.
+struct GuestSymbols;
+
+const SYMBOLS: [(u64, &str); 3] = [(ENTRY, "start"), (AGAIN, "again"), (WORK, "work")];
+
+impl Symbols for GuestSymbols {
+    fn count(&self) -> usize {
+        SYMBOLS.len()
+    }
+
+    fn by_name(&self, name: &str) -> Option<Gva> {
+        SYMBOLS.iter().find(|(_, symbol)| *symbol == name).map(|(address, _)| Gva(*address))
+    }
+
+    fn by_address(&self, address: Gva) -> Option<Located> {
+        let last = SYMBOLS.iter().rev().find(|(start, _)| *start <= address.0)?;
+        Some(Located { name: last.1.to_string(), offset: address.0 - last.0 })
+    }
+
+    fn similar(&self, name: &str, limit: usize) -> Vec<String> {
+        let near = SYMBOLS.iter().filter(|(_, symbol)| symbol.starts_with(&name[..1]));
+        near.take(limit).map(|(_, symbol)| symbol.to_string()).collect()
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
+        for (address, name) in SYMBOLS {
+            if !visit(Gva(address), name) {
+                return;
+            }
+        }
+    }
+}
+
+/// A channel that takes everything.
+#[derive(Default)]
+pub struct Wire(pub Vec<u8>);
+
+impl ByteChannel for Wire {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        self.0.extend_from_slice(bytes);
+        bytes.len()
+    }
+}
+
+/// Two VMs of two vCPUs, all in the same program, and the endpoint of vm1.
+pub struct Bench {
+    pub periscope: &'static Periscope,
+    pub server: &'static Server,
+    pub machines: Vec<&'static FakeMachine>,
+    pub session: Session,
+}
+
+impl Bench {
+    /// `vcpus` vCPUs are on.
+    pub fn new(vcpus: u8) -> Self {
+        let (periscope, machines) = fleet(2, 2).unwrap();
+        for machine in &machines {
+            machine.load(Gpa(ENTRY), &program());
+            for vcpu in 1..vcpus {
+                machine.power_on(VcpuId(vcpu), Gva(ENTRY), 0);
+            }
+        }
+        for space in periscope.spaces() {
+            space.set_symbols(Arc::new(GuestSymbols));
+        }
+        let server: &'static Server = Box::leak(Box::new(Server::new(periscope)));
+        let session = Session::new(server, 0).unwrap();
+        Self { periscope, server, machines, session }
+    }
+
+    /// A bench whose client has said hello and wants no acknowledgements.
+    pub fn connected(vcpus: u8) -> Self {
+        let mut bench = Self::new(vcpus);
+        bench.session.opened();
+        bench.raw(&frame("qSupported:multiprocess+;swbreak+;hwbreak+"));
+        assert_eq!(bench.raw(&frame("QStartNoAckMode")), "+$OK#9a");
+        bench.session.receive(b"+");
+        bench
+    }
+
+    /// vm1.
+    pub fn vm(&self) -> &'static FakeMachine {
+        self.machines[0]
+    }
+
+    /// What the server answers to bytes.
+    pub fn raw(&mut self, bytes: &[u8]) -> String {
+        self.session.receive(bytes);
+        self.output()
+    }
+
+    /// What the server has to send.
+    pub fn output(&mut self) -> String {
+        let mut wire = Wire::default();
+        self.session.flush(&mut wire);
+        String::from_utf8_lossy(&wire.0).into_owned()
+    }
+
+    /// The bodies of what the server answers to a packet; console text is decoded: `O:text`.
+    pub fn ask_all(&mut self, body: &str) -> Vec<String> {
+        let raw = self.raw(&frame(body));
+        bodies(&raw)
+    }
+
+    /// The one packet that the server answers with.
+    pub fn ask(&mut self, body: &str) -> String {
+        let bodies = self.ask_all(body);
+        assert_eq!(bodies.len(), 1, "{body}: {bodies:?}");
+        bodies.into_iter().next().unwrap()
+    }
+
+    /// Lets both VMs run and the session see what happened.
+    pub fn run(&mut self, steps: usize) -> Vec<String> {
+        for machine in &self.machines {
+            machine.run(steps);
+        }
+        self.session.poll();
+        let raw = self.output();
+        bodies(&raw)
+    }
+
+    /// What `monitor line` prints.
+    pub fn monitor(&mut self, line: &str) -> String {
+        let hex: String = line.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut replies = self.ask_all(&format!("qRcmd,{hex}"));
+        assert_eq!(replies.pop().as_deref(), Some("OK"));
+        replies.iter().map(|reply| reply.strip_prefix("O:").unwrap()).collect()
+    }
+
+    /// A register of the current thread.
+    pub fn register(&mut self, number: usize) -> u64 {
+        let digits = self.ask(&format!("p{number:x}"));
+        u64::from_str_radix(&digits, 16).unwrap().swap_bytes()
+    }
+}
+
+/// A body in its frame.
+pub fn frame(body: &str) -> Vec<u8> {
+    frame_bytes(body.as_bytes())
+}
+
+/// The same for bytes.
+pub fn frame_bytes(body: &[u8]) -> Vec<u8> {
+    let sum = body.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    [b"$", body, format!("#{sum:02x}").as_bytes()].concat()
+}
+
+/// Takes the frames off, after looking at their checksums.
+pub fn bodies(raw: &str) -> Vec<String> {
+    let frames = raw.trim_start_matches(['+', '-']).split('$').skip(1);
+    frames
+        .map(|rest| {
+            let (body, sum) = rest.split_once('#').expect("a frame has an end");
+            let expected = body.bytes().fold(0u8, |sum, byte| sum.wrapping_add(byte));
+            assert_eq!(sum.trim_end_matches('+'), format!("{expected:02x}"));
+            console(body).unwrap_or_else(|| body.to_string())
+        })
+        .collect()
+}
+
+fn console(body: &str) -> Option<String> {
+    let digits = body.strip_prefix('O').filter(|digits| *digits != "K")?;
+    let bytes: Option<Vec<u8>> = (0..digits.len() / 2)
+        .map(|pair| u8::from_str_radix(digits.get(2 * pair..2 * pair + 2)?, 16).ok())
+        .collect();
+    Some(format!("O:{}", String::from_utf8_lossy(&bytes?)))
+}
