@@ -13,14 +13,27 @@ fn le(value: u64) -> String {
 fn a_client_comes_looks_and_goes() {
     let mut bench = Bench::new(2);
     bench.session.opened();
-    assert_eq!(bench.output(), "", "nothing is said before the client speaks");
+    assert_eq!(
+        bench.output(),
+        "",
+        "nothing is said before the client speaks"
+    );
     assert!(!bench.vm().held());
     let hello = bench.raw(&frame("qSupported:multiprocess+;xmlRegisters=i386"));
-    assert!(hello.starts_with("+$PacketSize=1000;QStartNoAckMode+;"), "{hello}");
+    assert!(
+        hello.starts_with("+$PacketSize=1000;QStartNoAckMode+;"),
+        "{hello}"
+    );
     assert!(!hello.contains("multiprocess") && !hello.contains("ConditionalBreakpoints"));
-    assert!(bench.vm().held() && !bench.machines[1].held(), "only the endpoint's VM stands");
+    assert!(
+        bench.vm().held() && !bench.machines[1].held(),
+        "only the endpoint's VM stands"
+    );
     assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
-    assert_eq!(bench.raw(&[b"+", frame("D").as_slice()].concat()), "+$OK#9a");
+    assert_eq!(
+        bench.raw(&[b"+", frame("D").as_slice()].concat()),
+        "+$OK#9a"
+    );
     assert!(!bench.vm().held());
     assert!(!bench.session.has_client());
 }
@@ -32,11 +45,19 @@ fn acknowledgements_resends_and_their_end() {
     assert_eq!(bench.raw(b"$qC#b4"), "+$QC01#f5");
     assert_eq!(bench.raw(b"-"), "$QC01#f5");
     assert_eq!(bench.raw(b"+"), "");
-    assert_eq!(bench.raw(b"$qC#b5"), "-", "a bad checksum is asked for again");
+    assert_eq!(
+        bench.raw(b"$qC#b5"),
+        "-",
+        "a bad checksum is asked for again"
+    );
     assert_eq!(bench.raw(b"\r\n junk \x00$qC#b4"), "+$QC01#f5");
     assert_eq!(bench.raw(&frame("QStartNoAckMode")), "+$OK#9a");
     assert_eq!(bench.raw(b"+$qC#b4"), "$QC01#f5");
-    assert_eq!(bench.raw(b"$qC#00"), "", "without acks nothing can be asked for again");
+    assert_eq!(
+        bench.raw(b"$qC#00"),
+        "",
+        "without acks nothing can be asked for again"
+    );
     assert_eq!(bench.raw(b"$qC#b4"), "$QC01#f5");
 }
 
@@ -68,7 +89,11 @@ fn system_registers_by_number() {
     assert_eq!(bench.ask(&format!("P{vbar:x}={}", le(0x8000))), "OK");
     assert_eq!(bench.register(vbar), 0x8000);
     let mpidr = 68 + SysReg::MpidrEl1 as usize;
-    assert_eq!(bench.ask(&format!("P{mpidr:x}={}", le(1))), "E16", "read-only");
+    assert_eq!(
+        bench.ask(&format!("P{mpidr:x}={}", le(1))),
+        "E16",
+        "read-only"
+    );
 }
 
 #[test]
@@ -76,7 +101,10 @@ fn the_description_counts_as_the_registers_do() {
     let mut bench = Bench::connected(1);
     let mut xml = String::new();
     loop {
-        let part = bench.ask(&format!("qXfer:features:read:target.xml:{:x},400", xml.len()));
+        let part = bench.ask(&format!(
+            "qXfer:features:read:target.xml:{:x},400",
+            xml.len()
+        ));
         match part.split_at(1) {
             ("m", text) => xml.push_str(text),
             (_, text) => break xml.push_str(text),
@@ -99,7 +127,11 @@ fn memory_through_the_guests_own_eyes() {
     assert_eq!(bench.ask(&format!("X{DATA:x},2:}}\u{3}a")), "OK");
     assert_eq!(bench.ask(&format!("m{DATA:x},4")), "23610304");
     let end = ENTRY + 256 * 1024;
-    assert_eq!(bench.ask(&format!("m{:x},10", end - 2)), "0000", "as far as there is memory");
+    assert_eq!(
+        bench.ask(&format!("m{:x},10", end - 2)),
+        "0000",
+        "as far as there is memory"
+    );
     assert_eq!(bench.ask(&format!("m{end:x},4")), "E0e");
     assert_eq!(bench.ask("m9000000,4"), "E0e", "a device");
     assert_eq!(bench.ask("m0,ffffffffffffffff"), "E0e");
@@ -116,7 +148,11 @@ fn a_breakpoint_stops_names_its_thread_and_is_passed() {
         assert!(!bench.vm().held());
         assert_eq!(bench.run(100), ["T05thread:01;swbreak:;"]);
         assert_eq!((bench.register(32), bench.register(0)), (WORK, count));
-        assert_eq!(bench.ask(&format!("m{WORK:x},4")), "1f2003d5", "the guest's own nop");
+        assert_eq!(
+            bench.ask(&format!("m{WORK:x},4")),
+            "1f2003d5",
+            "the guest's own nop"
+        );
         // What GDB does at every stop.
         assert_eq!(bench.ask(&format!("z0,{WORK:x},4")), "OK");
         assert_eq!(bench.ask(&format!("Z0,{WORK:x},4")), "OK");
@@ -207,7 +243,11 @@ fn two_vcpus_stop_at_once_and_no_stop_is_lost() {
         bench.ask(&format!("z0,{WORK:x},4"));
         bench.ask(&format!("Z0,{WORK:x},4"));
         let told = bench.ask_all("vCont;c");
-        let told = if told.is_empty() { bench.run(100) } else { told };
+        let told = if told.is_empty() {
+            bench.run(100)
+        } else {
+            told
+        };
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].ends_with("swbreak:;"), "{told:?}");
     }
@@ -222,32 +262,56 @@ fn threads_have_names() {
     assert_eq!(bench.ask("qsThreadInfo"), "l");
     assert_eq!(bench.ask("qThreadExtraInfo,2"), "766d312f7663707531");
     let xml = bench.ask("qXfer:threads:read::0,fff");
-    assert!(xml.contains("<thread id=\"02\" name=\"vm1/vcpu1\"/>"), "{xml}");
+    assert!(
+        xml.contains("<thread id=\"02\" name=\"vm1/vcpu1\"/>"),
+        "{xml}"
+    );
     assert_eq!(bench.ask("T2"), "OK");
     assert_eq!(bench.ask("T3"), "E03");
     assert_eq!(bench.ask("qThreadExtraInfo,9"), "E03");
     let mut single = Bench::connected(1);
-    assert_eq!(single.ask("qfThreadInfo"), "m01", "a vCPU that is off is no thread");
+    assert_eq!(
+        single.ask("qfThreadInfo"),
+        "m01",
+        "a vCPU that is off is no thread"
+    );
 }
 
 #[test]
 fn a_program_prints_while_the_guest_runs_and_never_while_it_stands() {
     let mut bench = Bench::connected(1);
     let reply = bench.monitor("trace kprobe vm1:work printk");
-    assert_eq!(reply, format!("probe 1: kprobe vm1:work at {WORK:#x}, program printk\n"));
+    assert_eq!(
+        reply,
+        format!("probe 1: kprobe vm1:work at {WORK:#x}, program printk\n")
+    );
     bench.ask_all("vCont;c");
     let lines = bench.run(14);
     assert!(!lines.is_empty());
-    assert!(lines.iter().all(|line| line == "O:[vm1/vcpu0] work hit\n"), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line == "O:[vm1/vcpu0] work hit\n"),
+        "{lines:?}"
+    );
     bench.vm().run(20);
     let stop = bench.raw(b"\x03");
     let told = support::bodies(&stop);
     assert_eq!(told.last().unwrap(), "T02thread:01;");
-    assert!(told[0].starts_with("O:"), "what was printed comes before the stop: {told:?}");
+    assert!(
+        told[0].starts_with("O:"),
+        "what was printed comes before the stop: {told:?}"
+    );
     bench.session.poll();
     assert_eq!(bench.output(), "");
-    assert!(bench.monitor("trace stream -n 1").starts_with("[vm1/vcpu0] work hit"));
-    assert!(bench.monitor("trace unkprobe 1").starts_with("detached probe 1: kprobe vm1:work, "));
+    assert!(
+        bench
+            .monitor("trace stream -n 1")
+            .starts_with("[vm1/vcpu0] work hit")
+    );
+    assert!(
+        bench
+            .monitor("trace unkprobe 1")
+            .starts_with("detached probe 1: kprobe vm1:work, ")
+    );
     assert!(bench.vm().armed().is_empty());
 }
 
@@ -258,12 +322,19 @@ fn a_stop_probe_stops_and_names_itself() {
     bench.ask_all("vCont;c");
     assert_eq!(
         bench.run(100),
-        ["O:probe 1: kprobe vm1:work stopped vcpu0\n", "T05thread:01;"],
+        [
+            "O:probe 1: kprobe vm1:work stopped vcpu0\n",
+            "T05thread:01;"
+        ],
         "no swbreak: GDB would take it for a breakpoint that it has just removed"
     );
     assert_eq!(bench.register(32), WORK);
     bench.ask_all("vCont;c");
-    assert_eq!(bench.run(100).len(), 2, "it stops again, and the guest has gone on in between");
+    assert_eq!(
+        bench.run(100).len(),
+        2,
+        "it stops again, and the guest has gone on in between"
+    );
     assert_eq!(bench.register(0), 1);
     let dump = bench.monitor("map dump count count");
     assert_eq!(dump, "KEY  VALUE\n  0      2\n");
@@ -273,12 +344,18 @@ fn a_stop_probe_stops_and_names_itself() {
 fn an_action_runs_at_gdbs_breakpoint() {
     let mut bench = Bench::connected(1);
     let reply = bench.monitor("trace attach work count --go");
-    assert!(reply.contains("breakpoint vm1:work now runs count; it lets pass"), "{reply}");
+    assert!(
+        reply.contains("breakpoint vm1:work now runs count; it lets pass"),
+        "{reply}"
+    );
     bench.ask(&format!("Z0,{WORK:x},4"));
     bench.ask_all("vCont;c");
     assert!(bench.run(100).is_empty());
     bench.raw(b"\x03");
-    assert_ne!(bench.monitor("map dump count count"), "KEY  VALUE\n  0      0\n");
+    assert_ne!(
+        bench.monitor("map dump count count"),
+        "KEY  VALUE\n  0      0\n"
+    );
 }
 
 #[test]
@@ -323,11 +400,18 @@ fn a_client_killed_in_mid_packet_costs_the_next_one_nothing() {
     bench.session.receive(b"$vFile:pwrite:0,0,abc");
     bench.session.closed();
     bench.session.opened();
-    assert!(bench.raw(&frame("qSupported:")).starts_with("+$PacketSize="));
+    assert!(
+        bench
+            .raw(&frame("qSupported:"))
+            .starts_with("+$PacketSize=")
+    );
     // And on a line that does not tell who comes and goes:
     bench.session.receive(b"+$X4000");
     let hello = bench.raw(&[b"+", frame("qSupported:swbreak+").as_slice()].concat());
-    assert!(hello.starts_with("+$PacketSize="), "a fresh client is acknowledged again: {hello}");
+    assert!(
+        hello.starts_with("+$PacketSize="),
+        "a fresh client is acknowledged again: {hello}"
+    );
     assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
 }
 
@@ -339,23 +423,36 @@ fn a_fresh_introduction_while_the_vm_runs_is_a_new_client() {
     let hello = bench.raw(&frame("qSupported:"));
     assert!(hello.starts_with("+$PacketSize="), "{hello}");
     assert!(bench.vm().held());
-    assert!(bench.vm().armed().is_empty(), "the breakpoints went with their client");
+    assert!(
+        bench.vm().armed().is_empty(),
+        "the breakpoints went with their client"
+    );
 }
 
 #[test]
 fn lldb_ends_acks_before_it_introduces_itself() {
     let mut bench = Bench::new(1);
     bench.session.opened();
-    assert_eq!(bench.raw(&[b"+", frame("QStartNoAckMode").as_slice()].concat()), "+$OK#9a");
+    assert_eq!(
+        bench.raw(&[b"+", frame("QStartNoAckMode").as_slice()].concat()),
+        "+$OK#9a"
+    );
     let hello = bench.raw(&[b"+", frame("qSupported:xmlRegisters=i386").as_slice()].concat());
     assert!(hello.starts_with("$PacketSize="), "{hello}");
     assert_eq!(bench.ask("QThreadSuffixSupported"), "");
     assert!(bench.ask("qHostInfo").starts_with("triple:"));
     assert!(bench.ask("qProcessInfo").starts_with("pid:1;"));
-    assert_eq!(bench.ask("qMemoryRegionInfo:40000010"), "start:40000000;size:1000;permissions:rwx;");
+    assert_eq!(
+        bench.ask("qMemoryRegionInfo:40000010"),
+        "start:40000000;size:1000;permissions:rwx;"
+    );
     assert_eq!(bench.ask("qRegisterInfo0"), "");
     bench.ask_all("c");
-    assert_eq!(bench.raw(&frame("k")), "", "a kill is a detach, and has no reply");
+    assert_eq!(
+        bench.raw(&frame("k")),
+        "",
+        "a kill is a detach, and has no reply"
+    );
     assert!(!bench.vm().held());
 }
 
@@ -373,15 +470,26 @@ fn a_guest_that_switches_itself_off_has_exited() {
 }
 
 #[test]
-fn a_reset_under_the_debugger_is_told() {
+fn a_reset_under_the_debugger_stands_before_the_first_instruction() {
     let mut bench = Bench::connected(1);
     bench.ask_all("vCont;c");
     bench.run(10);
-    probes::machine::Lifecycle::reset(bench.vm());
-    let told = bench.run(10);
-    if bench.vm().held() {
-        assert_eq!(told.last().unwrap(), "T05thread:01;", "{told:?}");
-    }
+    bench.raw(b"\x03");
+    assert_ne!(bench.register(32), ENTRY);
+    assert_eq!(bench.monitor("vm reset vm1"), "vm1 starts anew\n");
+    assert_eq!((bench.register(32), bench.run(10).len()), (ENTRY, 0));
+    bench.ask_all("vCont;s:1;c");
+    assert_eq!(bench.run(1), ["T05thread:01;"]);
+    assert_eq!(bench.register(32), ENTRY + 4);
+}
+
+#[test]
+fn somebody_else_asks_for_a_stop() {
+    let mut bench = Bench::connected(2);
+    bench.ask_all("vCont;c");
+    bench.vm().interrupt();
+    assert_eq!(bench.run(10), ["T02thread:01;"]);
+    assert_eq!(bench.ask("?"), "T05thread:01;");
 }
 
 #[test]

@@ -26,9 +26,9 @@ fn program() -> Vec<u32> {
         asm::movz(3, 0x1000),
         asm::movk(3, 0x4000, 1),
         asm::movz(0, 0),
-        asm::bl(8),   // AGAIN
+        asm::bl(8), // AGAIN
         asm::b(-4),
-        asm::nop(),   // WORK
+        asm::nop(), // WORK
         asm::add(0, 0, 1),
         asm::str(0, 3, 0), // STORE
         asm::ret(),
@@ -46,17 +46,30 @@ impl Symbols for GuestSymbols {
     }
 
     fn by_name(&self, name: &str) -> Option<Gva> {
-        SYMBOLS.iter().find(|(_, symbol)| *symbol == name).map(|(address, _)| Gva(*address))
+        SYMBOLS
+            .iter()
+            .find(|(_, symbol)| *symbol == name)
+            .map(|(address, _)| Gva(*address))
     }
 
     fn by_address(&self, address: Gva) -> Option<Located> {
-        let last = SYMBOLS.iter().rev().find(|(start, _)| *start <= address.0)?;
-        Some(Located { name: last.1.to_string(), offset: address.0 - last.0 })
+        let last = SYMBOLS
+            .iter()
+            .rev()
+            .find(|(start, _)| *start <= address.0)?;
+        Some(Located {
+            name: last.1.to_string(),
+            offset: address.0 - last.0,
+        })
     }
 
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
-        let near = SYMBOLS.iter().filter(|(_, symbol)| symbol.starts_with(&name[..1]));
-        near.take(limit).map(|(_, symbol)| symbol.to_string()).collect()
+        let near = SYMBOLS
+            .iter()
+            .filter(|(_, symbol)| symbol.starts_with(&name[..1]));
+        near.take(limit)
+            .map(|(_, symbol)| symbol.to_string())
+            .collect()
     }
 
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
@@ -102,7 +115,12 @@ impl Bench {
         }
         let server: &'static Server = Box::leak(Box::new(Server::new(periscope)));
         let session = Session::new(server, 0).unwrap();
-        Self { periscope, server, machines, session }
+        Self {
+            periscope,
+            server,
+            machines,
+            session,
+        }
     }
 
     /// A bench whose client has said hello and wants no acknowledgements.
@@ -161,7 +179,10 @@ impl Bench {
         let hex: String = line.bytes().map(|byte| format!("{byte:02x}")).collect();
         let mut replies = self.ask_all(&format!("qRcmd,{hex}"));
         assert_eq!(replies.pop().as_deref(), Some("OK"));
-        replies.iter().map(|reply| reply.strip_prefix("O:").unwrap()).collect()
+        replies
+            .iter()
+            .map(|reply| reply.strip_prefix("O:").unwrap())
+            .collect()
     }
 
     /// A register of the current thread.
