@@ -1,4 +1,6 @@
-//! What a debugger's byte channel looks like, whatever carries it.
+//! The hypervisor's side of a debugger's byte channel: what [`stub::ByteChannel`] is to the server, with the ways in.
+
+use stub::ByteChannel;
 
 /// The other side came or went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,12 +11,10 @@ pub enum ChannelEvent {
     Closed,
 }
 
-/// A stream of bytes in both directions. No call ever blocks.
-pub trait ByteChannel {
+/// A stream of bytes in both directions. No call ever waits.
+pub trait Channel: ByteChannel {
     /// Moves received bytes to the front of `buffer`; returns how many, 0 when there are none.
     fn read(&mut self, buffer: &mut [u8]) -> usize;
-    /// Takes as many of `bytes` as there is room for; returns how many.
-    fn write(&mut self, bytes: &[u8]) -> usize;
     /// The next coming or going that nobody has taken yet. Always `None` where the carrier cannot tell.
     fn take_event(&mut self) -> Option<ChannelEvent>;
 }

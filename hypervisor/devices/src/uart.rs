@@ -1,8 +1,9 @@
 //! Driver of a physical PL011 (Arm DDI 0183G): the hypervisor's log, and a byte channel where there is no virtio.
 
-use crate::channel::{ByteChannel, ChannelEvent};
+use crate::channel::{Channel, ChannelEvent};
 use crate::mmio::Mmio;
 use crate::vuart::{control, flag, interrupt, line, register};
+use stub::ByteChannel;
 
 /// How often [`Pl011::write_all`] looks for room before it gives a byte up: about a second at 9600 baud.
 const MAX_POLLS: u32 = 1_000_000;
@@ -60,18 +61,6 @@ impl<M: Mmio> Pl011<M> {
 }
 
 impl<M: Mmio> ByteChannel for Pl011<M> {
-    fn read(&mut self, buffer: &mut [u8]) -> usize {
-        let mut length = 0;
-        for place in buffer {
-            if self.get(register::FR) & flag::RX_EMPTY != 0 {
-                break;
-            }
-            *place = self.get(register::DR) as u8;
-            length += 1;
-        }
-        length
-    }
-
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut length = 0;
         for byte in bytes {
@@ -79,6 +68,20 @@ impl<M: Mmio> ByteChannel for Pl011<M> {
                 break;
             }
             self.set(register::DR, u32::from(*byte));
+            length += 1;
+        }
+        length
+    }
+}
+
+impl<M: Mmio> Channel for Pl011<M> {
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let mut length = 0;
+        for place in buffer {
+            if self.get(register::FR) & flag::RX_EMPTY != 0 {
+                break;
+            }
+            *place = self.get(register::DR) as u8;
             length += 1;
         }
         length

@@ -26,7 +26,7 @@ mod transport;
 
 pub use transport::TRANSPORT_SIZE;
 
-use crate::channel::{ByteChannel, ChannelEvent};
+use crate::channel::{Channel, ChannelEvent};
 use crate::mmio::Mmio;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -34,6 +34,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use queue::{Receiver, Sender};
+use stub::ByteChannel;
 
 /// Most ports of a console that are used; a device may have more.
 pub const MAX_PORTS: usize = 16;
@@ -331,12 +332,14 @@ impl<M> Port<M> {
 }
 
 impl<M: Mmio> ByteChannel for Port<M> {
-    fn read(&mut self, buffer: &mut [u8]) -> usize {
-        self.receiver.read(buffer)
-    }
-
     fn write(&mut self, bytes: &[u8]) -> usize {
         self.sender.write(bytes)
+    }
+}
+
+impl<M: Mmio> Channel for Port<M> {
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        self.receiver.read(buffer)
     }
 
     fn take_event(&mut self) -> Option<ChannelEvent> {
