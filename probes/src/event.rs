@@ -289,3 +289,99 @@ impl Rings {
         (0..MAX_CPUS).map(|cpu| self.lost(cpu)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    const SOURCE: Source = Source {
+        time_ns: 0x1234_5678_9abc,
+        vm: VmId(2),
+        vcpu: VcpuId(3),
+        probe: Some(7),
+        pc: Gva(0xffff_8000_8001_2340),
+    };
+
+    fn drained(rings: &Rings) -> Vec<Record> {
+        let mut records = Vec::new();
+        rings.drain(&mut |record| records.push(*record));
+        records
+    }
+
+    #[test]
+    fn a_full_ring_counts_what_it_loses() {
+        let rings = Rings::new();
+        for _ in 0..RING_RECORDS + 5 {
+            rings.push(1, SOURCE, EventKind::Print, b"text");
+        }
+        assert_eq!(
+            (rings.lost(1), rings.lost(0), rings.total_lost()),
+            (5, 0, 5)
+        );
+        assert_eq!(drained(&rings).len(), RING_RECORDS);
+        rings.push(1, SOURCE, EventKind::Print, b"text");
+        assert_eq!((rings.lost(1), drained(&rings).len()), (5, 1));
+    }
+
+    #[test]
+    fn a_long_event_is_lost_as_a_whole() {
+        let rings = Rings::new();
+        for _ in 0..RING_RECORDS - 1 {
+            rings.push(0, SOURCE, EventKind::Print, b"text");
+        }
+        rings.push(0, SOURCE, EventKind::Print, &[b'x'; TEXT_BYTES + 1]);
+        assert_eq!(rings.lost(0), 1);
+        assert!(
+            drained(&rings)
+                .iter()
+                .all(|record| record.text() == b"text")
+        );
+    }
+
+    #[test]
+    fn a_cpu_without_ring_is_ignored() {
+        let rings = Rings::new();
+        rings.push(MAX_CPUS, SOURCE, EventKind::Print, b"text");
+        assert_eq!((drained(&rings).len(), rings.lost(MAX_CPUS)), (0, 0));
+    }
+
+    #[test]
+    fn one_server_drains_at_a_time() {
+        let rings = Rings::new();
+        rings.push(0, SOURCE, EventKind::Note, b"text");
+        let mut inner = 0;
+        rings.drain(&mut |_| rings.drain(&mut |_| inner += 1));
+        assert_eq!(inner, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out(
+            texts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..400), 0..40),
+            probe in prop::option::of(1..u32::MAX),
+            rounds in 1..30_usize,
+        ) {
+            let rings = Rings::new();
+            let source = Source { probe, ..SOURCE };
+            for _ in 0..rounds {
+                for text in &texts {
+                    rings.push(5, source, EventKind::ProgramError, text);
+                }
+                let mut whole = vec![Vec::new()];
+                for record in drained(&rings) {
+                    prop_assert_eq!(record.source, source);
+                    prop_assert_eq!((record.cpu, record.kind), (5, EventKind::ProgramError));
+                    whole.last_mut().unwrap().extend_from_slice(record.text());
+                    if record.continues == Continues::Ends {
+                        whole.push(Vec::new());
+                    }
+                }
+                whole.pop();
+                prop_assert_eq!(&whole, &texts);
+            }
+            prop_assert_eq!(rings.total_lost(), 0);
+        }
+    }
+}

@@ -26,3 +26,6 @@ pub mod symbols;
 pub mod target;
 pub mod translate;
 pub mod view;
+
+#[cfg(test)]
+mod tests;

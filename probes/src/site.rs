@@ -151,10 +151,4 @@ impl Table {
         };
         self.by_gpa.iter().filter_map(unused).collect()
     }
-
-    /// How many sites there are.
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> usize {
-        self.by_gpa.len()
-    }
 }

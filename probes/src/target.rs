@@ -76,3 +76,49 @@ impl fmt::Display for Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn symbol(name: &str, offset: u64) -> Target {
+        Target::Symbol {
+            name: name.to_string(),
+            offset,
+        }
+    }
+
+    #[test]
+    fn addresses_and_symbols() {
+        let parse = |text| Target::parse(text).unwrap();
+        assert_eq!(
+            parse("0xffff800080012340"),
+            Target::Address(Gva(0xffff_8000_8001_2340))
+        );
+        assert_eq!(parse("4096"), Target::Address(Gva(4096)));
+        assert_eq!(parse("vfs_read"), symbol("vfs_read", 0));
+        assert_eq!(parse("vfs_read+0x10"), symbol("vfs_read", 16));
+        assert_eq!(parse("f.isra.0+8"), symbol("f.isra.0", 8));
+    }
+
+    #[test]
+    fn what_is_neither() {
+        let bad = [
+            "", "+4", "f+", "f+x", "f+0x", "f+-1", "f++1", "f+0x+1", "0x", "0x1g", "1f", "a b",
+        ];
+        for text in bad {
+            assert!(Target::parse(text).is_err(), "{text}");
+        }
+        assert!(Target::parse("0x10000000000000000").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses_or_is_refused(text in ".*") {
+            if let Ok(target) = Target::parse(&text) {
+                prop_assert_eq!(Target::parse(&target.to_string()), Ok(target));
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The probe layer on the fake machine.
+
+mod breakpoints;
+mod guest_writes;
+mod model;
+mod pending;
+mod probes;
+mod refusals;
+
+use crate::addr::{Gpa, Gva};
+use crate::fake::{FakeMachine, asm, fleet};
+use crate::machine::{RunControl, StopReason, VcpuId};
+use crate::periscope::Periscope;
+use crate::programs::ProgramRef;
+use crate::space::{Listing, ProbeId, Space};
+use crate::symbols::{Located, Symbols};
+use crate::target::Target;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// How often the guest of a [`Rig`] calls its function.
+const CALLS: u64 = 20;
+/// More turns than the guest of a [`Rig`] needs.
+const LONG: usize = 1000;
+/// The function's entry.
+const FUNCTION: u64 = 0x40;
+
+const VCPU0: VcpuId = VcpuId(0);
+const VCPU1: VcpuId = VcpuId(1);
+
+/// One VM, and a guest that calls `function` [`CALLS`] times on every vCPU.
+struct Rig {
+    periscope: &'static Periscope,
+    machine: &'static FakeMachine,
+    space: &'static Space,
+}
+
+impl Rig {
+    fn new(vcpus: usize) -> Self {
+        let (periscope, machines) = fleet(1, vcpus).unwrap();
+        let machine = machines[0];
+        let main = [
+            asm::movz(19, CALLS as u16),
+            asm::bl(FUNCTION as i32 - 4),
+            asm::subs(19, 19, 1),
+            asm::cbnz(19, -8),
+            asm::b(0),
+        ];
+        let function = [asm::add(0, 0, 1), asm::nop(), asm::ret()];
+        machine.load(FakeMachine::RAM_BASE, &main);
+        machine.load(gpa(FUNCTION), &function);
+        for vcpu in 1..vcpus {
+            machine.power_on(VcpuId(vcpu as u8), at(0), 0);
+        }
+        Self {
+            periscope,
+            machine,
+            space: &periscope.spaces()[0],
+        }
+    }
+
+    fn program(&self, name: &str) -> ProgramRef {
+        self.periscope.programs().program(name).unwrap()
+    }
+
+    /// Runs until the VM stops, and says why; the VM is then held, as in a session.
+    fn run_to_stop(&self) -> Option<StopReason> {
+        self.machine.run(LONG);
+        self.machine.take_stop().map(|stop| stop.reason)
+    }
+
+    /// Goes on as a session does.
+    fn resume(&self) -> Option<StopReason> {
+        self.space.reconcile();
+        self.machine.release();
+        self.run_to_stop()
+    }
+
+    fn x(&self, vcpu: VcpuId, register: usize) -> u64 {
+        self.held(|machine| machine.core(vcpu).unwrap().x[register])
+    }
+
+    fn pc(&self, vcpu: VcpuId) -> Gva {
+        self.held(|machine| Gva(machine.core(vcpu).unwrap().pc))
+    }
+
+    fn held<T>(&self, access: impl FnOnce(&dyn crate::machine::Machine) -> T) -> T {
+        self.machine.hold();
+        let result = access(self.machine);
+        self.machine.release();
+        result
+    }
+
+    fn listing(&self, id: ProbeId) -> Listing {
+        let list = self.space.list();
+        list.into_iter()
+            .find(|listing| listing.id == Some(id))
+            .expect("it is attached")
+    }
+
+    /// The only breakpoint of GDB's.
+    fn breakpoint(&self) -> Listing {
+        let mut breakpoints = self
+            .space
+            .list()
+            .into_iter()
+            .filter(|listing| listing.id.is_none());
+        let breakpoint = breakpoints.next().expect("there is a breakpoint");
+        assert_eq!(breakpoints.next(), None, "one breakpoint");
+        breakpoint
+    }
+
+    /// All text that programs and sites had to say.
+    fn events(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.periscope.events().drain(&mut |record| {
+            lines.push(String::from_utf8_lossy(record.text()).to_string());
+        });
+        lines
+    }
+}
+
+/// The address `offset` bytes into RAM, with the MMU off.
+fn at(offset: u64) -> Gva {
+    Gva(gpa(offset).0)
+}
+
+fn gpa(offset: u64) -> Gpa {
+    Gpa(FakeMachine::RAM_BASE.0 + offset)
+}
+
+fn symbol(name: &str) -> Target {
+    Target::parse(name).unwrap()
+}
+
+/// Symbols in order of address.
+struct Table(Vec<(Gva, &'static str)>);
+
+impl Table {
+    fn of(symbols: &[(Gva, &'static str)]) -> Arc<dyn Symbols> {
+        Arc::new(Self(symbols.to_vec()))
+    }
+}
+
+impl Symbols for Table {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn by_name(&self, name: &str) -> Option<Gva> {
+        self.0
+            .iter()
+            .find(|(_, other)| *other == name)
+            .map(|(address, _)| *address)
+    }
+
+    fn by_address(&self, address: Gva) -> Option<Located> {
+        let (start, name) = self.0.iter().rfind(|(start, _)| *start <= address)?;
+        Some(Located {
+            name: (*name).to_string(),
+            offset: address.0 - start.0,
+        })
+    }
+
+    fn similar(&self, name: &str, limit: usize) -> Vec<String> {
+        let alike = |(_, other): &&(Gva, &str)| other.get(..3) == name.get(..3);
+        self.0
+            .iter()
+            .filter(alike)
+            .take(limit)
+            .map(|(_, name)| name.to_string())
+            .collect()
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
+        for (address, name) in &self.0 {
+            if !visit(*address, name) {
+                return;
+            }
+        }
+    }
+}

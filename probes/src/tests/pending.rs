@@ -1,0 +1,206 @@
+//! What waits for its page or its symbol.
+
+use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, at, gpa, symbol};
+use crate::addr::{Gpa, Gva, PAGE_SIZE};
+use crate::fake::HW_BREAKPOINTS;
+use crate::fake::stage1::{Page, Stage1};
+use crate::machine::{HwPoint, Lifecycle, RunControl, StopReason};
+use crate::space::{AfterRun, Placement, ProbeMode, ProbeState};
+use crate::target::Target;
+
+/// Where the guest's code is mapped in the kernel's half.
+const KERNEL: u64 = 0xffff_ff80_0800_0000;
+const BREAKPOINT: StopReason = StopReason::Site { probe: None };
+
+fn kernel(offset: u64) -> Gva {
+    Gva(KERNEL + offset)
+}
+
+/// Turns the MMU on; RAM's first page is where it was.
+fn mmu_on(rig: &Rig) -> Stage1 {
+    let mut tables = Stage1::new(rig.machine, gpa(16 * PAGE_SIZE));
+    tables.map(at(0), gpa(0), Page::Kernel);
+    rig.machine.hold();
+    tables.install(VCPU0);
+    rig.machine.release();
+    tables
+}
+
+/// Lets the vCPU go on in the kernel's half.
+fn jump_to_kernel(rig: &Rig) {
+    rig.held(|machine| {
+        let mut regs = machine.core(VCPU0).unwrap();
+        regs.pc = KERNEL;
+        machine.set_core(VCPU0, &regs).unwrap();
+    });
+}
+
+#[test]
+fn a_breakpoint_arms_itself_when_its_page_comes() {
+    let rig = Rig::new(1);
+    assert_eq!(
+        rig.space.insert_breakpoint(kernel(FUNCTION), VCPU0),
+        Ok(Placement::Pending)
+    );
+    assert!(rig.space.has_pending());
+    assert_eq!(rig.machine.armed(), []);
+    let mut tables = mmu_on(&rig);
+    rig.space.retry_pending();
+    assert!(rig.space.has_pending());
+    tables.map(kernel(0), gpa(0), Page::Kernel);
+    rig.space.retry_pending();
+    assert!(!rig.space.has_pending());
+    assert_eq!(rig.machine.armed().len(), 1);
+    assert_eq!(rig.machine.points(), []);
+    assert_eq!(rig.events().len(), 1);
+    // The site is a word of memory: its other address hits too.
+    assert_eq!(rig.run_to_stop(), Some(BREAKPOINT));
+    assert_eq!(rig.pc(VCPU0), at(FUNCTION));
+    rig.machine.release();
+    jump_to_kernel(&rig);
+    assert_eq!(rig.run_to_stop(), Some(BREAKPOINT));
+    assert_eq!(rig.pc(VCPU0), kernel(FUNCTION));
+}
+
+#[test]
+fn a_spare_hardware_breakpoint_covers_what_waits() {
+    let rig = Rig::new(1);
+    let mut tables = mmu_on(&rig);
+    let target = Target::Address(kernel(FUNCTION));
+    rig.space
+        .insert_breakpoint(kernel(FUNCTION), VCPU0)
+        .unwrap();
+    let action = rig
+        .space
+        .attach_action(&target, rig.program("count"), AfterRun::Stop)
+        .unwrap();
+    assert_eq!(rig.machine.points(), [HwPoint::Break(kernel(FUNCTION))]);
+    let listing = rig.breakpoint();
+    assert_eq!(
+        (listing.state, listing.mode),
+        (ProbeState::Pending, ProbeMode::Hw)
+    );
+    tables.map(kernel(0), gpa(0), Page::Kernel);
+    jump_to_kernel(&rig);
+    assert_eq!(rig.run_to_stop(), Some(BREAKPOINT));
+    assert_eq!((rig.pc(VCPU0), rig.x(VCPU0, 0)), (kernel(FUNCTION), 0));
+    assert_eq!(rig.listing(action).hits, 1);
+    // It becomes a site while the vCPU stands there, which has reported it already.
+    rig.space.retry_pending();
+    assert_eq!(rig.machine.points(), []);
+    assert_eq!(rig.resume(), Some(BREAKPOINT));
+    assert_eq!((rig.pc(VCPU0), rig.x(VCPU0, 0)), (kernel(FUNCTION), 1));
+    assert_eq!((rig.listing(action).hits, rig.breakpoint().hits), (2, 2));
+}
+
+#[test]
+fn a_cover_that_stays_is_passed() {
+    let rig = Rig::new(1);
+    let mut tables = mmu_on(&rig);
+    rig.space
+        .insert_breakpoint(kernel(FUNCTION), VCPU0)
+        .unwrap();
+    tables.map(kernel(0), gpa(0), Page::Kernel);
+    jump_to_kernel(&rig);
+    let mut stops = 0;
+    let mut stop = rig.run_to_stop();
+    while stop == Some(BREAKPOINT) {
+        stops += 1;
+        stop = rig.resume();
+    }
+    assert_eq!((stops, rig.x(VCPU0, 0)), (CALLS, CALLS));
+}
+
+#[test]
+fn covers_give_way_to_the_users_hardware_breakpoints() {
+    let rig = Rig::new(1);
+    let available = u64::from(HW_BREAKPOINTS);
+    for index in 0..2 * available {
+        rig.space
+            .insert_breakpoint(kernel(4 * index), VCPU0)
+            .unwrap();
+    }
+    assert_eq!(rig.machine.points().len() as u64, available);
+    for index in 0..available {
+        rig.space.insert_hw(HwPoint::Break(at(4 * index))).unwrap();
+    }
+    assert!(rig.machine.points().contains(&HwPoint::Break(at(0))));
+    assert!(!rig.machine.points().contains(&HwPoint::Break(kernel(0))));
+    rig.space.remove_hw(HwPoint::Break(at(0)));
+    assert!(rig.machine.points().contains(&HwPoint::Break(kernel(0))));
+}
+
+#[test]
+fn a_symbol_is_looked_up_when_there_are_symbols() {
+    let rig = Rig::new(1);
+    let (probe, placement) = rig
+        .space
+        .attach_probe(&symbol("function"), rig.program("count"), AfterRun::Go)
+        .unwrap();
+    assert_eq!(
+        (placement, rig.listing(probe).address),
+        (Placement::Pending, None)
+    );
+    rig.space.retry_pending();
+    assert_eq!(rig.listing(probe).state, ProbeState::Pending);
+    rig.space
+        .set_symbols(Table::of(&[(at(FUNCTION), "function")]));
+    rig.space.retry_pending();
+    assert_eq!(rig.listing(probe).state, ProbeState::On);
+    rig.machine.run(LONG);
+    assert_eq!(rig.listing(probe).hits, CALLS);
+}
+
+#[test]
+fn a_reset_guest_is_searched_anew() {
+    let rig = Rig::new(1);
+    rig.space
+        .set_symbols(Table::of(&[(at(FUNCTION), "function")]));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&symbol("function"), rig.program("count"), AfterRun::Go)
+        .unwrap();
+    rig.space.insert_breakpoint(at(0x10), VCPU0).unwrap();
+    rig.machine.run(10);
+    let before = rig.listing(probe).hits;
+    rig.machine.reset();
+    assert_eq!(rig.machine.armed(), []);
+    assert!(rig.space.symbols().is_none());
+    assert_eq!(rig.listing(probe).state, ProbeState::Pending);
+    assert_eq!(rig.breakpoint().state, ProbeState::Pending);
+    // This time the function is elsewhere: KASLR.
+    rig.space
+        .set_symbols(Table::of(&[(at(FUNCTION + 4), "function")]));
+    rig.space.retry_pending();
+    assert_eq!(rig.machine.armed().len(), 2);
+    assert_eq!(rig.listing(probe).address, Some(at(FUNCTION + 4)));
+    rig.machine.run(10);
+    assert!(
+        rig.listing(probe).hits > before,
+        "hit counts outlive a reset"
+    );
+}
+
+#[test]
+fn what_turns_out_to_be_no_code_is_given_up() {
+    let rig = Rig::new(1);
+    rig.space
+        .insert_breakpoint(kernel(FUNCTION), VCPU0)
+        .unwrap();
+    let mut tables = mmu_on(&rig);
+    tables.map(kernel(0), Gpa(0x0900_0000), Page::Kernel);
+    rig.space.retry_pending();
+    assert!(!rig.space.has_pending());
+    assert_eq!(rig.machine.points(), []);
+    let events = rig.events();
+    assert!(events[0].contains("given up"), "{events:?}");
+}
+
+#[test]
+fn an_address_without_memory_waits_while_the_mmu_is_off() {
+    let rig = Rig::new(1);
+    assert_eq!(
+        rig.space.insert_breakpoint(Gva(0x120), VCPU0),
+        Ok(Placement::Pending)
+    );
+}

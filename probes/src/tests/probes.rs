@@ -1,0 +1,246 @@
+//! Probes, and the hit path.
+
+use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
+use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
+use crate::addr::Gva;
+use crate::engine::{HVC_BASE, HitOutcome};
+use crate::fake::{asm, fleet};
+use crate::machine::{GuestFault, LiveMemory, RunControl, StopReason};
+use crate::periscope::NoSpace;
+use crate::programs::StoreError;
+use crate::regs::CoreRegs;
+use crate::space::{AfterRun, ProbeKind};
+use crate::target::Target;
+use alloc::string::ToString;
+
+#[test]
+fn hits_are_exact_with_both_vcpus_in_the_function() {
+    let rig = Rig::new(2);
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Go)
+        .unwrap();
+    assert_eq!(rig.run_to_stop(), None);
+    assert_eq!(rig.listing(probe).hits, 2 * CALLS);
+    assert_eq!(rig.listing(probe).missed, 0);
+    assert_eq!((rig.x(VCPU0, 0), rig.x(VCPU1, 0)), (CALLS, CALLS));
+    rig.space.detach(probe).unwrap();
+    assert_eq!(rig.machine.armed(), []);
+}
+
+#[test]
+fn a_probe_that_comes_late_counts_what_is_left() {
+    let rig = Rig::new(1);
+    // One call takes six instructions, after the first of all.
+    rig.machine.run(1 + 6 * 5);
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Go)
+        .unwrap();
+    rig.machine.run(6 * 3);
+    assert_eq!(rig.listing(probe).hits, 3);
+    rig.space.detach(probe).unwrap();
+    rig.machine.run(LONG);
+    assert_eq!(rig.x(VCPU0, 0), CALLS);
+}
+
+#[test]
+fn a_stopping_probe_names_itself() {
+    let rig = Rig::new(1);
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Stop)
+        .unwrap();
+    assert_eq!(
+        rig.run_to_stop(),
+        Some(StopReason::Site {
+            probe: Some(probe.0)
+        })
+    );
+    assert_eq!(rig.pc(VCPU0), at(FUNCTION));
+    assert_eq!(
+        rig.resume(),
+        Some(StopReason::Site {
+            probe: Some(probe.0)
+        })
+    );
+    assert_eq!(rig.x(VCPU0, 0), 1);
+}
+
+#[test]
+fn several_share_a_site_and_gdb_hears_of_its_breakpoint() {
+    let rig = Rig::new(1);
+    let target = Target::Address(at(FUNCTION));
+    let (first, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Stop)
+        .unwrap();
+    rig.space.insert_breakpoint(at(FUNCTION), VCPU0).unwrap();
+    let (second, _) = rig
+        .space
+        .attach_probe(&target, rig.program("args"), AfterRun::Stop)
+        .unwrap();
+    assert_eq!(rig.machine.armed().len(), 1);
+    assert_eq!(rig.run_to_stop(), Some(StopReason::Site { probe: None }));
+    let hits = (
+        rig.listing(first).hits,
+        rig.breakpoint().hits,
+        rig.listing(second).hits,
+    );
+    assert_eq!(hits, (1, 1, 1));
+    rig.space.detach(first).unwrap();
+    assert_eq!(rig.machine.armed().len(), 1);
+}
+
+#[test]
+fn what_a_program_prints_becomes_an_event() {
+    let rig = Rig::new(2);
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("args"), AfterRun::Go)
+        .unwrap();
+    rig.machine.run(2);
+    rig.machine.run(1);
+    let mut records = alloc::vec::Vec::new();
+    rig.periscope
+        .events()
+        .drain(&mut |record| records.push(*record));
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[0].text(), b"x0=0x0 x1=0x0 x2=0x0 x3=0x0");
+    let sources = [records[0].source, records[1].source];
+    assert_eq!(sources.map(|source| source.vcpu), [VCPU0, VCPU1]);
+    assert_eq!(sources.map(|source| source.probe), [Some(probe.0); 2]);
+    assert_eq!(sources.map(|source| source.pc), [at(FUNCTION); 2]);
+}
+
+#[test]
+fn a_probe_knows_its_symbol() {
+    let rig = Rig::new(1);
+    rig.space
+        .set_symbols(Table::of(&[(at(0), "main"), (at(FUNCTION), "function")]));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&symbol("function+4"), rig.program("count"), AfterRun::Go)
+        .unwrap();
+    let listing = rig.listing(probe);
+    assert_eq!(
+        (listing.kind, listing.site.as_str()),
+        (ProbeKind::Kprobe, "function+0x4")
+    );
+    assert_eq!(listing.address, Some(at(FUNCTION + 4)));
+    assert_eq!(rig.run_to_stop(), None);
+    assert_eq!(rig.listing(probe).hits, CALLS);
+}
+
+struct NoMemory;
+
+impl LiveMemory for NoMemory {
+    fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
+        Err(GuestFault { address })
+    }
+
+    fn write(&self, address: Gva, _: &[u8]) -> Result<(), GuestFault> {
+        Err(GuestFault { address })
+    }
+}
+
+#[test]
+fn a_guests_own_hvc_is_not_ours() {
+    const FEATURES: SimulationFeatures = SimulationFeatures {
+        bti: false,
+        pauth: false,
+        data: DataAccess::Simulated,
+        branch_target: BranchTargetCheck::Passed,
+    };
+    let rig = Rig::new(1);
+    rig.space.insert_breakpoint(at(FUNCTION), VCPU0).unwrap();
+    let hit = |immediate, pc: Gva| {
+        let mut regs = CoreRegs {
+            pc: pc.0,
+            ..CoreRegs::default()
+        };
+        rig.space
+            .hit(immediate, VCPU0, &mut regs, &NoMemory, &FEATURES)
+    };
+    // Below the range, a free slot, above the range, and another place in the page.
+    for immediate in [0, HVC_BASE - 1, HVC_BASE + 1, HVC_BASE + 1024, u16::MAX] {
+        assert_eq!(hit(immediate, at(FUNCTION)), HitOutcome::NotOurs);
+    }
+    assert_eq!(hit(HVC_BASE, at(FUNCTION + 4)), HitOutcome::NotOurs);
+    assert_eq!(rig.breakpoint().hits, 0);
+    let ours = HitOutcome::Stop(StopReason::Site { probe: None });
+    assert_eq!(hit(HVC_BASE, at(FUNCTION)), ours);
+}
+
+#[test]
+fn one_vm_stops_and_the_other_runs_on() {
+    let (periscope, machines) = fleet(2, 1).unwrap();
+    for machine in &machines {
+        machine.load(gpa(0), &[asm::add(0, 0, 1), asm::b(-4)]);
+    }
+    periscope.spaces()[0]
+        .insert_breakpoint(at(4), VCPU0)
+        .unwrap();
+    for _ in 0..10 {
+        for machine in &machines {
+            machine.run(2);
+        }
+    }
+    assert!(machines[0].held() && !machines[1].held());
+    let counted = |index: usize| {
+        machines[index].hold();
+        let value = crate::machine::Registers::core(machines[index], VCPU0)
+            .unwrap()
+            .x[0];
+        machines[index].release();
+        value
+    };
+    assert_eq!((counted(0), counted(1)), (1, 10));
+}
+
+#[test]
+fn spaces_have_names() {
+    let rig = Rig::new(1);
+    assert!(rig.periscope.space("vm1").is_ok());
+    let unknown = rig.periscope.space("vm3").err().unwrap();
+    assert_eq!(
+        unknown.to_string(),
+        "no such VM: vm3. There are vm1 (running)."
+    );
+    for name in ["vm0", "hyp"] {
+        let refused = rig.periscope.space(name).err().unwrap();
+        assert!(matches!(refused, NoSpace::Hypervisor(_)), "{refused}");
+    }
+    let (space, target) = rig.periscope.place("vm1:vfs_read+0x8", rig.space).unwrap();
+    assert_eq!((space.vm(), target), (rig.space.vm(), symbol("vfs_read+8")));
+    assert!(rig.periscope.place("vm9:vfs_read", rig.space).is_err());
+    assert!(rig.periscope.place("vm1:", rig.space).is_err());
+}
+
+#[test]
+fn a_program_in_use_stays() {
+    let rig = Rig::new(1);
+    let bytes = ebpf::builtin::linked("count").unwrap().encode().unwrap();
+    rig.periscope.load_program("mine", &bytes).unwrap();
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("mine"), AfterRun::Go)
+        .unwrap();
+    let refused = rig.periscope.unload_program("mine").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "mine is in use by vm1 probe 1: detach first"
+    );
+    assert_eq!(rig.periscope.load_program("mine", &bytes), Err(refused));
+    rig.space.detach(probe).unwrap();
+    assert_eq!(rig.periscope.unload_program("mine"), Ok(()));
+    let gone = rig.periscope.programs().program("mine").unwrap_err();
+    assert!(matches!(gone, StoreError::NoSuchObject { .. }), "{gone}");
+    let builtin = rig.periscope.unload_program("count").unwrap_err();
+    assert_eq!(builtin, StoreError::Builtin("count".to_string()));
+}
