@@ -505,3 +505,126 @@ fn the_other_vm_runs_on() {
     bench.ask("D");
     assert!(stub::Session::new(bench.server, 2).is_none());
 }
+
+/// A linked program as `remote put` sends it.
+fn put(bench: &mut Bench, name: &str, bytes: &[u8]) -> String {
+    let name: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(bench.ask("vFile:setfs:0"), "F00");
+    let opened = bench.ask(&format!("vFile:open:{name},601,1c0"));
+    let descriptor = opened.strip_prefix('F').unwrap();
+    for (index, chunk) in bytes.chunks(500).enumerate() {
+        let mut packet = format!("vFile:pwrite:{descriptor},{:x},", 500 * index).into_bytes();
+        for byte in chunk {
+            match byte {
+                b'#' | b'$' | b'}' | b'*' => packet.extend([b'}', byte ^ 0x20]),
+                _ => packet.push(*byte),
+            }
+        }
+        let written = bench.raw(&support::frame_bytes(&packet));
+        assert_eq!(support::bodies(&written), [format!("F{:02x}", chunk.len())]);
+    }
+    bench.ask(&format!("vFile:close:{descriptor}"))
+}
+
+#[test]
+fn uploads_are_verified_and_loaded_under_their_stem() {
+    let mut bench = Bench::connected(1);
+    let linked = ebpf::builtin::linked("count").unwrap().encode().unwrap();
+    assert_eq!(put(&mut bench, "/tmp/calls.lp", &linked), "F0");
+    assert!(bench.monitor("trace progs").contains("calls "));
+    assert!(
+        bench
+            .monitor("trace kprobe work calls")
+            .contains("program calls")
+    );
+    assert_eq!(
+        put(&mut bench, "calls.lp", &linked),
+        "F-1,10",
+        "busy: a probe runs it"
+    );
+    assert_eq!(put(&mut bench, "count.lp", &linked), "F-1,01", "built in");
+    bench.monitor("trace unkprobe 1");
+    assert_eq!(bench.ask("vFile:unlink:63616c6c732e6c70"), "F0");
+    assert_eq!(bench.ask("vFile:unlink:63616c6c732e6c70"), "F-1,02");
+}
+
+#[test]
+fn a_bad_upload_is_refused_and_says_why() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(put(&mut bench, "bad.lp", b"not a program"), "F-1,16");
+    let told = bench.monitor("trace progs");
+    assert!(told.contains("not loaded: bad: "), "{told}");
+    assert!(
+        told.contains("periscope link"),
+        "what to do about it: {told}"
+    );
+    let told = bench.ask_all("vCont;c");
+    assert!(told[0].starts_with("O:bad: "), "{told:?}");
+    bench.raw(b"\x03");
+    assert_eq!(
+        bench.ask("vFile:open:61,0,0"),
+        "F-1,02",
+        "nothing can be read here"
+    );
+    assert_eq!(bench.ask("vFile:close:7"), "F-1,09");
+    assert_eq!(bench.ask("vFile:pwrite:0,0,a"), "F-1,09");
+    for _ in 0..4 {
+        assert!(bench.ask("vFile:open:612e6c70,601,1c0").starts_with("F0"));
+    }
+    assert_eq!(bench.ask("vFile:open:612e6c70,601,1c0"), "F-1,18");
+    assert_eq!(bench.ask("vFile:pwrite:0,100000,a"), "F-1,1b", "too big");
+}
+
+#[test]
+fn a_breakpoint_on_what_is_not_mapped_waits_and_one_on_a_device_is_refused() {
+    let mut bench = Bench::connected(1);
+    let device = bench.ask("Z0,9000000,4");
+    assert!(
+        device.starts_with("E.vm1: 0x9000000 is not RAM"),
+        "{device}"
+    );
+    let unaligned = bench.ask(&format!("Z0,{:x},4", WORK + 2));
+    assert!(unaligned.starts_with("E."), "{unaligned}");
+    assert_eq!(bench.ask(&format!("Z0,{WORK:x},2")), "E16", "T32 code");
+}
+
+#[test]
+fn conditions_are_refused_not_dropped() {
+    let mut bench = Bench::connected(1);
+    assert_eq!(bench.ask(&format!("Z0,{WORK:x},4;X3,220027")), "E16");
+    assert_eq!(bench.ask(&format!("Z0,{WORK:x},4;cmds:1,X3,220027")), "E16");
+    bench.ask_all("vCont;c");
+    assert!(bench.run(100).is_empty());
+}
+
+#[test]
+fn packets_that_are_fatal_to_gdbstub() {
+    let mut bench = Bench::connected(2);
+    for (packet, reply) in [
+        ("Hg-1", "OK"),
+        ("Hgp0.0", "OK"),
+        ("Hg7", "E03"),
+        ("vCont;t", "E16"),
+        ("vCont;t:1", "E16"),
+        ("vCont;c:9", "E03"),
+        ("vCont", ""),
+        ("qCRC:40000000,100", ""),
+        ("QTDP:1:40000000:E:0:0:X3,220027", ""),
+        ("QTDP:1:40000000:E:0:0:F4", ""),
+        ("QTDP:1:40000000:E:0:0:S", ""),
+        ("QTDP:-1:40000000:M-1,40000000,8", ""),
+        ("m40000000,", "E16"),
+        ("M40000000,2:a", "E16"),
+        ("Z0", "E16"),
+        ("p", "E16"),
+        ("!", ""),
+        ("", ""),
+        ("vMustReplyEmpty", ""),
+    ] {
+        assert_eq!(bench.ask(packet), reply, "{packet}");
+        assert_eq!(bench.ask("qC"), "QC01", "after {packet}");
+    }
+    bench.ask_all("vCont;c");
+    assert_eq!(bench.ask("g"), "E10", "busy: the vCPUs run");
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#23");
+}

@@ -1,0 +1,194 @@
+//! The command language, as the shell and `monitor` give it.
+
+mod support;
+
+use probes::machine::{Lifecycle, RunControl, VmState};
+use stub::Log;
+use stub::commands::{Caller, run};
+use support::{AGAIN, Bench, WORK};
+
+/// What the shell prints.
+fn shell(bench: &Bench, line: &str) -> String {
+    let mut out = String::new();
+    run(bench.server, &Caller::Shell, line, &mut out);
+    out
+}
+
+#[test]
+fn help_shows_every_command_and_one_alone() {
+    let bench = Bench::new(1);
+    let help = shell(&bench, "help");
+    for command in [
+        "vm reset VM",
+        "trace stream [-n N]",
+        "map dump PROGRAM MAP",
+        "phys ",
+    ] {
+        assert!(help.contains(command), "{help}");
+    }
+    let one = shell(&bench, "help trace unk");
+    assert!(
+        one.starts_with("trace unkprobe [VM:]NUMBER|PLACE\n"),
+        "{one}"
+    );
+    assert_eq!(shell(&bench, "  "), "");
+    assert_eq!(
+        shell(&bench, "hlep"),
+        "no command hlep. Did you mean help?\n"
+    );
+    assert_eq!(shell(&bench, "help nothing"), shell(&bench, "nothing"));
+}
+
+#[test]
+fn vms_start_stop_and_reset() {
+    let bench = Bench::new(1);
+    let list = "VM   STATE    VCPUS ON\nvm1  running  1 of 2\nvm2  running  1 of 2\n";
+    assert_eq!(shell(&bench, "vm list"), list);
+    assert_eq!(shell(&bench, "vm stop vm2"), "vm2 is off\n");
+    assert_eq!(bench.machines[1].state(), VmState::Off);
+    assert!(shell(&bench, "vm list").contains("vm2  off      0 of 2"));
+    assert_eq!(shell(&bench, "vm start vm2"), "vm2 starts\n");
+    assert_eq!(shell(&bench, "vm start vm2"), "vm2 runs already.\n");
+    assert_eq!(shell(&bench, "vm reset vm2"), "vm2 starts anew\n");
+    bench.vm().hold();
+    assert_eq!(
+        shell(&bench, "vm stop vm3"),
+        "no such VM: vm3. There are vm1 (stopped), vm2 (running).\n"
+    );
+    assert!(shell(&bench, "vm stop vm0").starts_with("vm0 is the hypervisor"));
+    let usage = "this needs 1 argument, not 0.\nusage: vm stop VM\n";
+    assert_eq!(shell(&bench, "vm stop"), usage);
+}
+
+#[test]
+fn places_name_their_vm_in_the_shell() {
+    let bench = Bench::new(1);
+    let which = "say which VM, as in vm1:vfs_read. There are vm1, vm2.\n";
+    assert_eq!(shell(&bench, "trace kprobe work count"), which);
+    let armed = format!("probe 1: kprobe vm2:work at {WORK:#x}, program count\n");
+    assert_eq!(shell(&bench, "trace kprobe vm2:work count"), armed);
+    assert!(bench.vm().armed().is_empty());
+    let address = format!("trace kprobe vm1:{AGAIN:#x} count --stop");
+    assert!(shell(&bench, &address).ends_with("program count, stops\n"));
+    let list = shell(&bench, "trace list");
+    assert!(
+        list.contains("vm2:work") && list.contains("vm1:again"),
+        "{list}"
+    );
+}
+
+#[test]
+fn probes_that_cannot_be() {
+    let bench = Bench::new(1);
+    let cases = [
+        (
+            "trace kprobe vm1:wrok count",
+            "no symbol wrok in vm1. Did you mean work?",
+        ),
+        (
+            "trace kprobe vm1:work cuont",
+            "no program cuont. There are args, count, printk, stop.",
+        ),
+        (
+            "trace kprobe vm1:work count --halt",
+            "there is no --halt here.",
+        ),
+        ("trace kprobe vm1:work", "this needs a place and a program."),
+        (
+            "trace kprobe vm1:a;b count",
+            "\"a;b\" is neither an address",
+        ),
+        (
+            "trace kprobe vm1:0x40000001 count",
+            "0x40000001 is not the address of an instruction",
+        ),
+        ("trace unkprobe vm1:9", "vm1 has no probe 9"),
+        ("trace unkprobe vm1:work", "vm1 has no probe at work"),
+        (
+            "map dump count nope",
+            "count has no map nope. It has count.",
+        ),
+        ("map dump nope nope", "no program nope."),
+        ("trace unload count", "count is built in"),
+        ("phys vm1:zzz", "\"zzz\" is no number."),
+        ("phys vm1:0x0", "vm1 has no memory at guest-physical 0x0."),
+        (
+            "phys vm1:0x9000000",
+            "guest-physical 0x9000000 of vm1 is a device",
+        ),
+        (
+            "phys vm1:0x40000000 5000",
+            "a length is 1 to 4096 bytes, not 5000.",
+        ),
+        (
+            "phys vm1:0xffffffffffffffff 2",
+            "the range goes over the end",
+        ),
+        ("trace stream -n x", "\"x\" is no number of lines."),
+        ("log", "this hypervisor keeps no log."),
+    ];
+    for (line, expected) in cases {
+        let out = shell(&bench, line);
+        assert!(out.starts_with(expected), "{line}: {out}");
+        assert!(out.ends_with('\n'));
+    }
+}
+
+#[test]
+fn probes_count_and_go() {
+    let mut bench = Bench::new(1);
+    shell(&bench, "trace kprobe vm1:work count");
+    bench.vm().run(3 + 10 * 6);
+    let list = shell(&bench, "trace list");
+    assert!(
+        list.contains(" 1  kprobe  vm1:work  count    go    on       10       0"),
+        "{list}"
+    );
+    assert_eq!(
+        shell(&bench, "map dump count count"),
+        "KEY  VALUE\n  0     10\n"
+    );
+    let detached = "detached probe 1: kprobe vm1:work, 10 hits\n";
+    assert_eq!(shell(&bench, "trace unkprobe vm1:work"), detached);
+    assert!(bench.vm().armed().is_empty());
+    bench.session.poll();
+}
+
+#[test]
+fn the_stream_shows_the_last_lines() {
+    let bench = Bench::new(1);
+    shell(&bench, "trace kprobe vm1:work printk");
+    bench.vm().run(3 + 30 * 6);
+    assert_eq!(
+        shell(&bench, "trace stream -n 2"),
+        "[vm1/vcpu0] work hit\n".repeat(2)
+    );
+    assert_eq!(shell(&bench, "trace stream").lines().count(), 20);
+}
+
+#[test]
+fn physical_memory_as_hexadecimal_and_text() {
+    let bench = Bench::new(1);
+    assert_eq!(
+        shell(&bench, "phys vm1:0x40000000 20"),
+        "0x40000000: 03 00 82 d2 03 00 a8 f2 00 00 80 d2 02 00 00 94  ................\n\
+         0x40000010: ff ff ff 17                                      ....\n"
+    );
+}
+
+#[test]
+fn the_log_is_the_hypervisors() {
+    struct Lines;
+    impl Log for Lines {
+        fn write_to(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
+            writeln!(out, "booted")
+        }
+    }
+    static LINES: Lines = Lines;
+    let bench = Bench::new(1);
+    let server = stub::Server::new(bench.periscope).with_log(&LINES);
+    let mut out = String::new();
+    run(&server, &Caller::Shell, "log", &mut out);
+    assert_eq!(out, "booted\n");
+    bench.vm().power_off();
+}
