@@ -509,7 +509,7 @@ fn the_other_vm_runs_on() {
 /// A linked program as `remote put` sends it.
 fn put(bench: &mut Bench, name: &str, bytes: &[u8]) -> String {
     let name: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(bench.ask("vFile:setfs:0"), "F00");
+    assert_eq!(bench.ask("vFile:setfs:0"), "F0");
     let opened = bench.ask(&format!("vFile:open:{name},601,1c0"));
     let descriptor = opened.strip_prefix('F').unwrap();
     for (index, chunk) in bytes.chunks(500).enumerate() {
@@ -626,5 +626,5 @@ fn packets_that_are_fatal_to_gdbstub() {
     }
     bench.ask_all("vCont;c");
     assert_eq!(bench.ask("g"), "E10", "busy: the vCPUs run");
-    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#23");
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#04");
 }
