@@ -22,6 +22,8 @@ enum Command {
     Setup(command::setup::Args),
     Build(command::build::Args),
     Run(command::run::Args),
+    Test(command::test::Args),
+    Bench(command::bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Command::Setup(args) => command::setup::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Run(args) => command::run::run(&args),
+        Command::Test(args) => command::test::run(&args),
+        Command::Bench(args) => command::bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
