@@ -1,9 +1,9 @@
 //! The hit path: what happens when a vCPU traps at a site.
 //!
-//! Nothing here allocates, parses, or takes a lock that a stopped CPU can hold. The one lock is a read of the space's
-//! table: its writers hold the VM, and a vCPU of a held VM is never on the hit path ([`crate::machine`], "Holds"); a
-//! vCPU that stops returns from here before it parks. So a hit never waits for a writer, and readers do not exclude each
-//! other.
+//! Nothing here allocates, parses, or takes a lock that a stopped CPU can hold. The one lock is a
+//! read of the space's table: its writers hold the VM, and a vCPU of a held VM is never on the hit
+//! path ([`crate::machine`], "Holds"); a vCPU that stops returns from here before it parks. So a
+//! hit never waits for a writer, and readers do not exclude each other.
 
 use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
@@ -25,7 +25,8 @@ pub const HVC_BASE: u16 = 0x4000;
 pub enum HitOutcome {
     /// The displaced instruction has been executed: enter the guest with the changed registers.
     Resume,
-    /// The displaced instruction must run for real: step the vCPU over it in the step view, then go on.
+    /// The displaced instruction must run for real: step the vCPU over it in the step view, then go
+    /// on.
     Step,
     /// The displaced instruction is a `BRK` of the guest's own: deliver its exception to guest EL1.
     Breakpoint {
@@ -39,8 +40,8 @@ pub enum HitOutcome {
     NotOurs,
 }
 
-/// Where a vCPU has stopped with its instruction still to execute. Written by the vCPU itself on its
-/// way through here, so the fields need no order among each other.
+/// Where a vCPU has stopped with its instruction still to execute. Written by the vCPU itself on
+/// its way through here, so the fields need no order among each other.
 pub(crate) struct Reported {
     pc: AtomicU64,
     /// The site, or [`Reported::NOTHING`] for a hardware breakpoint.

@@ -1,12 +1,13 @@
-//! Events: what programs print and what sites have to say, on their way from a hit to whoever listens.
+//! Events: what programs print and what sites have to say, on their way from a hit to whoever
+//! listens.
 //!
-//! Each physical CPU has a ring of fixed-size records. The CPU itself is the only producer: the hit path runs with
-//! interrupts masked, so nothing interrupts it in the middle of a record, and no other CPU writes there. A server drains
-//! all rings; servers take turns. A full ring drops the new record and counts it: losing an event never delays a guest,
-//! and never goes unnoticed.
+//! Each physical CPU has a ring of fixed-size records. The CPU itself is the only producer: the hit
+//! path runs with interrupts masked, so nothing interrupts it in the middle of a record, and no
+//! other CPU writes there. A server drains all rings; servers take turns. A full ring drops the new
+//! record and counts it: losing an event never delays a guest, and never goes unnoticed.
 //!
-//! The slots are atomics so that the whole needs no `unsafe`: the producer publishes a record with a release store of
-//! `head`, the consumer gives the slot back with a release store of `tail`.
+//! The slots are atomics so that the whole needs no `unsafe`: the producer publishes a record with
+//! a release store of `head`, the consumer gives the slot back with a release store of `tail`.
 
 use crate::addr::Gva;
 use crate::machine::{VcpuId, VmId};
@@ -230,8 +231,9 @@ impl Rings {
         }
     }
 
-    /// Adds an event to the ring of `cpu`, the CPU that calls, with interrupts masked. Text of more than [`TEXT_BYTES`]
-    /// spreads over several records; where not all of them fit, the event is lost as a whole and counted.
+    /// Adds an event to the ring of `cpu`, the CPU that calls, with interrupts masked. Text of more
+    /// than [`TEXT_BYTES`] spreads over several records; where not all of them fit, the event is
+    /// lost as a whole and counted.
     pub fn push(&self, cpu: usize, source: Source, kind: EventKind, text: &[u8]) {
         let Some(ring) = self.rings.get(cpu) else {
             return;
@@ -262,8 +264,8 @@ impl Rings {
         }
     }
 
-    /// Hands every waiting record to `visit`, CPU by CPU, each CPU's in order. Returns at once where another server
-    /// drains already.
+    /// Hands every waiting record to `visit`, CPU by CPU, each CPU's in order. Returns at once
+    /// where another server drains already.
     pub fn drain(&self, visit: &mut dyn FnMut(&Record)) {
         let Some(_turn) = self.consumer.try_lock() else {
             return;

@@ -22,9 +22,9 @@ pub(crate) struct Spot {
     pub(crate) word: u32,
 }
 
-/// Finds the word for a probe at `address` as `vcpu` sees it; an address in the kernel's half is looked for
-/// through the other vCPUs too, since one that is in user code may have the kernel unmapped (Linux' KPTI). `None`: not
-/// mapped for now. The VM is held.
+/// Finds the word for a probe at `address` as `vcpu` sees it; an address in the kernel's half is
+/// looked for through the other vCPUs too, since one that is in user code may have the kernel
+/// unmapped (Linux' KPTI). `None`: not mapped for now. The VM is held.
 pub(crate) fn locate(
     machine: &dyn Machine,
     address: Gva,

@@ -120,7 +120,8 @@ impl Periscope {
         })
     }
 
-    /// The place that a user calls `text`: `vm1:vfs_read`, `vm2:0xffff800080012340`; without a space's name, in `here`.
+    /// The place that a user calls `text`: `vm1:vfs_read`, `vm2:0xffff800080012340`; without a
+    /// space's name, in `here`.
     pub fn place<'a>(
         &'a self,
         text: &str,
@@ -133,8 +134,8 @@ impl Periscope {
         Ok((space, Target::parse(rest).map_err(BadPlace::Target)?))
     }
 
-    /// Verifies the linked program `bytes` (`periscope link` makes one) and keeps it as `name`, in place of an
-    /// earlier object of that name that nobody uses.
+    /// Verifies the linked program `bytes` (`periscope link` makes one) and keeps it as `name`, in
+    /// place of an earlier object of that name that nobody uses.
     pub fn load_program(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.check_unused(name)?;
         self.programs.load(name, bytes)

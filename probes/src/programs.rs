@@ -201,8 +201,9 @@ impl ProgramStore {
         self.objects.read().keys().cloned().collect()
     }
 
-    /// Verifies the linked program `bytes` and keeps it as `name`, in place of an earlier object of that name.
-    /// [`crate::periscope::Periscope::load_program`] checks first that no probe uses that.
+    /// Verifies the linked program `bytes` and keeps it as `name`, in place of an earlier object of
+    /// that name. [`crate::periscope::Periscope::load_program`] checks first that no probe uses
+    /// that.
     pub(crate) fn load(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.changeable(name)?;
         let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
@@ -233,5 +234,79 @@ impl ProgramStore {
             return Err(StoreError::BadName(name.chars().take(MAX_NAME).collect()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    /// A linked object with the programs `names`, each of which is `count`.
+    fn object(names: &[&str]) -> Vec<u8> {
+        let mut linked = ebpf::builtin::linked("count").unwrap();
+        let count = linked.programs[0].clone();
+        let named = |name: &&str| {
+            let mut program = count.clone();
+            program.name = name.to_string();
+            program
+        };
+        linked.programs = names.iter().map(named).collect();
+        linked.encode().unwrap()
+    }
+
+    #[test]
+    fn an_object_of_several_programs_wants_to_hear_which() {
+        let store = ProgramStore::new(2).unwrap();
+        store.load("pair", &object(&["enter", "leave"])).unwrap();
+        let program = store.program("pair:leave").unwrap();
+        assert_eq!(
+            (program.name(), program.program().name()),
+            ("pair:leave", "leave")
+        );
+        let ambiguous = store.program("pair").unwrap_err();
+        assert_eq!(
+            ambiguous.to_string(),
+            "pair has several programs: say pair:PROGRAM, of enter, leave."
+        );
+        let missing = store.program("pair:other").unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "pair has no program other. It has enter, leave."
+        );
+    }
+
+    #[test]
+    fn what_is_no_program_is_refused() {
+        let store = ProgramStore::new(2).unwrap();
+        assert!(matches!(
+            store.load("junk", b"\x7fELF"),
+            Err(StoreError::Parse(_))
+        ));
+        assert!(matches!(store.load("junk", b""), Err(StoreError::Parse(_))));
+        let good = object(&["one"]);
+        for name in ["", "a b", "a:b", "vm1/x", &"x".repeat(MAX_NAME + 1)] {
+            assert!(
+                matches!(store.load(name, &good), Err(StoreError::BadName(_))),
+                "{name}"
+            );
+        }
+        let builtin = store.load("stop", &good);
+        assert_eq!(builtin, Err(StoreError::Builtin("stop".to_string())));
+        let names = vec!["args", "count", "printk", "stop"];
+        assert_eq!(store.names(), names);
+    }
+
+    #[test]
+    fn the_store_has_a_limit() {
+        let store = ProgramStore::new(1).unwrap();
+        let good = object(&["one"]);
+        for index in 0..MAX_OBJECTS {
+            store.load(&alloc::format!("p{index}"), &good).unwrap();
+        }
+        assert_eq!(store.load("more", &good), Err(StoreError::Full));
+        assert_eq!(store.load("p0", &good), Ok(()));
+        store.unload("p1").unwrap();
+        assert_eq!(store.load("more", &good), Ok(()));
     }
 }

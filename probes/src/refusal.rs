@@ -6,7 +6,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Why a site, a probe or a hardware point was refused. `Display` says what is wrong and what to do.
+/// Why a site, a probe or a hardware point was refused. `Display` says what is wrong and what to
+/// do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// Instructions are at multiples of 4.
@@ -22,8 +23,8 @@ pub enum Refusal {
     },
     /// The address can be executed at EL0, where `HVC` is undefined.
     UserCode(Gva),
-    /// Between a load-exclusive and its store-exclusive: a trap there would clear the monitor, and the guest would
-    /// retry for ever.
+    /// Between a load-exclusive and its store-exclusive: a trap there would clear the monitor, and
+    /// the guest would retry for ever.
     ExclusiveSequence {
         /// The address.
         address: Gva,

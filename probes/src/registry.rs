@@ -1,22 +1,24 @@
 //! What the user wants, and the table of sites that follows from it.
 //!
-//! There is one registry for GDB's breakpoints, probes, and actions on breakpoints. Each is an [`Entry`] with its
-//! attachment; the entry's hit count lives as long as the entry. [`Registry::rebuild`] derives from the entries what runs at each
-//! site, frees the sites where nothing runs, and covers what waits for its page with spare hardware breakpoints. The VM is held
+//! There is one registry for GDB's breakpoints, probes, and actions on breakpoints. Each is an
+//! [`Entry`] with its attachment; the entry's hit count lives as long as the entry.
+//! [`Registry::rebuild`] derives from the entries what runs at each site, frees the sites where
+//! nothing runs, and covers what waits for its page with spare hardware breakpoints. The VM is held
 //! in all of this.
+
+mod derive;
 
 use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
 use crate::locate::{Spot, locate, locate_anywhere};
-use crate::machine::{ArmError, HwPoint, Machine, VcpuId};
+use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
-use crate::site::{Attachment, Bound, Cover, MAX_COVERS, Table, Verdict};
+use crate::site::{Attachment, Table};
 use crate::space::{AfterRun, MAX_SITES, Placement, ProbeKind};
 use crate::symbols::Symbols;
 use crate::target::Target;
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -58,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) after: AfterRun,
     /// The target's address, once known.
     pub(crate) address: Option<Gva>,
+    /// The generation of symbols in which the target was last looked up.
+    searched: u64,
     pub(crate) standing: Standing,
 }
 
@@ -75,10 +79,21 @@ impl Entry {
     }
 }
 
+/// What a user wants to attach.
+pub(crate) struct Wish<'a> {
+    pub(crate) target: &'a Target,
+    /// The target's address, where it is known.
+    pub(crate) address: Option<Gva>,
+    pub(crate) program: ProgramRef,
+    pub(crate) after: AfterRun,
+}
+
 /// The world around a registry.
 pub(crate) struct Surroundings<'a> {
     pub(crate) machine: &'a dyn Machine,
     pub(crate) symbols: Option<&'a dyn Symbols>,
+    /// Counts the tables of symbols that there have been: a symbol is looked up once in each.
+    pub(crate) generation: u64,
 }
 
 /// All that is set and attached in a VM.
@@ -123,6 +138,7 @@ impl Registry {
                     target: Target::Address(address),
                     after: AfterRun::Stop,
                     address: Some(address),
+                    searched: around.generation,
                     standing: Standing::Idle,
                 });
                 self.entries.len() - 1
@@ -211,12 +227,9 @@ impl Registry {
     pub(crate) fn attach_probe(
         &mut self,
         around: &Surroundings<'_>,
-        target: &Target,
-        program: ProgramRef,
-        after: AfterRun,
+        wish: Wish<'_>,
     ) -> Result<(u32, Placement), Refusal> {
-        let address = address_of(around, target)?;
-        let spot = match address {
+        let spot = match wish.address {
             Some(address) => locate_anywhere(around.machine, address)?,
             None => None,
         };
@@ -225,7 +238,7 @@ impl Registry {
             Some(spot) => Standing::Placed(self.place(around.machine, spot)?),
             None => Standing::Pending,
         };
-        let id = self.add(ProbeKind::Kprobe, target, program, after, address, standing);
+        let id = self.add(around, ProbeKind::Kprobe, wish, standing);
         self.rebuild(around);
         let placement = self.entries.last().map_or(Placement::Pending, placement);
         Ok((id, placement))
@@ -234,20 +247,10 @@ impl Registry {
     pub(crate) fn attach_action(
         &mut self,
         around: &Surroundings<'_>,
-        target: &Target,
-        program: ProgramRef,
-        after: AfterRun,
+        wish: Wish<'_>,
     ) -> Result<u32, Refusal> {
-        let address = address_of(around, target)?;
         self.make_room()?;
-        let id = self.add(
-            ProbeKind::Action,
-            target,
-            program,
-            after,
-            address,
-            Standing::Idle,
-        );
+        let id = self.add(around, ProbeKind::Action, wish, Standing::Idle);
         self.rebuild(around);
         Ok(id)
     }
@@ -270,20 +273,19 @@ impl Registry {
 
     fn add(
         &mut self,
+        around: &Surroundings<'_>,
         kind: ProbeKind,
-        target: &Target,
-        program: ProgramRef,
-        after: AfterRun,
-        address: Option<Gva>,
+        wish: Wish<'_>,
         standing: Standing,
     ) -> u32 {
         self.last_probe = self.last_probe.wrapping_add(1).max(1);
         self.entries.push(Entry {
-            attachment: Attachment::new(Some(self.last_probe), program),
+            attachment: Attachment::new(Some(self.last_probe), wish.program),
             kind,
-            target: target.clone(),
-            after,
-            address,
+            target: wish.target.clone(),
+            after: wish.after,
+            address: wish.address,
+            searched: around.generation,
             standing,
         });
         self.last_probe
@@ -310,8 +312,8 @@ impl Registry {
         self.entries.iter().any(Entry::waits)
     }
 
-    /// Places what waits and can be placed now. Calls `tell` for each entry that it places, and with the reason for each that it
-    /// gives up.
+    /// Places what waits and can be placed now. Calls `tell` for each entry that it places, and
+    /// with the reason for each that it gives up.
     pub(crate) fn retry_pending(
         &mut self,
         around: &Surroundings<'_>,
@@ -351,12 +353,15 @@ impl Registry {
         }
     }
 
-    /// The address of an entry, looked up where it is not known yet. A symbol that is not there may be a module's, and
-    /// come later.
+    /// The address of an entry, looked up where it is not known yet and there are new symbols. A
+    /// symbol that is not there may be a module's, and come later.
     fn find_address(&mut self, around: &Surroundings<'_>, index: usize) -> Option<Gva> {
         let entry = &mut self.entries[index];
-        if entry.address.is_none() {
-            entry.address = address_of(around, &entry.target).ok().flatten();
+        if entry.address.is_none() && entry.searched != around.generation {
+            entry.searched = around.generation;
+            entry.address = around
+                .symbols
+                .and_then(|symbols| look_up(symbols, &entry.target));
         }
         entry.address
     }
@@ -406,162 +411,6 @@ impl Registry {
         }
         Ok(Place { slot, address })
     }
-
-    /// Derives from the entries what runs where.
-    fn rebuild(&mut self, around: &Surroundings<'_>) {
-        self.table.unbind_all();
-        self.cover_waiting(around.machine);
-        let actions = self.bind_actions(around);
-        for index in 0..self.entries.len() {
-            let lets_pass = actions
-                .iter()
-                .any(|action| action.breakpoint == index && action.after == AfterRun::Go);
-            self.bind(index, lets_pass);
-        }
-        for (slot, gpa) in self.table.unused() {
-            around.machine.disarm(gpa);
-            self.table.free(slot);
-        }
-    }
-
-    /// Covers as many waiting entries as there are spare hardware breakpoints, GDB's breakpoints first.
-    fn cover_waiting(&mut self, machine: &dyn Machine) {
-        let mut addresses = Vec::new();
-        for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe] {
-            for entry in self
-                .entries
-                .iter()
-                .filter(|entry| entry.kind == kind && entry.waits())
-            {
-                let Some(address) = entry.address else {
-                    continue;
-                };
-                let has_point = self.points.contains(&HwPoint::Break(address));
-                if !has_point && !addresses.contains(&address) && addresses.len() < MAX_COVERS {
-                    addresses.push(address);
-                }
-            }
-        }
-        self.set_points_and_covers(machine, &mut addresses);
-        for entry in self.entries.iter_mut().filter(|entry| entry.waits()) {
-            entry.standing = match entry.address {
-                Some(address) if addresses.contains(&address) => Standing::Covered(address),
-                _ => Standing::Pending,
-            };
-        }
-        let cover = |address| Cover {
-            address,
-            bound: Vec::new(),
-        };
-        self.table.covers.extend(addresses.into_iter().map(cover));
-    }
-
-    /// Sets GDB's points and hardware breakpoints at the first of `addresses`; drops those that the CPU has no
-    /// register for.
-    fn set_points_and_covers(&mut self, machine: &dyn Machine, addresses: &mut Vec<Gva>) {
-        loop {
-            let mut points = self.points.clone();
-            points.extend(addresses.iter().copied().map(HwPoint::Break));
-            if points == self.set_points || machine.set_points(&points).is_ok() {
-                self.set_points = points;
-                return;
-            }
-            if addresses.pop().is_none() {
-                return;
-            }
-        }
-    }
-
-    /// Finds the breakpoint of every action, and takes over where that stands.
-    fn bind_actions(&mut self, around: &Surroundings<'_>) -> Vec<BoundAction> {
-        let mut bound = Vec::new();
-        for index in 0..self.entries.len() {
-            if self.entries[index].kind != ProbeKind::Action {
-                continue;
-            }
-            self.find_address(around, index);
-            let breakpoint = self.breakpoint_of(&self.entries[index], around.symbols);
-            let standing = match breakpoint.map(|breakpoint| self.entries[breakpoint].standing) {
-                Some(Standing::Placed(place) | Standing::Leaving(place)) => Standing::Placed(place),
-                Some(Standing::Covered(address)) => Standing::Covered(address),
-                Some(Standing::Pending | Standing::Idle) | None => Standing::Idle,
-            };
-            let action = &mut self.entries[index];
-            action.standing = standing;
-            if let Some(breakpoint) = breakpoint {
-                bound.push(BoundAction {
-                    breakpoint,
-                    after: action.after,
-                });
-            }
-        }
-        bound
-    }
-
-    /// The breakpoint that an action runs at: one at its very address, else, for a function, the first in it.
-    fn breakpoint_of(&self, action: &Entry, symbols: Option<&dyn Symbols>) -> Option<usize> {
-        let set = || {
-            let set = |(_, entry): &(usize, &Entry)| {
-                entry.kind == ProbeKind::Breakpoint && entry.standing != Standing::Idle
-            };
-            self.entries.iter().enumerate().filter(set)
-        };
-        let address = action.address?;
-        let is_there = |entry: &Entry| {
-            let site = entry.place().map(|place| place.address);
-            entry.address == Some(address) || site == Some(address)
-        };
-        if let Some((index, _)) = set().find(|(_, entry)| is_there(entry)) {
-            return Some(index);
-        }
-        let Target::Symbol { name, offset: 0 } = &action.target else {
-            return None;
-        };
-        let symbols = symbols?;
-        let in_function = |entry: &Entry| {
-            let located = symbols.by_address(entry.address?)?;
-            (located.name == *name).then_some(())
-        };
-        set()
-            .filter(|(_, entry)| in_function(entry).is_some())
-            .min_by_key(|(_, entry)| entry.address)
-            .map(|(index, _)| index)
-    }
-
-    /// Makes an entry's program run where the entry stands. A breakpoint with an action that lets pass does not stop.
-    fn bind(&mut self, index: usize, lets_pass: bool) {
-        let entry = &self.entries[index];
-        let verdict = match (entry.kind, entry.after) {
-            (ProbeKind::Breakpoint, _) if lets_pass => Verdict::Go,
-            (ProbeKind::Breakpoint, _) => Verdict::Program,
-            (ProbeKind::Kprobe, AfterRun::Stop) => Verdict::Stop,
-            // Whether a breakpoint with an action stops, the breakpoint says.
-            (ProbeKind::Kprobe, AfterRun::Go) | (ProbeKind::Action, _) => Verdict::Go,
-        };
-        let bound = Bound {
-            attachment: entry.attachment.clone(),
-            verdict,
-        };
-        let list = match entry.standing {
-            Standing::Placed(place) | Standing::Leaving(place) => {
-                self.table.get_mut(place.slot).map(|site| &mut site.bound)
-            }
-            Standing::Covered(address) => {
-                self.table.cover_mut(address).map(|cover| &mut cover.bound)
-            }
-            Standing::Idle | Standing::Pending => None,
-        };
-        if let Some(list) = list {
-            list.push(bound);
-        }
-    }
-}
-
-/// An action whose breakpoint is set.
-struct BoundAction {
-    /// Index of the breakpoint's entry.
-    breakpoint: usize,
-    after: AfterRun,
 }
 
 fn placement(entry: &Entry) -> Placement {
@@ -575,21 +424,30 @@ fn placement(entry: &Entry) -> Placement {
 
 /// The address of a target; `None` for a symbol while there are no symbols.
 pub(crate) fn address_of(
-    around: &Surroundings<'_>,
+    vm: VmId,
+    symbols: Option<&dyn Symbols>,
     target: &Target,
 ) -> Result<Option<Gva>, Refusal> {
-    let (name, offset) = match target {
-        Target::Address(address) => return Ok(Some(*address)),
-        Target::Symbol { name, offset } => (name, *offset),
-    };
-    let Some(symbols) = around.symbols else {
-        return Ok(None);
-    };
-    let no_symbol = || Refusal::NoSymbol {
-        vm: around.machine.vm(),
-        name: name.to_string(),
-        similar: symbols.similar(name, SUGGESTIONS),
-    };
-    let start = symbols.by_name(name).ok_or_else(no_symbol)?;
-    Ok(Some(Gva(start.0.wrapping_add(offset))))
+    match (target, symbols) {
+        (Target::Address(address), _) => Ok(Some(*address)),
+        (Target::Symbol { .. }, None) => Ok(None),
+        (Target::Symbol { name, .. }, Some(symbols)) => {
+            let found = look_up(symbols, target);
+            found.map(Some).ok_or_else(|| Refusal::NoSymbol {
+                vm,
+                name: name.clone(),
+                similar: symbols.similar(name, SUGGESTIONS),
+            })
+        }
+    }
+}
+
+fn look_up(symbols: &dyn Symbols, target: &Target) -> Option<Gva> {
+    match target {
+        Target::Address(address) => Some(*address),
+        Target::Symbol { name, offset } => {
+            let start = symbols.by_name(name)?;
+            Some(Gva(start.0.wrapping_add(*offset)))
+        }
+    }
 }

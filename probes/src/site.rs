@@ -1,7 +1,7 @@
 //! Sites: the words that trap, and what runs there.
 //!
-//! A site is a guest-physical word. Its number in the [`Table`] is the immediate of its `HVC`, so the way from a trap to
-//! its site is one index.
+//! A site is a guest-physical word. Its number in the [`Table`] is the immediate of its `HVC`, so
+//! the way from a trap to its site is one index.
 
 use crate::addr::{Gpa, Gva};
 use crate::programs::ProgramRef;

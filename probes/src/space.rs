@@ -7,7 +7,7 @@ use crate::event::{EventKind, MAX_CPUS, Rings, Source};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
-use crate::registry::{Entry, Registry, Standing, Surroundings};
+use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of};
 use crate::regs::CoreRegs;
 use crate::symbols::{Located, Symbols};
 use crate::target::Target;
@@ -16,7 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebpf::Object;
 use spin::RwLock;
 
@@ -47,7 +47,8 @@ pub enum AfterRun {
 pub enum Placement {
     /// It is armed there.
     Armed {
-        /// The site's address: the next instruction where the user's address is a landing pad of a guarded page.
+        /// The site's address: the next instruction where the user's address is a landing pad of a
+        /// guarded page.
         address: Gva,
     },
     /// Its page is not mapped yet: it arms itself when it is.
@@ -117,6 +118,8 @@ pub struct Space {
     /// What GDB's breakpoints run.
     stop: ProgramRef,
     symbols: RwLock<Option<Arc<dyn Symbols>>>,
+    /// Counts the tables of symbols that there have been.
+    generation: AtomicU64,
     /// Written only while the VM is held.
     pub(crate) registry: RwLock<Registry>,
     /// Whether anything waits for its page or its symbol.
@@ -148,6 +151,7 @@ impl Space {
             events,
             stop,
             symbols: RwLock::new(None),
+            generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
             reported: [const { Reported::new() }; MAX_CPUS],
@@ -177,15 +181,19 @@ impl Space {
     /// [`Space::retry_pending`].
     pub fn set_symbols(&self, symbols: Arc<dyn Symbols>) {
         *self.symbols.write() = Some(symbols);
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Changes the registry with the VM held. The hold comes before the lock: a vCPU on the hit path reads the
-    /// registry before it can be held.
+    /// Changes the registry with the VM held. The hold comes before the lock: a vCPU on the hit
+    /// path reads the registry before it can be held.
     fn edit<T>(&self, change: impl FnOnce(&mut Registry, &Surroundings<'_>) -> T) -> T {
+        // In this order: symbols that are newer than their number are looked through once more.
+        let generation = self.generation.load(Ordering::Acquire);
         let symbols = self.symbols();
         let around = Surroundings {
             machine: self.machine,
             symbols: symbols.as_deref(),
+            generation,
         };
         let _hold = Hold::of(self.machine);
         let mut registry = self.registry.write();
@@ -196,8 +204,8 @@ impl Space {
 
     // ---- GDB's breakpoints ----
 
-    /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before, its
-    /// hit count and actions are back. An address that is not mapped is accepted and waits.
+    /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before,
+    /// its hit count and actions are back. An address that is not mapped is accepted and waits.
     pub fn insert_breakpoint(&self, address: Gva, vcpu: VcpuId) -> Result<Placement, Refusal> {
         self.edit(|registry, around| registry.insert_breakpoint(around, address, vcpu, &self.stop))
     }
@@ -240,25 +248,39 @@ impl Space {
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<(ProbeId, Placement), Refusal> {
+        let wish = self.wish(target, program, after)?;
         self.edit(|registry, around| {
-            let (id, placement) = registry.attach_probe(around, target, program, after)?;
+            let (id, placement) = registry.attach_probe(around, wish)?;
             Ok((ProbeId(id), placement))
         })
     }
 
-    /// Runs `program` at GDB's breakpoint at `target` (a symbol also means a breakpoint further into
-    /// the function: GDB skips prologues). GDB sets its breakpoints only when it resumes: an action
-    /// without breakpoint waits. The VM may run.
+    /// Runs `program` at GDB's breakpoint at `target` (a symbol also means a breakpoint further
+    /// into the function: GDB skips prologues). GDB sets its breakpoints only when it resumes: an
+    /// action without breakpoint waits. The VM may run.
     pub fn attach_action(
         &self,
         target: &Target,
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<ProbeId, Refusal> {
-        self.edit(|registry, around| {
-            registry
-                .attach_action(around, target, program, after)
-                .map(ProbeId)
+        let wish = self.wish(target, program, after)?;
+        self.edit(|registry, around| registry.attach_action(around, wish).map(ProbeId))
+    }
+
+    /// Finds a target's address, before the VM is held: symbols are many.
+    fn wish<'a>(
+        &self,
+        target: &'a Target,
+        program: ProgramRef,
+        after: AfterRun,
+    ) -> Result<Wish<'a>, Refusal> {
+        let address = address_of(self.vm(), self.symbols().as_deref(), target)?;
+        Ok(Wish {
+            target,
+            address,
+            program,
+            after,
         })
     }
 
@@ -267,7 +289,8 @@ impl Space {
         self.edit(|registry, around| registry.detach(around, id.0))
     }
 
-    /// Everything that is set or attached, in the order of its coming. Breakpoints that GDB has deleted are not.
+    /// Everything that is set or attached, in the order of its coming. Breakpoints that GDB has
+    /// deleted are not.
     pub fn list(&self) -> Vec<Listing> {
         let symbols = self.symbols();
         let registry = self.registry.read();
@@ -349,9 +372,9 @@ impl Space {
         }
     }
 
-    /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one after
-    /// it. Runs the site's programs; then stops, or executes the displaced instruction in `regs`. Of
-    /// `features`, the branch target check is set here.
+    /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one
+    /// after it. Runs the site's programs; then stops, or executes the displaced instruction in
+    /// `regs`. Of `features`, the branch target check is set here.
     pub fn hit(
         &self,
         immediate: u16,
@@ -371,9 +394,9 @@ impl Space {
         )
     }
 
-    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits for
-    /// its page, runs its programs; `Step` then means: step the vCPU over the instruction with that
-    /// breakpoint off.
+    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits
+    /// for its page, runs its programs; `Step` then means: step the vCPU over the instruction with
+    /// that breakpoint off.
     pub fn hw_hit(
         &self,
         vcpu: VcpuId,
@@ -390,8 +413,9 @@ impl Space {
     }
 
     /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
-    /// stopped at a site or a hardware breakpoint and has not moved, executes the displaced instruction without running
-    /// programs: `Resume` (done), `Step`, `Breakpoint`; otherwise `NotOurs`.
+    /// stopped at a site or a hardware breakpoint and has not moved, executes the displaced
+    /// instruction without running programs: `Resume` (done), `Step`, `Breakpoint`; otherwise
+    /// `NotOurs`.
     pub fn pass(
         &self,
         vcpu: VcpuId,
@@ -407,8 +431,9 @@ impl Space {
         })
     }
 
-    /// The step that [`HitOutcome::Step`] asked for ended before the instruction executed: a watchpoint of the debugger
-    /// fired on it. The vCPU passes the site when it resumes, and the hit is not counted twice.
+    /// The step that [`HitOutcome::Step`] asked for ended before the instruction executed: a
+    /// watchpoint of the debugger fired on it. The vCPU passes the site when it resumes, and the
+    /// hit is not counted twice.
     pub fn interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
         self.serve_interrupted(vcpu, regs);
     }

@@ -35,7 +35,8 @@ impl fmt::Display for BadTarget {
 impl core::error::Error for BadTarget {}
 
 impl Target {
-    /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's name.
+    /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's
+    /// name.
     pub fn parse(text: &str) -> Result<Self, BadTarget> {
         let bad = || BadTarget(text.to_string());
         if text.starts_with(|c: char| c.is_ascii_digit()) {

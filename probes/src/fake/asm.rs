@@ -32,12 +32,12 @@ pub const fn subs(d: u32, n: u32, immediate: u32) -> u32 {
 
 /// `LDR Xt, [Xn, #offset]`, a multiple of 8.
 pub const fn ldr(t: u32, n: u32, offset: u32) -> u32 {
-    0xf940_0000 | (offset / 8 & 0xfff) << 10 | (n & 31) << 5 | t & 31
+    0xf940_0000 | ((offset / 8) & 0xfff) << 10 | (n & 31) << 5 | t & 31
 }
 
 /// `STR Xt, [Xn, #offset]`, a multiple of 8.
 pub const fn str(t: u32, n: u32, offset: u32) -> u32 {
-    0xf900_0000 | (offset / 8 & 0xfff) << 10 | (n & 31) << 5 | t & 31
+    0xf900_0000 | ((offset / 8) & 0xfff) << 10 | (n & 31) << 5 | t & 31
 }
 
 /// `STR Wt, [Xn]`.

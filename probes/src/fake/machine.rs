@@ -170,7 +170,8 @@ impl HwDebug for FakeMachine {
     }
 }
 
-/// Whether one watchpoint register covers a point (Arm ARM D2.10): bytes of one aligned doubleword, or an aligned power of two.
+/// Whether one watchpoint register covers a point (Arm ARM D2.10): bytes of one aligned doubleword,
+/// or an aligned power of two.
 fn coverable(point: &HwPoint) -> bool {
     let HwPoint::Watch {
         address, length, ..

@@ -53,7 +53,8 @@ impl FakeMachine {
         Ok(())
     }
 
-    /// What a write means to others: exclusive monitors are lost, and sites adopt what the guest wrote.
+    /// What a write means to others: exclusive monitors are lost, and sites adopt what the guest
+    /// wrote.
     fn written(&self, gpa: Gpa, length: usize) {
         let first = Gpa(gpa.0 & !7);
         let end = gpa.0 + length as u64;
@@ -178,7 +179,8 @@ impl<'a> VcpuMemory<'a> {
     }
 }
 
-/// Calls `each` for the parts of `gva..gva + length` that lie in one page each: address, start, end.
+/// Calls `each` for the parts of `gva..gva + length` that lie in one page each: address, start,
+/// end.
 fn pages(
     gva: Gva,
     length: usize,

@@ -1,9 +1,9 @@
 //! A machine for unit tests: VMs whose vCPUs execute a subset of A64 on the host, one instruction
 //! at a time and in a deterministic order.
 //!
-//! It stands in for the hypervisor under the server and the probe layer, and keeps the same rules: a
-//! vCPU traps at an armed word, [`crate::space::Space::hit`] says what follows, and a held VM does
-//! not move. It has what tests need of an architecture: stage 1 with real tables ([`stage1`]),
+//! It stands in for the hypervisor under the server and the probe layer, and keeps the same rules:
+//! a vCPU traps at an armed word, [`crate::space::Space::hit`] says what follows, and a held VM
+//! does not move. It has what tests need of an architecture: stage 1 with real tables ([`stage1`]),
 //! exceptions to the guest's vectors, PSCI, exclusives, hardware breakpoints and watchpoints.
 //!
 //! ```
@@ -160,8 +160,8 @@ impl FakeMachine {
         }
     }
 
-    /// Lets the vCPUs that may run execute up to `steps` instructions each, in turn, until the VM is
-    /// held or no vCPU can move. Returns how many instructions were executed.
+    /// Lets the vCPUs that may run execute up to `steps` instructions each, in turn, until the VM
+    /// is held or no vCPU can move. Returns how many instructions were executed.
     pub fn run(&self, steps: usize) -> usize {
         let vcpus = self.state.lock().vcpus.len();
         let mut executed = 0;

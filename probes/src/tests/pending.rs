@@ -152,6 +152,30 @@ fn a_symbol_is_looked_up_when_there_are_symbols() {
 }
 
 #[test]
+fn a_symbol_may_come_with_later_symbols() {
+    let rig = Rig::new(1);
+    let (probe, _) = rig
+        .space
+        .attach_probe(
+            &symbol("module_function"),
+            rig.program("count"),
+            AfterRun::Go,
+        )
+        .unwrap();
+    rig.space.set_symbols(Table::of(&[(at(0), "main")]));
+    rig.space.retry_pending();
+    rig.space.retry_pending();
+    assert_eq!(rig.listing(probe).state, ProbeState::Pending);
+    // The module is loaded, and its symbols with it.
+    rig.space.set_symbols(Table::of(&[
+        (at(0), "main"),
+        (at(FUNCTION), "module_function"),
+    ]));
+    rig.space.retry_pending();
+    assert_eq!(rig.listing(probe).state, ProbeState::On);
+}
+
+#[test]
 fn a_reset_guest_is_searched_anew() {
     let rig = Rig::new(1);
     rig.space

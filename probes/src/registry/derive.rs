@@ -1,0 +1,171 @@
+//! From entries to sites: what runs where, and which hardware breakpoints stand in.
+
+use super::{Entry, Registry, Standing, Surroundings};
+use crate::addr::Gva;
+use crate::machine::{HwPoint, Machine};
+use crate::site::{Bound, Cover, MAX_COVERS, Verdict};
+use crate::space::{AfterRun, ProbeKind};
+use crate::symbols::Symbols;
+use crate::target::Target;
+use alloc::vec::Vec;
+
+/// An action whose breakpoint is set.
+struct BoundAction {
+    /// Index of the breakpoint's entry.
+    breakpoint: usize,
+    after: AfterRun,
+}
+
+impl Registry {
+    /// Derives from the entries what runs where.
+    pub(super) fn rebuild(&mut self, around: &Surroundings<'_>) {
+        self.table.unbind_all();
+        self.cover_waiting(around.machine);
+        let actions = self.bind_actions(around);
+        for index in 0..self.entries.len() {
+            let lets_pass = actions
+                .iter()
+                .any(|action| action.breakpoint == index && action.after == AfterRun::Go);
+            self.bind(index, lets_pass);
+        }
+        for (slot, gpa) in self.table.unused() {
+            around.machine.disarm(gpa);
+            self.table.free(slot);
+        }
+    }
+
+    /// Covers as many waiting entries as there are spare hardware breakpoints, GDB's breakpoints
+    /// first.
+    fn cover_waiting(&mut self, machine: &dyn Machine) {
+        let mut addresses = Vec::new();
+        for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe] {
+            for entry in self
+                .entries
+                .iter()
+                .filter(|entry| entry.kind == kind && entry.waits())
+            {
+                let Some(address) = entry.address else {
+                    continue;
+                };
+                let has_point = self.points.contains(&HwPoint::Break(address));
+                if !has_point && !addresses.contains(&address) && addresses.len() < MAX_COVERS {
+                    addresses.push(address);
+                }
+            }
+        }
+        self.set_points_and_covers(machine, &mut addresses);
+        for entry in self.entries.iter_mut().filter(|entry| entry.waits()) {
+            entry.standing = match entry.address {
+                Some(address) if addresses.contains(&address) => Standing::Covered(address),
+                _ => Standing::Pending,
+            };
+        }
+        let cover = |address| Cover {
+            address,
+            bound: Vec::new(),
+        };
+        self.table.covers.extend(addresses.into_iter().map(cover));
+    }
+
+    /// Sets GDB's points and hardware breakpoints at the first of `addresses`; drops those that the
+    /// CPU has no register for.
+    fn set_points_and_covers(&mut self, machine: &dyn Machine, addresses: &mut Vec<Gva>) {
+        loop {
+            let mut points = self.points.clone();
+            points.extend(addresses.iter().copied().map(HwPoint::Break));
+            if points == self.set_points || machine.set_points(&points).is_ok() {
+                self.set_points = points;
+                return;
+            }
+            if addresses.pop().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Finds the breakpoint of every action, and takes over where that stands.
+    fn bind_actions(&mut self, around: &Surroundings<'_>) -> Vec<BoundAction> {
+        let mut bound = Vec::new();
+        for index in 0..self.entries.len() {
+            if self.entries[index].kind != ProbeKind::Action {
+                continue;
+            }
+            self.find_address(around, index);
+            let breakpoint = self.breakpoint_of(&self.entries[index], around.symbols);
+            let standing = match breakpoint.map(|breakpoint| self.entries[breakpoint].standing) {
+                Some(Standing::Placed(place) | Standing::Leaving(place)) => Standing::Placed(place),
+                Some(Standing::Covered(address)) => Standing::Covered(address),
+                Some(Standing::Pending | Standing::Idle) | None => Standing::Idle,
+            };
+            let action = &mut self.entries[index];
+            action.standing = standing;
+            if let Some(breakpoint) = breakpoint {
+                bound.push(BoundAction {
+                    breakpoint,
+                    after: action.after,
+                });
+            }
+        }
+        bound
+    }
+
+    /// The breakpoint that an action runs at: one at its very address, else, for a function, the
+    /// first in it.
+    fn breakpoint_of(&self, action: &Entry, symbols: Option<&dyn Symbols>) -> Option<usize> {
+        let set = || {
+            let set = |(_, entry): &(usize, &Entry)| {
+                entry.kind == ProbeKind::Breakpoint && entry.standing != Standing::Idle
+            };
+            self.entries.iter().enumerate().filter(set)
+        };
+        let address = action.address?;
+        let is_there = |entry: &Entry| {
+            let site = entry.place().map(|place| place.address);
+            entry.address == Some(address) || site == Some(address)
+        };
+        if let Some((index, _)) = set().find(|(_, entry)| is_there(entry)) {
+            return Some(index);
+        }
+        let Target::Symbol { name, offset: 0 } = &action.target else {
+            return None;
+        };
+        let symbols = symbols?;
+        let in_function = |entry: &Entry| {
+            let located = symbols.by_address(entry.address?)?;
+            (located.name == *name).then_some(())
+        };
+        set()
+            .filter(|(_, entry)| in_function(entry).is_some())
+            .min_by_key(|(_, entry)| entry.address)
+            .map(|(index, _)| index)
+    }
+
+    /// Makes an entry's program run where the entry stands. A breakpoint with an action that lets
+    /// pass does not stop.
+    fn bind(&mut self, index: usize, lets_pass: bool) {
+        let entry = &self.entries[index];
+        let verdict = match (entry.kind, entry.after) {
+            (ProbeKind::Breakpoint, _) if lets_pass => Verdict::Go,
+            (ProbeKind::Breakpoint, _) => Verdict::Program,
+            (ProbeKind::Kprobe, AfterRun::Stop) => Verdict::Stop,
+            // Whether a breakpoint with an action stops, the breakpoint says.
+            (ProbeKind::Kprobe, AfterRun::Go) | (ProbeKind::Action, _) => Verdict::Go,
+        };
+        let bound = Bound {
+            attachment: entry.attachment.clone(),
+            verdict,
+        };
+        let list = match entry.standing {
+            Standing::Placed(place) | Standing::Leaving(place) => {
+                self.table.get_mut(place.slot).map(|site| &mut site.bound)
+            }
+            Standing::Covered(address) => {
+                self.table.cover_mut(address).map(|cover| &mut cover.bound)
+            }
+            Standing::Idle | Standing::Pending => None,
+        };
+        if let Some(list) = list {
+            list.push(bound);
+        }
+    }
+}
