@@ -1,9 +1,10 @@
 //! Physical CPUs: per-CPU data, stacks, and switching the other CPUs on.
 
 use crate::platform::Range;
-use crate::{gic, mmu, sysreg, vectors};
+use crate::{gic, mmu, sysreg, vcpu, vectors};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use log::{error, info};
+use spin::Once;
 
 /// How many CPUs we use at most. `hypervisor.ld` reserves as many stack slots.
 pub const MAX_CPUS: usize = 8;
@@ -14,7 +15,6 @@ const SLOT: u64 = 0x1_0000;
 pub const STACK_SIZE: u64 = SLOT / 2;
 
 /// What belongs to one CPU. `TPIDR_EL2` points to it.
-#[derive(Debug)]
 pub struct Cpu {
     /// Linear number, from 0 in the order of the device tree.
     pub index: usize,
@@ -22,6 +22,8 @@ pub struct Cpu {
     pub affinity: AtomicU32,
     /// Set once this CPU has come up.
     pub online: AtomicBool,
+    /// The vCPU that lives here, if any.
+    pub vcpu: Once<&'static vcpu::Vcpu>,
 }
 
 static CPUS: [Cpu; MAX_CPUS] = {
@@ -30,6 +32,7 @@ static CPUS: [Cpu; MAX_CPUS] = {
             index: 0,
             affinity: AtomicU32::new(0),
             online: AtomicBool::new(false),
+            vcpu: Once::new(),
         }
     }; MAX_CPUS];
     let mut index = 0;

@@ -17,8 +17,6 @@ pub const fn instruction_length(esr: u64) -> u64 {
 
 /// Exception classes that a guest can show us.
 pub mod ec {
-    /// Unknown reason: an undefined instruction.
-    pub const UNKNOWN: u64 = 0x00;
     /// WFI or WFE.
     pub const WFX: u64 = 0x01;
     /// HVC from AArch64.

@@ -31,8 +31,11 @@ pub unsafe fn add(range: crate::platform::Range) {
     };
 }
 
+/// Its size is its alignment.
 #[repr(align(4096))]
-struct Page([u8; 4096]);
+struct Page {
+    _first: u8,
+}
 
 /// A zeroed 4 KiB page, or `None` where memory is out.
 pub fn allocate_page() -> Option<NonNull<u8>> {

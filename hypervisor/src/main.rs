@@ -21,14 +21,28 @@ mod boot;
 mod console_log;
 mod cpu;
 mod esr;
+mod exits;
+mod fp;
 mod gic;
+mod guest_sys;
 mod heap;
+mod hwdebug;
+mod inject;
+mod interrupts;
+mod live;
+mod machine;
 mod mmu;
 mod panic;
 mod platform;
+mod psci;
+mod service;
+mod stage2;
+mod step;
 mod sysreg;
 mod time;
+mod vcpu;
 mod vectors;
+mod vm;
 
 use alloc::vec::Vec;
 use log::{LevelFilter, info};
@@ -70,23 +84,37 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
         platform.ram.iter().map(Range::size).sum::<u64>() >> 20,
         platform.modules.len()
     );
-    info!("periscope: ready cpus={cpus}");
+    vm::create_all(&platform, cpus, |size| free.take_low(size));
+    service::init(&platform, cpus);
+    settle_vcpus();
+    service::start_vms();
+    info!("periscope: ready cpus={cpus} vms={}", vm::all().len());
     run_cpu()
 }
 
-/// What a CPU does for the rest of its life.
-fn run_cpu() -> ! {
-    loop {
-        aarch64_cpu::asm::wfi();
-        while let Some(intid) = gic::acknowledge() {
-            gic::drop_priority(intid);
-            gic::deactivate(intid);
-        }
+/// Tells every CPU which vCPU lives on it.
+fn settle_vcpus() {
+    for vcpu in vm::all().iter().flat_map(|vm| vm.vcpus()) {
+        let Some(home) = cpu::get(vcpu.home()) else {
+            continue;
+        };
+        home.vcpu.call_once(|| vcpu);
+        vcpu.kick();
     }
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn handle_guest_exit(_frame: &mut vectors::Frame, _kind: u64) {}
+/// What a CPU does for the rest of its life: without a vCPU, the service; with one, the guest.
+fn run_cpu() -> ! {
+    loop {
+        if let Some(vcpu) = cpu::this().vcpu.get() {
+            vcpu.run();
+        }
+        interrupts::serve(None);
+        service::run_if_due();
+        sysreg::dsb_ish();
+        aarch64_cpu::asm::wfi();
+    }
+}
 
 fn devices(platform: &Platform) -> Vec<Range> {
     let page = |range: &Range| Range {

@@ -219,8 +219,16 @@ fn module(node: &FdtNode<'_, '_>) -> Option<Module> {
         .property("bootargs")
         .and_then(|property| property.as_str())
         .unwrap_or("");
+    // Two cells each, whatever /chosen says or does not say of its cells (QEMU `hw/core/guest-loader.c`).
+    let reg = node.property("reg")?.value;
+    let start = u64::from_be_bytes(reg.get(0..8)?.try_into().ok()?);
+    let size = u64::from_be_bytes(reg.get(8..16)?.try_into().ok()?);
+    let range = Range {
+        start,
+        end: start.checked_add(size)?,
+    };
     Some(Module {
-        range: ranges(node).next()?,
+        range,
         kind,
         bootargs: String::from(bootargs),
     })

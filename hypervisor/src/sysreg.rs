@@ -6,6 +6,7 @@ macro_rules! read {
         let value: u64;
         // SAFETY: reading a system register changes neither memory nor the stack. Registers that do not exist on a CPU
         // are guarded by the identification registers where they are named.
+        #[allow(unused_unsafe, reason = "also used inside unsafe blocks")]
         unsafe {
             core::arch::asm!(
                 concat!("mrs {}, ", $name), out(reg) value,

@@ -17,3 +17,20 @@ pub fn frequency() -> u64 {
 pub fn now_ns() -> u64 {
     (u128::from(ticks()) * 1_000_000_000 / u128::from(frequency())) as u64
 }
+
+/// Makes the EL2 timer of this CPU interrupt in `ns` nanoseconds.
+pub fn start_timer(ns: u64) {
+    let ticks = (u128::from(ns) * u128::from(frequency()) / 1_000_000_000) as u64;
+    // SAFETY: the EL2 timer is ours; its interrupt is handled (interrupts.rs).
+    unsafe {
+        sysreg::write!("cnthp_tval_el2", ticks.min(i32::MAX as u64));
+        sysreg::write!("cnthp_ctl_el2", 1);
+    }
+}
+
+/// Switches the EL2 timer of this CPU off.
+pub fn stop_timer() {
+    // SAFETY: as above.
+    unsafe { sysreg::write!("cnthp_ctl_el2", 0) };
+    sysreg::isb();
+}

@@ -31,14 +31,10 @@ pub struct Frame {
     pub regs: CoreRegs,
 }
 
-/// Which of the four vectors was taken.
+/// Which of the four vectors was taken: 1 is IRQ, 2 FIQ, and these.
 pub mod kind {
     /// Synchronous exception.
     pub const SYNC: u64 = 0;
-    /// IRQ.
-    pub const IRQ: u64 = 1;
-    /// FIQ.
-    pub const FIQ: u64 = 2;
     /// SError.
     pub const SERROR: u64 = 3;
 }

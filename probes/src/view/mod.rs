@@ -388,6 +388,15 @@ impl<P: Port> Views<P> {
         }
     }
 
+    /// [`Views::refresh`] for every page with probes: a guest has written, nobody knows where.
+    pub fn refresh_all(&mut self, changed: &mut dyn FnMut(Gpa, u32)) {
+        let mut next = Gpa(0);
+        while let Some((&page, _)) = self.shadows.range(next..).next() {
+            self.refresh(page, changed);
+            next = Gpa(page.0 + PAGE_SIZE);
+        }
+    }
+
     /// Whether the page of `gpa` carries a probe.
     pub fn is_shadowed(&self, gpa: Gpa) -> bool {
         self.shadows.contains_key(&gpa.page())

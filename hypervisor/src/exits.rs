@@ -1,0 +1,426 @@
+//! Exits: what the guest did that needs EL2.
+//!
+//! A hit of a probe comes first and touches as little as possible. Everything else is rare by comparison: interrupts, the
+//! guest's calls, its accesses to emulated devices, faults of the run view, and debug exceptions while the debugger uses the
+//! debug registers.
+
+use crate::hwdebug::{DebugRegister, mdscr};
+use crate::inject::{self, Access};
+use crate::live::{self, Stage1};
+use crate::step::{self, Progress};
+use crate::vcpu::Vcpu;
+use crate::vectors::{Frame, kind};
+use crate::vm::{GICD, UART};
+use crate::{cpu, esr, interrupts, psci, service, sysreg};
+use log::{error, warn};
+use probes::addr::{Gpa, Gva};
+use probes::engine::{HVC_BASE, HitOutcome};
+use probes::machine::StopReason;
+use probes::regs::pstate;
+use probes::space::MAX_SITES;
+use probes::view::{self, Fault};
+
+/// Where every exception from a guest ends up (vectors.rs).
+#[unsafe(no_mangle)]
+extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
+    let Some(&vcpu) = cpu::this().vcpu.get() else {
+        panic!("an exit from a guest on a CPU without one");
+    };
+    match which {
+        kind::SYNC => synchronous(vcpu, frame),
+        kind::SERROR => {
+            let syndrome = sysreg::read!("esr_el2");
+            error!(
+                "{}/vcpu{}: SError, ESR {syndrome:#x}",
+                vcpu.vm().name(),
+                vcpu.id.0
+            );
+        }
+        _ => {
+            interrupts::serve(Some(vcpu));
+            step::after_interrupt(vcpu, frame);
+        }
+    }
+    vcpu.before_entry(frame);
+}
+
+fn synchronous(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let syndrome = sysreg::read!("esr_el2");
+    if esr::class(syndrome) == esr::ec::HVC && probe_hit(vcpu, frame, syndrome) {
+        return;
+    }
+    let progress = match esr::class(syndrome) {
+        esr::ec::HVC => hypercall(vcpu, frame, syndrome),
+        esr::ec::SMC => {
+            psci::secure_call(&mut frame.regs);
+            skip(frame, syndrome);
+            Progress::Done
+        }
+        esr::ec::SYSREG => system_register(vcpu, frame, syndrome),
+        esr::ec::DATA_ABORT | esr::ec::INSTRUCTION_ABORT => abort(vcpu, frame, syndrome),
+        esr::ec::SOFTWARE_STEP | esr::ec::BREAKPOINT | esr::ec::WATCHPOINT | esr::ec::BRK => {
+            debug(vcpu, frame, syndrome)
+        }
+        // Traps only while we step the instruction (step.rs): then it is a NOP.
+        esr::ec::WFX => {
+            skip(frame, syndrome);
+            Progress::Done
+        }
+        _ => {
+            warn!(
+                "{}/vcpu{}: {} at {:#x}, ESR {syndrome:#x}: made undefined",
+                vcpu.vm().name(),
+                vcpu.id.0,
+                esr::describe(syndrome),
+                frame.regs.pc
+            );
+            inject::undefined(&mut frame.regs);
+            Progress::Done
+        }
+    };
+    step::after_trap(vcpu, frame, progress);
+}
+
+/// Goes behind the instruction that trapped, as if it had executed.
+fn skip(frame: &mut Frame, syndrome: u64) {
+    frame.regs.pc += esr::instruction_length(syndrome);
+    frame.regs.retire();
+}
+
+/// An `HVC` with an immediate of ours. Returns whether it was a probe.
+fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> bool {
+    let immediate = esr::iss(syndrome) as u16;
+    if !(HVC_BASE..HVC_BASE + MAX_SITES as u16).contains(&immediate) {
+        return false;
+    }
+    let Some(space) = service::space(vcpu.vm().id) else {
+        return false;
+    };
+    // The preferred return address of HVC is the instruction after it.
+    frame.regs.pc -= 4;
+    let features = vcpu.simulation_features();
+    let outcome = space.hit(
+        immediate,
+        vcpu.id,
+        &mut frame.regs,
+        &vcpu.vm().live(),
+        &features,
+    );
+    if outcome == HitOutcome::NotOurs {
+        frame.regs.pc += 4;
+        return false;
+    }
+    step::finish_hit(vcpu, frame, outcome);
+    true
+}
+
+fn hypercall(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
+    if esr::iss(syndrome) & 0xffff != 0 {
+        // SMCCC uses immediate 0 only; to the guest any other HVC is undefined. The PC is behind it already.
+        frame.regs.pc -= 4;
+        inject::undefined(&mut frame.regs);
+        return Progress::Done;
+    }
+    frame.regs.retire();
+    psci::call(vcpu, &mut frame.regs);
+    Progress::Done
+}
+
+// ---- System registers ----
+
+/// A trapped `MSR`, `MRS` or system instruction (Arm ARM D24.2.37, EC 0x18).
+struct SystemAccess {
+    op0: u64,
+    op1: u64,
+    crn: u64,
+    crm: u64,
+    op2: u64,
+    rt: usize,
+    is_read: bool,
+}
+
+impl SystemAccess {
+    fn decode(iss: u64) -> Self {
+        Self {
+            op0: iss >> 20 & 0x3,
+            op2: iss >> 17 & 0x7,
+            op1: iss >> 14 & 0x7,
+            crn: iss >> 10 & 0xf,
+            rt: (iss >> 5 & 0x1f) as usize,
+            crm: iss >> 1 & 0xf,
+            is_read: iss & 1 != 0,
+        }
+    }
+}
+
+fn system_register(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
+    let access = SystemAccess::decode(esr::iss(syndrome));
+    let value = frame.regs.x.get(access.rt).copied().unwrap_or(0);
+    let result = match (access.op0, access.op1, access.crn, access.crm, access.op2) {
+        // ICC_SGI1R_EL1
+        (3, 0, 12, 11, 5) if !access.is_read => {
+            interrupts::update(vcpu, |vgic, index| vgic.sgi1r(index, value));
+            Some(0)
+        }
+        // CNTPCT_EL0: guests have one time, and it stands still with them.
+        (3, 3, 14, 0, 1) if access.is_read => Some(sysreg::read!("cntvct_el0")),
+        (2, op1, crn, crm, op2) => debug_register(vcpu, &access, value, (op1, crn, crm, op2)),
+        _ => None,
+    };
+    let Some(result) = result else {
+        warn!(
+            "{}/vcpu{}: access to S{}_{}_C{}_C{}_{} at {:#x}: made undefined",
+            vcpu.vm().name(),
+            vcpu.id.0,
+            access.op0,
+            access.op1,
+            access.crn,
+            access.crm,
+            access.op2,
+            frame.regs.pc
+        );
+        inject::undefined(&mut frame.regs);
+        return Progress::Done;
+    };
+    if access.is_read
+        && let Some(register) = frame.regs.x.get_mut(access.rt)
+    {
+        *register = result;
+    }
+    skip(frame, syndrome);
+    Progress::Done
+}
+
+fn debug_register(
+    vcpu: &'static Vcpu,
+    access: &SystemAccess,
+    value: u64,
+    (op1, crn, crm, op2): (u64, u64, u64, u64),
+) -> Option<u64> {
+    let register = DebugRegister::decode(op1, crn, crm, op2)?;
+    if access.is_read {
+        return vcpu.local().debug.guest_read(register);
+    }
+    vcpu.local().debug.guest_write(register, value).then_some(0)
+}
+
+// ---- Aborts ----
+
+/// `ISS.S1PTW`: the stage-2 fault came from the walk of stage 1.
+const S1PTW: u64 = 1 << 7;
+/// `ISS.WnR`: a store.
+const WNR: u64 = 1 << 6;
+/// `ISS.ISV`: the syndrome describes the access.
+const ISV: u64 = 1 << 24;
+/// Fault status without its level.
+const FSC_KIND: u64 = 0b11_1100;
+/// Permission fault.
+const FSC_PERMISSION: u64 = 0b00_1100;
+
+fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
+    let iss = esr::iss(syndrome);
+    let far = sysreg::read!("far_el2");
+    let is_fetch = esr::class(syndrome) == esr::ec::INSTRUCTION_ABORT;
+    let Some(gpa) = faulting_address(&frame.regs, iss, far) else {
+        // Stage 1 has changed since: let the guest try again.
+        return Progress::Retry;
+    };
+    let is_walk = iss & S1PTW != 0;
+    let view_access = if is_fetch && !is_walk {
+        view::Access::Fetch
+    } else {
+        view::Access::Data
+    };
+    match vcpu
+        .vm()
+        .roots()
+        .fault(&vcpu.vm().live().port, gpa, view_access)
+    {
+        Fault::Retry => Progress::Retry,
+        Fault::Probed => {
+            if !vcpu.local().stepper.is_active() {
+                step::begin(vcpu, frame);
+            }
+            Progress::Retry
+        }
+        Fault::Unmapped if !is_fetch && !is_walk && iss & ISV != 0 => {
+            device(vcpu, frame, syndrome, gpa, far)
+        }
+        Fault::Unmapped | Fault::Forbidden => {
+            let access = match (is_fetch, iss & WNR != 0) {
+                (true, _) => Access::Fetch,
+                (false, false) => Access::Read,
+                (false, true) => Access::Write,
+            };
+            refuse(vcpu, frame, gpa, far, access);
+            Progress::Done
+        }
+    }
+}
+
+/// The guest-physical address of a stage-2 fault. HPFAR_EL2 holds it, but not for a permission fault that is not of
+/// the walk itself (Arm ARM D24.2.66): then stage 1 is asked again.
+fn faulting_address(regs: &probes::regs::CoreRegs, iss: u64, far: u64) -> Option<Gpa> {
+    let has_hpfar = iss & FSC_KIND != FSC_PERMISSION || iss & S1PTW != 0;
+    if has_hpfar {
+        let page = (sysreg::read!("hpfar_el2") >> 4 & 0xfff_ffff_ffff) << 12;
+        return Some(Gpa(page | far & 0xfff));
+    }
+    let access = if regs.at_el0() {
+        Stage1::UserRead
+    } else {
+        Stage1::Read
+    };
+    live::translate(Gva(far), access)
+}
+
+/// Nothing is there: an external abort, as on a board, and a line in the log.
+fn refuse(vcpu: &'static Vcpu, frame: &mut Frame, gpa: Gpa, far: u64, access: Access) {
+    warn!(
+        "{}/vcpu{}: {access:?} of {gpa}, where nothing is, at {:#x}: external abort",
+        vcpu.vm().name(),
+        vcpu.id.0,
+        frame.regs.pc
+    );
+    inject::external_abort(&mut frame.regs, far, access);
+}
+
+/// A load or store of an emulated device.
+fn device(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64, gpa: Gpa, far: u64) -> Progress {
+    let iss = esr::iss(syndrome);
+    let size = 1usize << (iss >> 22 & 0b11);
+    let register = (iss >> 16 & 0x1f) as usize;
+    let is_store = iss & WNR != 0;
+    let mask = u64::MAX >> (64 - 8 * size as u32);
+    let stored = frame.regs.x.get(register).copied().unwrap_or(0) & mask;
+    let store = is_store.then_some(stored);
+
+    let Some(loaded) = emulate(vcpu, gpa, size, store) else {
+        let access = if is_store {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        refuse(vcpu, frame, gpa, far, access);
+        return Progress::Done;
+    };
+    if !is_store && let Some(target) = frame.regs.x.get_mut(register) {
+        *target = extend(loaded & mask, iss, size);
+    }
+    skip(frame, syndrome);
+    Progress::Done
+}
+
+/// Sign extension (`ISS.SSE`) and register width (`ISS.SF`) of a load.
+fn extend(value: u64, iss: u64, size: usize) -> u64 {
+    let sign_extended = if iss & (1 << 21) != 0 {
+        let unused = 64 - 8 * size as u32;
+        ((value << unused) as i64 >> unused) as u64
+    } else {
+        value
+    };
+    let is_64_bit = iss & (1 << 15) != 0;
+    if is_64_bit {
+        sign_extended
+    } else {
+        sign_extended & 0xffff_ffff
+    }
+}
+
+/// Finds the device at `gpa`. `None`: there is none. A store gives `Some(0)`.
+fn emulate(vcpu: &'static Vcpu, gpa: Gpa, size: usize, store: Option<u64>) -> Option<u64> {
+    let vm = vcpu.vm();
+    let redistributors = vm.gicr();
+    let mut loaded = 0;
+    if GICD.contains(gpa.0) {
+        let offset = gpa.0 - GICD.start;
+        interrupts::update(vcpu, |vgic, _| match store {
+            Some(value) => vgic.dist_write(offset, size, value),
+            None => {
+                loaded = vgic.dist_read(offset, size);
+                devices::vgic::VcpuMask::NONE
+            }
+        });
+    } else if redistributors.contains(gpa.0) {
+        let offset = gpa.0 - redistributors.start;
+        interrupts::update(vcpu, |vgic, _| match store {
+            Some(value) => vgic.redist_write(offset, size, value),
+            None => {
+                loaded = vgic.redist_read(offset, size);
+                devices::vgic::VcpuMask::NONE
+            }
+        });
+    } else if UART.contains(gpa.0) {
+        let offset = gpa.0 - UART.start;
+        {
+            let mut uart = vm.vuart.lock();
+            match store {
+                Some(value) => uart.write(offset, size, value),
+                None => loaded = uart.read(offset, size),
+            }
+        }
+        vm.update_uart_line(Some(vcpu));
+        service::console_changed(vm);
+    } else {
+        return None;
+    }
+    Some(loaded)
+}
+
+// ---- Debug exceptions, while they come to us ----
+
+fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
+    let class = esr::class(syndrome);
+    if step::debug_exception(vcpu, frame, class) {
+        return Progress::Retry;
+    }
+    let far = sysreg::read!("far_el2");
+    match class {
+        esr::ec::BREAKPOINT if vcpu.local().debug.breaks_at(Gva(frame.regs.pc)) => {
+            hardware_breakpoint(vcpu, frame);
+            Progress::Retry
+        }
+        esr::ec::WATCHPOINT => {
+            let watched = vcpu.local().debug.watch_at(Gva(far));
+            let Some(kind) = watched else {
+                inject::debug_exception(&mut frame.regs, syndrome, far);
+                return Progress::Done;
+            };
+            vcpu.stop(StopReason::Watchpoint {
+                address: Gva(far),
+                kind,
+            });
+            Progress::Retry
+        }
+        esr::ec::SOFTWARE_STEP => guest_step(vcpu, frame, syndrome),
+        _ => {
+            inject::debug_exception(&mut frame.regs, syndrome, far);
+            Progress::Done
+        }
+    }
+}
+
+fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let Some(space) = service::space(vcpu.vm().id) else {
+        return;
+    };
+    let features = vcpu.simulation_features();
+    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &vcpu.vm().live(), &features);
+    match outcome {
+        HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
+        outcome => step::finish_hit(vcpu, frame, outcome),
+    }
+}
+
+/// The guest steps something of its own while debug exceptions come to us. They do so in EL1 too, where its own
+/// step would wait for the ERET: there the step is taken again.
+fn guest_step(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
+    let guest = vcpu.local().debug.guest_mdscr();
+    let masked = frame.regs.pstate & pstate::D != 0 || guest & mdscr::KDE == 0;
+    if guest & mdscr::SS == 0 || !frame.regs.at_el0() && masked {
+        frame.regs.pstate |= pstate::SS;
+        return Progress::Retry;
+    }
+    inject::debug_exception(&mut frame.regs, syndrome, 0);
+    Progress::Done
+}

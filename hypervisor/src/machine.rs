@@ -1,0 +1,130 @@
+//! The VM as the debugger sees it: [`probes::machine`] over [`Vm`].
+
+use crate::vm::Vm;
+use crate::{cpu, hwdebug, time};
+use probes::addr::Gpa;
+use probes::machine::{
+    ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
+    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, VmId, VmState,
+};
+use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
+
+impl Machine for Vm {
+    fn vm(&self) -> VmId {
+        self.id
+    }
+}
+
+impl RunControl for Vm {
+    fn vcpu_count(&self) -> usize {
+        self.vcpus().len()
+    }
+
+    fn power(&self, vcpu: VcpuId) -> Power {
+        self.vcpu(vcpu).map_or(Power::Off, |vcpu| vcpu.power())
+    }
+
+    fn state(&self) -> VmState {
+        Vm::state(self)
+    }
+
+    fn hold(&self) {
+        Vm::hold(self);
+    }
+
+    fn release(&self) {
+        Vm::release(self);
+    }
+
+    fn held(&self) -> bool {
+        self.is_held()
+    }
+
+    fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode) {
+        if let Some(vcpu) = self.vcpu(vcpu) {
+            vcpu.set_mode(mode);
+        }
+    }
+
+    fn take_stop(&self) -> Option<Stop> {
+        Vm::take_stop(self)
+    }
+}
+
+impl Registers for Vm {
+    fn core(&self, vcpu: VcpuId) -> Result<CoreRegs, NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.core()
+    }
+
+    fn set_core(&self, vcpu: VcpuId, regs: &CoreRegs) -> Result<(), NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.set_core(regs)
+    }
+
+    fn fp(&self, vcpu: VcpuId) -> Result<FpRegs, NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.fp()
+    }
+
+    fn set_fp(&self, vcpu: VcpuId, regs: &FpRegs) -> Result<(), NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.set_fp(regs)
+    }
+
+    fn sys(&self, vcpu: VcpuId) -> Result<SysRegs, NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.sys()
+    }
+
+    fn set_sys(&self, vcpu: VcpuId, reg: SysReg, value: u64) -> Result<(), NoVcpu> {
+        self.vcpu(vcpu).ok_or(NoVcpu)?.set_sys(reg, value)
+    }
+}
+
+impl PhysMemory for Vm {
+    fn read_phys(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), PhysFault> {
+        Vm::read_phys(self, gpa, buffer)
+    }
+
+    fn write_phys(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), PhysFault> {
+        Vm::write_phys(self, gpa, bytes)
+    }
+}
+
+impl ExecuteView for Vm {
+    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError> {
+        self.views().lock().arm(gpa, instruction)
+    }
+
+    fn disarm(&self, gpa: Gpa) {
+        self.views().lock().disarm(gpa);
+    }
+}
+
+impl HwDebug for Vm {
+    fn set_points(&self, points: &[HwPoint]) -> Result<(), HwError> {
+        hwdebug::check(points)?;
+        *self.points().lock() = points.to_vec();
+        Ok(())
+    }
+}
+
+impl Clock for Vm {
+    fn now_ns(&self) -> u64 {
+        time::now_ns()
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::this().index
+    }
+}
+
+impl Lifecycle for Vm {
+    fn start(&self) {
+        Vm::start(self);
+    }
+
+    fn power_off(&self) {
+        Vm::power_off(self);
+    }
+
+    fn reset(&self) {
+        Vm::reset(self);
+    }
+}

@@ -1,0 +1,290 @@
+//! Executing one instruction of the guest for real, in the step view.
+//!
+//! The vCPU moves to the step view, where the page is the untouched original, with `MDCR_EL2.TDE`, `MDSCR_EL1.SS` and
+//! `SPSR_EL2.SS` set, and its pending virtual interrupts withheld where it could take them; the step exception brings it
+//! back. The other vCPUs notice nothing. An exclusive sequence, which an exception return in the middle would break for
+//! ever, runs freely to hardware breakpoints at its ends instead.
+//!
+//! Two things ask for it: a hit whose displaced instruction cannot be simulated, or a data access to a page with probes
+//! (the vCPU then goes on by itself); and the debugger's `s` and `vCont;r` (it then stops).
+
+use crate::hwdebug::StepKind;
+use crate::vcpu::Vcpu;
+use crate::vectors::Frame;
+use crate::{esr, inject, interrupts, live, service, sysreg, time};
+use core::ops::Range;
+use devices::vgic::Delivery;
+use probes::a64::{self, Ends, StepPlan};
+use probes::addr::Gva;
+use probes::engine::HitOutcome;
+use probes::machine::{LiveMemory, StopReason};
+use probes::regs::pstate;
+use probes::view::View;
+
+/// `HCR_EL2`: WFI and WFE trap.
+const TRAP_WAITS: u64 = 1 << 13 | 1 << 14;
+/// How long an exclusive sequence may run before it is taken to have left for good, in nanoseconds.
+const SEQUENCE_TIME: u64 = 5_000_000;
+/// Synchronous exception from EL1 with SP_EL1, relative to VBAR.
+const VECTOR_SYNC_EL1: u64 = 0x200;
+/// Size of a vector table.
+const VECTORS_SIZE: u64 = 0x800;
+
+/// The steps of one vCPU.
+#[derive(Clone, Debug, Default)]
+pub struct Stepper {
+    /// The debugger's step goes on while the PC is in here; at least one instruction is executed.
+    requested: Option<Range<Gva>>,
+    active: Option<Active>,
+}
+
+/// A step in progress.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    /// The guest was about to take a step exception of its own after this instruction.
+    guest_steps: bool,
+    may_store: bool,
+    sequence: Option<Ends>,
+    deadline: u64,
+}
+
+impl Stepper {
+    /// The debugger wants one instruction, and then more as long as the PC stays in `range`.
+    pub fn request(&mut self, range: Range<Gva>) {
+        self.requested = Some(range);
+    }
+
+    /// Whether an instruction is being stepped.
+    pub fn is_active(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// An instruction has been executed. Returns whether that completes the debugger's request.
+    fn instruction_done(&mut self, pc: u64) -> bool {
+        let complete = self
+            .requested
+            .as_ref()
+            .is_some_and(|range| !range.contains(&Gva(pc)));
+        if complete {
+            self.requested = None;
+        }
+        complete
+    }
+
+    /// Whether the debugger waits for more instructions.
+    fn wants_more(&self) -> bool {
+        self.requested.is_some()
+    }
+
+    /// Forgets the debugger's request: something else has stopped the vCPU.
+    fn forget_request(&mut self) {
+        self.requested = None;
+    }
+}
+
+/// What has become of an instruction that trapped to EL2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Emulated: the PC is behind it. Or it took an exception to the guest's EL1.
+    Done,
+    /// Nothing: the guest executes it again.
+    Retry,
+}
+
+/// Begins to execute the instruction at the PC of `frame`.
+pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let memory = vcpu.vm().live();
+    let fetch = |at: Gva| {
+        let mut word = [0; 4];
+        memory
+            .read(at, &mut word)
+            .ok()
+            .map(|()| u32::from_le_bytes(word))
+    };
+    let pc = Gva(frame.regs.pc);
+    let may_store = fetch(pc).is_none_or(may_store);
+    let plan = a64::step_plan(pc, fetch);
+    let guest_mdscr = vcpu.local().debug.guest_mdscr();
+    let mut active = Active {
+        guest_steps: guest_mdscr & crate::hwdebug::mdscr::SS != 0,
+        may_store,
+        sequence: None,
+        deadline: 0,
+    };
+
+    let interrupts_masked = frame.regs.pstate & pstate::I != 0;
+    vcpu.set_delivery(interrupts::delivery_for_step(interrupts_masked));
+    vcpu.switch_view(View::Step);
+    trap_waits(TRAP_WAITS);
+    match plan {
+        StepPlan::Single => {
+            vcpu.local().debug.begin_step(StepKind::Single);
+            frame.regs.pstate |= pstate::SS;
+        }
+        StepPlan::Sequence { ends } => {
+            // One more end: the sequence faults and the guest's handler begins.
+            let mut stops = alloc::vec::Vec::from(ends.as_slice());
+            stops.push(Gva(sysreg::read!("vbar_el1").wrapping_add(VECTOR_SYNC_EL1)));
+            vcpu.local().debug.begin_step(StepKind::Until(&stops));
+            active.sequence = Some(ends);
+            active.deadline = time::now_ns() + SEQUENCE_TIME;
+            time::start_timer(SEQUENCE_TIME);
+        }
+    }
+    sysreg::isb();
+    vcpu.local().stepper.active = Some(active);
+}
+
+/// Loads and stores are one group of encodings (Arm ARM C4.1.88), and so are the cache instructions that write (DC ZVA)
+/// among the system instructions.
+fn may_store(instruction: u32) -> bool {
+    let load_or_store = instruction & 0x0a00_0000 == 0x0800_0000;
+    let system_instruction = instruction & 0xfff8_0000 == 0xd508_0000;
+    load_or_store || system_instruction
+}
+
+fn trap_waits(bits: u64) {
+    let others = sysreg::read!("hcr_el2") & !TRAP_WAITS;
+    // SAFETY: traps of the guest's own WFI and WFE.
+    unsafe { sysreg::write!("hcr_el2", others | bits) };
+}
+
+/// A step exception, or a breakpoint while a sequence runs. Returns whether it was ours.
+pub fn debug_exception(vcpu: &'static Vcpu, frame: &mut Frame, class: u64) -> bool {
+    let Some(active) = vcpu.local().stepper.active else {
+        return false;
+    };
+    let ended = match active.sequence {
+        None => class == esr::ec::SOFTWARE_STEP,
+        Some(_) => class == esr::ec::BREAKPOINT,
+    };
+    if ended {
+        finish(vcpu, frame);
+    }
+    ended
+}
+
+/// The stepped instruction trapped to EL2 and was dealt with there.
+pub fn after_trap(vcpu: &'static Vcpu, frame: &mut Frame, progress: Progress) {
+    let Some(active) = vcpu.local().stepper.active else {
+        return;
+    };
+    if progress == Progress::Done && active.sequence.is_none() {
+        finish(vcpu, frame);
+    }
+}
+
+/// After an interrupt: a sequence that does not come to its end is left to itself.
+pub fn after_interrupt(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let Some(active) = vcpu.local().stepper.active else {
+        return;
+    };
+    if active.sequence.is_some() && time::now_ns() >= active.deadline {
+        finish(vcpu, frame);
+    }
+}
+
+/// The instruction has been executed (or its exception is being taken): back to the run view.
+fn finish(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let Some(active) = vcpu.local().stepper.active.take() else {
+        return;
+    };
+    if active.sequence.is_some() {
+        time::stop_timer();
+        // The service uses the same timer on its CPU.
+        service::tick();
+    }
+    vcpu.local().debug.end_step();
+    trap_waits(0);
+    vcpu.switch_view(View::Run);
+    vcpu.set_delivery(Delivery::Normal);
+    frame.regs.pstate &= !pstate::SS;
+    if !active.guest_steps {
+        hide_step_from_handler(frame.regs.pc);
+    }
+    if active.may_store {
+        refresh_shadows(vcpu);
+    }
+    instruction_done(vcpu, frame);
+}
+
+/// An exception that the stepped instruction took saved our SS bit in `SPSR_EL1`, where the guest would see it.
+fn hide_step_from_handler(pc: u64) {
+    let vectors = sysreg::read!("vbar_el1");
+    if pc.wrapping_sub(vectors) < VECTORS_SIZE {
+        let saved = sysreg::read!("spsr_el1");
+        // SAFETY: the guest's register, without the bit that we put there.
+        unsafe { sysreg::write!("spsr_el1", saved & !pstate::SS) };
+    }
+}
+
+/// The step view let a store through to pages with probes, if that is where it went.
+fn refresh_shadows(vcpu: &'static Vcpu) {
+    vcpu.vm().refresh_all();
+}
+
+/// Counts an executed instruction against what the debugger asked for, and stops if that is all.
+fn instruction_done(vcpu: &'static Vcpu, frame: &mut Frame) {
+    if vcpu.local().stepper.instruction_done(frame.regs.pc) {
+        vcpu.stop(StopReason::Step);
+    }
+}
+
+/// Begins the next instruction of what the debugger asked for. A site at the PC is a hit. Returns whether the vCPU may
+/// have come to a stop, or to another instruction that must not be entered freely.
+pub fn advance(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
+    {
+        let stepper = &vcpu.local().stepper;
+        if !stepper.wants_more() || stepper.is_active() {
+            return false;
+        }
+    }
+    match armed_immediate(vcpu, frame.regs.pc) {
+        Some(immediate) => hit(vcpu, frame, immediate),
+        None => begin(vcpu, frame),
+    }
+    true
+}
+
+/// The immediate of the probe instruction at `pc`, where there is one.
+fn armed_immediate(vcpu: &'static Vcpu, pc: u64) -> Option<u16> {
+    let gpa = live::translate(Gva(pc), live::Stage1::Read)?;
+    let probe = vcpu.vm().views().lock().armed(gpa)?;
+    match a64::classify(probe) {
+        a64::Class::Hvc { immediate } => Some(immediate),
+        _ => None,
+    }
+}
+
+/// The vCPU is at a site, `regs.pc` its address.
+pub fn hit(vcpu: &'static Vcpu, frame: &mut Frame, immediate: u16) {
+    let Some(space) = service::space(vcpu.vm().id) else {
+        return;
+    };
+    let features = vcpu.simulation_features();
+    let outcome = space.hit(
+        immediate,
+        vcpu.id,
+        &mut frame.regs,
+        &vcpu.vm().live(),
+        &features,
+    );
+    finish_hit(vcpu, frame, outcome);
+}
+
+/// Does what a hit has come to.
+pub fn finish_hit(vcpu: &'static Vcpu, frame: &mut Frame, outcome: HitOutcome) {
+    match outcome {
+        HitOutcome::Resume => instruction_done(vcpu, frame),
+        HitOutcome::Step => begin(vcpu, frame),
+        HitOutcome::Breakpoint { immediate } => {
+            inject::breakpoint(&mut frame.regs, immediate);
+            instruction_done(vcpu, frame);
+        }
+        HitOutcome::Stop(reason) => {
+            vcpu.local().stepper.forget_request();
+            vcpu.stop(reason);
+        }
+        HitOutcome::NotOurs => {}
+    }
+}

@@ -1,0 +1,506 @@
+//! A vCPU: it lives on one physical CPU for ever.
+//!
+//! Between the vectors and `ERET`, [`Vcpu::before_entry`] decides whether the vCPU may go on. It may not while its VM is
+//! held, while it is off, or while a debugger lets only others run; then it **parks**: its registers are copied to where
+//! the debugger reads and writes them, and the CPU waits in WFI, serving the interrupts that belong to others. Unparking
+//! copies back what the debugger changed.
+
+use crate::hwdebug::HwDebug;
+use crate::step::{self, Stepper};
+use crate::vectors::{self, Frame};
+use crate::vm::{self, Vm};
+use crate::{cpu, fp, guest_sys, interrupts, psci, service, stage2, sysreg};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use devices::vgic::{Delivery, VcpuMask};
+use probes::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
+use probes::addr::Gva;
+use probes::engine::HitOutcome;
+use probes::machine::{NoVcpu, Power, RunMode, Stop, StopReason, VcpuId, VmId};
+use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
+use probes::view::View;
+use spin::{Mutex, MutexGuard};
+
+/// Where a vCPU begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// First instruction (a GPA: the MMU is off).
+    pub entry: u64,
+    /// x0: the device tree for vCPU 0, the context of `CPU_ON` for the others.
+    pub context: u64,
+}
+
+/// The registers of a parked vCPU.
+#[derive(Debug, Default)]
+struct Saved {
+    core: CoreRegs,
+    fp: FpRegs,
+    sys: SysRegs,
+    fp_changed: bool,
+    sys_changed: bool,
+}
+
+/// What only the vCPU's own CPU looks at.
+#[derive(Debug, Default)]
+pub struct Local {
+    /// A step that has begun.
+    pub stepper: Stepper,
+    /// Debug registers while the debugger uses them.
+    pub debug: HwDebug,
+}
+
+/// `power`: off.
+const OFF: u8 = 0;
+/// `power`: `CPU_ON` has been called, the vCPU has not started.
+const ON_PENDING: u8 = 1;
+/// `power`: on.
+const ON: u8 = 2;
+
+/// A vCPU.
+pub struct Vcpu {
+    /// Its number in its VM.
+    pub id: VcpuId,
+    vm: VmId,
+    home: usize,
+    power: AtomicU8,
+    /// Its registers are in `saved` and it does not enter the guest.
+    parked: AtomicBool,
+    /// Its CPU has stopped answering.
+    dead: AtomicBool,
+    withhold: AtomicBool,
+    start: Mutex<Option<Start>>,
+    mode: Mutex<RunMode>,
+    /// `mode` is `Stay`: for a look without the lock.
+    stays: AtomicBool,
+    saved: Mutex<Saved>,
+    local: Mutex<Local>,
+}
+
+impl Vcpu {
+    /// A vCPU of `vm`, off, whose home is physical CPU `home`.
+    pub fn new(vm: VmId, id: VcpuId, home: usize) -> Self {
+        Self {
+            id,
+            vm,
+            home,
+            power: AtomicU8::new(OFF),
+            parked: AtomicBool::new(true),
+            dead: AtomicBool::new(false),
+            withhold: AtomicBool::new(false),
+            start: Mutex::new(None),
+            mode: Mutex::new(RunMode::Continue),
+            stays: AtomicBool::new(false),
+            saved: Mutex::new(Saved::default()),
+            local: Mutex::new(Local::default()),
+        }
+    }
+
+    /// Its VM.
+    pub fn vm(&self) -> &'static Vm {
+        vm::all()[usize::from(self.vm.0) - 1]
+    }
+
+    /// The physical CPU it lives on.
+    pub fn home(&self) -> usize {
+        self.home
+    }
+
+    /// Its state for its own CPU.
+    pub fn local(&self) -> MutexGuard<'_, Local> {
+        self.local.lock()
+    }
+
+    // ---- Power ----
+
+    /// Whether it is on.
+    pub fn power(&self) -> Power {
+        if self.power.load(Ordering::Acquire) == ON {
+            Power::On
+        } else {
+            Power::Off
+        }
+    }
+
+    /// Whether `CPU_ON` has been called and it has not started yet.
+    pub fn is_on_pending(&self) -> bool {
+        self.power.load(Ordering::Acquire) == ON_PENDING
+    }
+
+    /// Starts it, if it is off. Returns whether it was.
+    pub fn request_start(&self, start: Start) -> bool {
+        let mut place = self.start.lock();
+        let was_off = self
+            .power
+            .compare_exchange(OFF, ON_PENDING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
+        if was_off {
+            *place = Some(start);
+            drop(place);
+            self.kick();
+        }
+        was_off
+    }
+
+    /// Switches it off. By its own CPU, or with the VM held.
+    pub fn power_off(&self) {
+        *self.start.lock() = None;
+        self.power.store(OFF, Ordering::Release);
+    }
+
+    // ---- Parking, seen from other CPUs ----
+
+    /// Whether its registers can be read and written.
+    pub fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::SeqCst) || self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Its CPU does not answer: nobody waits for it again.
+    pub fn give_up(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes its CPU look at it.
+    pub fn kick(&self) {
+        if let Some(home) = cpu::get(self.home)
+            && home.index != cpu::this().index
+        {
+            interrupts::kick(home);
+        }
+    }
+
+    /// How it goes on when its VM is released.
+    pub fn set_mode(&self, mode: RunMode) {
+        self.stays.store(mode == RunMode::Stay, Ordering::Relaxed);
+        *self.mode.lock() = mode;
+    }
+
+    fn saved(&self) -> Result<MutexGuard<'_, Saved>, NoVcpu> {
+        let readable = self.power() == Power::On && self.is_parked();
+        if readable {
+            Ok(self.saved.lock())
+        } else {
+            Err(NoVcpu)
+        }
+    }
+
+    /// Core registers of the parked vCPU.
+    pub fn core(&self) -> Result<CoreRegs, NoVcpu> {
+        Ok(self.saved()?.core)
+    }
+
+    /// Sets them. Mode and state of PSTATE stay within what a guest can be in.
+    pub fn set_core(&self, regs: &CoreRegs) -> Result<(), NoVcpu> {
+        let mut saved = self.saved()?;
+        let mode = regs.pstate & (pstate::MODE_MASK | pstate::AARCH32);
+        let legal = matches!(mode, pstate::EL0T | pstate::EL1T | pstate::EL1H);
+        let kept = if legal {
+            0
+        } else {
+            pstate::MODE_MASK | pstate::AARCH32
+        };
+        let new_pstate = regs.pstate & !kept | saved.core.pstate & kept;
+        saved.core = CoreRegs {
+            pstate: new_pstate,
+            ..*regs
+        };
+        Ok(())
+    }
+
+    /// SIMD registers of the parked vCPU.
+    pub fn fp(&self) -> Result<FpRegs, NoVcpu> {
+        Ok(self.saved()?.fp)
+    }
+
+    /// Sets them.
+    pub fn set_fp(&self, regs: &FpRegs) -> Result<(), NoVcpu> {
+        let mut saved = self.saved()?;
+        saved.fp = *regs;
+        saved.fp_changed = true;
+        Ok(())
+    }
+
+    /// System registers of the parked vCPU.
+    pub fn sys(&self) -> Result<SysRegs, NoVcpu> {
+        Ok(self.saved()?.sys)
+    }
+
+    /// Sets one of them.
+    pub fn set_sys(&self, reg: SysReg, value: u64) -> Result<(), NoVcpu> {
+        let mut saved = self.saved()?;
+        saved.sys.set(reg, value);
+        saved.sys_changed = true;
+        if guest_sys::current_sp(&saved.core) == reg {
+            saved.core.sp = value;
+        }
+        Ok(())
+    }
+
+    // ---- On its own CPU ----
+
+    /// Which virtual interrupts it gets now.
+    pub fn delivery(&self) -> Delivery {
+        if self.withhold.load(Ordering::Relaxed) {
+            Delivery::Withheld
+        } else {
+            Delivery::Normal
+        }
+    }
+
+    /// Changes which virtual interrupts it gets.
+    pub fn set_delivery(&'static self, delivery: Delivery) {
+        let withhold = delivery == Delivery::Withheld;
+        if self.withhold.swap(withhold, Ordering::Relaxed) != withhold {
+            interrupts::update(self, |_, _| VcpuMask::NONE);
+        }
+    }
+
+    /// What a simulation must know of this CPU and of the guest's state.
+    pub fn simulation_features(&self) -> SimulationFeatures {
+        /// `SCTLR_EL1.EE`: data accesses of EL1 are big-endian.
+        const EE: u64 = 1 << 25;
+        /// `SCTLR_EL1.ATA`: allocation tags are accessible, so accesses may be tag-checked.
+        const ATA: u64 = 1 << 43;
+        let stepped = sysreg::read!("sctlr_el1") & (EE | ATA) != 0 || self.watches();
+        SimulationFeatures {
+            bti: sysreg::read!("id_aa64pfr1_el1") & 0xf != 0,
+            pauth: has_pauth(),
+            data: if stepped {
+                DataAccess::Stepped
+            } else {
+                DataAccess::Simulated
+            },
+            branch_target: BranchTargetCheck::Passed,
+        }
+    }
+
+    /// Whether anybody's watchpoints may be armed.
+    fn watches(&self) -> bool {
+        /// `MDSCR_EL1.MDE`: the guest's own breakpoints and watchpoints are on.
+        const MDE: u64 = 1 << 15;
+        sysreg::read!("mdscr_el1") & MDE != 0
+    }
+
+    /// Lives on the calling CPU for ever.
+    pub fn run(&'static self) -> ! {
+        init_controls(self.vm(), self.id);
+        self.switch_view(View::Run);
+        let mut frame = Frame::default();
+        self.before_entry(&mut frame);
+        // SAFETY: `before_entry` returns only with the vCPU on, and then the frame is that of a start: EL1h.
+        unsafe { vectors::enter(&frame) }
+    }
+
+    /// Moves this CPU to a view of the VM.
+    pub fn switch_view(&self, view: View) {
+        stage2::switch_view(self.vm().roots().vttbr(view, self.vm.0));
+    }
+
+    pub fn must_park(&self) -> bool {
+        self.power.load(Ordering::Acquire) != ON
+            || self.vm().is_held()
+            || self.stays.load(Ordering::Relaxed)
+    }
+
+    /// Everything between an exit and the next entry. Returns when the vCPU may execute from `frame`.
+    pub fn before_entry(&'static self, frame: &mut Frame) {
+        loop {
+            if self.must_park() || service::is_due() {
+                // A step in progress is one instruction that ends soon: the vCPU parks behind it, never inside it.
+                if self.local().stepper.is_active() && self.power() == Power::On {
+                    return;
+                }
+                self.park(frame);
+                self.leave_stop(frame);
+            } else if !step::advance(self, frame) {
+                return;
+            }
+        }
+    }
+
+    /// Waits at EL2 until the vCPU may go on.
+    fn park(&'static self, frame: &mut Frame) {
+        if self.power() == Power::On {
+            let mut saved = self.saved.lock();
+            saved.core = frame.regs;
+            saved.fp = fp::save();
+            saved.sys = guest_sys::save(&frame.regs, self.local().debug.guest_mdscr());
+            saved.fp_changed = false;
+            saved.sys_changed = false;
+        }
+        loop {
+            self.parked.store(true, Ordering::SeqCst);
+            interrupts::serve(Some(self));
+            service::run_if_due();
+            if self.vm().is_held() || self.stays.load(Ordering::Relaxed) {
+                wait();
+                continue;
+            }
+            if self.start_if_requested(frame) {
+                return;
+            }
+            if self.power() == Power::Off {
+                wait();
+                continue;
+            }
+            self.parked.store(false, Ordering::SeqCst);
+            // A hold that came in between has either seen `parked` clear and waits for it, or we see it here.
+            if !self.vm().is_held() {
+                break;
+            }
+        }
+        let saved = self.saved.lock();
+        frame.regs = saved.core;
+        if saved.fp_changed {
+            fp::restore(&saved.fp);
+        }
+        if saved.sys_changed {
+            guest_sys::restore(&saved.sys);
+        }
+        drop(saved);
+        self.set_time();
+    }
+
+    /// If it has been switched on, brings it to its first instruction and returns `true`. Parked, not held.
+    fn start_if_requested(&'static self, frame: &mut Frame) -> bool {
+        let start = {
+            let mut place = self.start.lock();
+            let Some(start) = place.take() else {
+                return false;
+            };
+            self.power.store(ON, Ordering::Release);
+            start
+        };
+        guest_sys::reset();
+        fp::restore(&FpRegs::default());
+        interrupts::reset_cpu_interface();
+        self.local().debug.reset();
+        self.local().stepper = Stepper::default();
+        self.withhold.store(false, Ordering::Relaxed);
+        frame.regs = CoreRegs {
+            pc: start.entry,
+            pstate: pstate::EL1H | pstate::D | pstate::A | pstate::I | pstate::F,
+            ..CoreRegs::default()
+        };
+        frame.regs.x[0] = start.context;
+        self.switch_view(View::Run);
+        {
+            let mut saved = self.saved.lock();
+            saved.core = frame.regs;
+            saved.fp = FpRegs::default();
+            saved.sys = guest_sys::save(&frame.regs, 0);
+            saved.fp_changed = false;
+            saved.sys_changed = false;
+        }
+        self.set_time();
+        self.parked.store(false, Ordering::SeqCst);
+        true
+    }
+
+    /// Guest time and the debugger's hardware points, which may have changed while the vCPU was parked.
+    fn set_time(&'static self) {
+        // SAFETY: the guest's view of time only.
+        unsafe { sysreg::write!("cntvoff_el2", self.vm().time_offset()) };
+        sysreg::isb();
+        self.local().debug.load(self.vm());
+        interrupts::update(self, |_, _| VcpuMask::NONE);
+    }
+
+    /// Executes what a site displaces at the PC where the vCPU stopped, and begins the step that the debugger asked for.
+    fn leave_stop(&'static self, frame: &mut Frame) {
+        let mode = core::mem::replace(&mut *self.mode.lock(), RunMode::Continue);
+        match mode {
+            RunMode::Step => self.local().stepper.request(Gva(0)..Gva(0)),
+            RunMode::StepRange { start, end } => self.local().stepper.request(start..end),
+            RunMode::Continue | RunMode::Stay => {}
+        }
+        let Some(space) = service::space(self.vm) else {
+            return;
+        };
+        let features = self.simulation_features();
+        match space.pass(self.id, &mut frame.regs, &self.vm().live(), &features) {
+            HitOutcome::NotOurs if self.local().debug.breaks_at(Gva(frame.regs.pc)) => {
+                step::begin(self, frame);
+            }
+            outcome => step::finish_hit(self, frame, outcome),
+        }
+    }
+
+    /// Stops the VM; the vCPU parks before its next entry.
+    pub fn stop(&self, reason: StopReason) {
+        self.vm().request_stop(Stop {
+            vcpu: self.id,
+            reason,
+        });
+    }
+}
+
+/// Waits for an interrupt, which may be masked.
+fn wait() {
+    sysreg::dsb_ish();
+    aarch64_cpu::asm::wfi();
+}
+
+/// Whether address authentication is implemented with any algorithm.
+fn has_pauth() -> bool {
+    let isar1 = sysreg::read!("id_aa64isar1_el1");
+    // ID_AA64ISAR2_EL1 by its encoding: assemblers learned its name late.
+    let isar2 = sysreg::read!("s3_0_c0_c6_2");
+    isar1 & 0xff0 != 0 || isar2 & 0xf000 != 0
+}
+
+/// The EL2 controls that hold as long as this CPU runs guests.
+fn init_controls(vm: &Vm, id: VcpuId) {
+    /// VM, SWIO, PTW, FMO, IMO, AMO, TSC, RW, APK, API.
+    const HCR: u64 =
+        1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 19 | 1 << 31 | 1 << 40 | 1 << 41;
+    /// `HCR_EL2.ATA`: allocation tags, where there is FEAT_MTE2.
+    const HCR_ATA: u64 = 1 << 56;
+    /// `CPTR_EL2` (E2H clear): RES1 bits that are not traps of SVE (TZ) and SME (TSM).
+    const CPTR: u64 = 0x22ff;
+
+    let pfr0 = sysreg::read!("id_aa64pfr0_el1");
+    let pfr1 = sysreg::read!("id_aa64pfr1_el1");
+    let mmfr0 = sysreg::read!("id_aa64mmfr0_el1");
+    let mmfr1 = sysreg::read!("id_aa64mmfr1_el1");
+    let has_sve = pfr0 >> 32 & 0xf != 0;
+    let has_sme = pfr1 >> 24 & 0xf != 0;
+    let has_mte = pfr1 >> 8 & 0xf >= 2;
+    let has_fgt = mmfr0 >> 56 & 0xf != 0;
+    let has_hcx = mmfr1 >> 40 & 0xf != 0;
+    let physical_size = (mmfr0 & 0xf).min(5);
+
+    // SAFETY: these registers control the guest's world only; EL2's own execution does not depend on them.
+    unsafe {
+        sysreg::write!("hcr_el2", HCR | if has_mte { HCR_ATA } else { 0 });
+        sysreg::write!("vtcr_el2", probes::stage2::VTCR | physical_size << 16);
+        sysreg::write!("cptr_el2", CPTR);
+        sysreg::write!("hstr_el2", 0);
+        sysreg::write!("vpidr_el2", sysreg::read!("midr_el1"));
+        sysreg::write!("vmpidr_el2", psci::affinity(id) | 1 << 31);
+        // Physical counter and timer trap: guest time is the virtual counter (exits.rs).
+        sysreg::write!("cnthctl_el2", 0);
+        sysreg::write!("cntvoff_el2", vm.time_offset());
+        sysreg::isb();
+        if has_sve {
+            sysreg::write!("s3_4_c1_c2_0", 0xf); // ZCR_EL2.LEN
+        }
+        if has_sme {
+            sysreg::write!("s3_4_c1_c2_6", 0xf | 1 << 31); // SMCR_EL2.LEN, FA64
+        }
+        if has_fgt {
+            // Fine-grained traps off. In HFGRTR and HFGWTR, nSMPRI_EL1 (54) and nTPIDR2_EL0 (55) trap when clear.
+            let read_write = if has_sme { 0b11 << 54 } else { 0 };
+            sysreg::write!("s3_4_c1_c1_4", read_write); // HFGRTR_EL2
+            sysreg::write!("s3_4_c1_c1_5", read_write); // HFGWTR_EL2
+            sysreg::write!("s3_4_c1_c1_6", 0); // HFGITR_EL2
+            sysreg::write!("s3_4_c3_c1_4", 0); // HDFGRTR_EL2
+            sysreg::write!("s3_4_c3_c1_5", 0); // HDFGWTR_EL2
+        }
+        if has_hcx {
+            // MSCEn (11) and TCR2En (14) allow what they name, where it exists.
+            sysreg::write!("s3_4_c1_c2_2", 1 << 11 | 1 << 14); // HCRX_EL2
+        }
+        sysreg::write!("oslar_el1", 0);
+    }
+    crate::hwdebug::init_controls();
+    sysreg::isb();
+}
