@@ -15,6 +15,8 @@ mod locate;
 pub mod machine;
 pub mod periscope;
 pub mod programs;
+#[cfg(test)]
+mod qemu;
 pub mod refusal;
 mod registry;
 pub mod regs;

@@ -1,3 +1,4 @@
+mod oracle;
 mod tables;
 
 use super::*;

@@ -1,21 +1,16 @@
 //! The simulation against a CPU: random instructions on random registers, done by [`simulate`] and
 //! by QEMU, one hardware single-step each. `oracle.s` is the program that QEMU runs.
 
-extern crate std;
-
 use super::tests::{any_flags, any_instruction};
 use super::*;
 use crate::addr::Gva;
 use crate::machine::GuestFault;
+use crate::qemu;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::{env, fs, process};
 
 /// Where QEMU loads the image, the memory of the cases in it, and the cases themselves.
 const IMAGE: u64 = 0x4100_0000;
@@ -137,80 +132,6 @@ fn image(program: &[u8], cases: &[Case]) -> Vec<u8> {
     image
 }
 
-/// Assembles `oracle.s` and takes the code out of the object.
-fn assemble(directory: &Path) -> Vec<u8> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/a64/simulate/oracle.s");
-    let object = directory.join("oracle.o");
-    let status = Command::new("clang")
-        .args(["--target=aarch64-none-elf", "-c", "-o"])
-        .args([&object, &source])
-        .status();
-    assert!(status.expect("clang is needed").success());
-    text_section(&fs::read(object).unwrap())
-}
-
-/// The executable section of an ELF object of 64 bits.
-fn text_section(elf: &[u8]) -> Vec<u8> {
-    const SHF_EXECINSTR: u64 = 4;
-    let u64_at = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap());
-    let u16_at = |at: usize| u16::from_le_bytes(elf[at..at + 2].try_into().unwrap());
-    let sections = u64_at(0x28) as usize;
-    let (entry_size, count) = (u16_at(0x3a) as usize, u16_at(0x3c) as usize);
-    let header = (0..count)
-        .map(|index| sections + index * entry_size)
-        .find(|header| u64_at(header + 8) & SHF_EXECINSTR != 0)
-        .expect("a section of code");
-    let (offset, size) = (
-        u64_at(header + 0x18) as usize,
-        u64_at(header + 0x20) as usize,
-    );
-    elf[offset..offset + size].to_vec()
-}
-
-/// Runs the image to its end; gives what it sends: the arena, and the records.
-fn run(directory: &Path, cpu: &str, image: &[u8]) -> Vec<u8> {
-    let (blob, output) = (directory.join("image"), directory.join("output"));
-    fs::write(&blob, image).unwrap();
-    let mut qemu = Command::new("qemu-system-aarch64")
-        .args(["-M", "virt", "-cpu", cpu, "-m", "128", "-nodefaults"])
-        .args(["-display", "none", "-serial"])
-        .arg(std::format!("file:{}", output.display()))
-        .arg("-device")
-        .arg(std::format!(
-            "loader,file={},addr={IMAGE:#x},force-raw=on",
-            blob.display()
-        ))
-        .args(["-device", &std::format!("loader,addr={IMAGE:#x},cpu-num=0")])
-        .spawn()
-        .expect("qemu-system-aarch64 is needed");
-    for _ in 0..600 {
-        if let Some(status) = qemu.try_wait().unwrap() {
-            assert!(status.success());
-            return fs::read(output).unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    qemu.kill().unwrap();
-    panic!("QEMU does not end");
-}
-
-/// A directory of this process, removed at the end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let directory = env::temp_dir().join(std::format!("oracle-{name}-{}", process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        Self(directory)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The registers and the ESR in a record that came back.
 fn parse(record: &[u8]) -> (CoreRegs, u64) {
     let words: Vec<u64> = record
@@ -228,10 +149,9 @@ fn parse(record: &[u8]) -> (CoreRegs, u64) {
 }
 
 fn agrees_with(cpu: &str, features: &SimulationFeatures) {
-    let scratch = Scratch::new(cpu);
     let (cases, arena) = simulated_cases(features);
-    let program = assemble(&scratch.0);
-    let output = run(&scratch.0, cpu, &image(&program, &cases));
+    let program = qemu::assemble("src/a64/simulate/oracle.s");
+    let output = qemu::run(&["-cpu", cpu], IMAGE, &image(&program, &cases));
     let records = &output[(CASES - ARENA) as usize..];
     assert_eq!(records.len(), cases.len() * RECORD_SIZE);
     for (case, record) in cases.iter().zip(records.chunks_exact(RECORD_SIZE)) {

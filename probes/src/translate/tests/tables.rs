@@ -61,6 +61,14 @@ impl Ram {
         }
     }
 
+    /// Copies what lies at `start` and after into `image`.
+    pub fn copy_to(&self, start: u64, image: &mut [u8]) {
+        for (page, bytes) in self.pages.borrow().iter() {
+            let offset = (page * PAGE_SIZE - start) as usize;
+            image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
     fn byte<T>(&self, address: u64, access: impl FnOnce(&mut u8) -> T) -> Result<T, PhysFault> {
         let mut pages = self.pages.borrow_mut();
         let page = pages
@@ -238,6 +246,11 @@ impl<'a> Tables<'a> {
         let field = self.format.address_field(pa);
         self.ram.write_u64(entry, field | kind | attributes);
         Some(())
+    }
+
+    /// The first address after all tables.
+    pub fn end(&self) -> u64 {
+        self.next
     }
 
     /// Registers of a vCPU that uses these tables for their half and has the other half disabled.
