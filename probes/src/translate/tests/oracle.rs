@@ -69,7 +69,7 @@ impl Cases {
             if let Some(entry) = tables.entry(va, level.max(format.start_level() + 1) - 1) {
                 let descriptor = ram.read_u64(entry);
                 if descriptor & 3 == 3 && level > format.start_level() {
-                    ram.write_u64(entry, descriptor | bits >> 3 & TABLE_BITS);
+                    ram.write_u64(entry, descriptor | bits.rotate_left(20) & TABLE_BITS);
                 }
             }
             addresses.push(va);
