@@ -9,8 +9,9 @@
 //! No call waits for the host. With nobody connected, QEMU takes what is sent and drops it; a client that does not read
 //! leaves [`Port`]'s buffers full, and [`ByteChannel::write`] returns what it could take. Received bytes stay in their
 //! buffers until they are read, so a slow reader holds its client back and nothing is lost. Data and control go through
-//! different queues: bytes of a client that left can still be unread when its `Closed` is taken, and those of the next
-//! may follow them. Who takes `Closed` reads on until there is nothing, and ignores that.
+//! different queues; [`Port`] puts them in order again: nothing is read of a client before its `Opened` is taken, and its
+//! `Closed` comes when all that it sent has been read. (Of two clients that follow each other faster than the control
+//! queue is served, the bytes cannot be told apart: they run together before the first one's `Closed`.)
 //!
 //! The crate virtio-drivers 0.13 has a console without ports; its queue wants its buffers lent anew for each
 //! transfer. Fixed buffers make this queue shorter than that interface would be.
@@ -329,6 +330,11 @@ impl<M> Port<M> {
     pub fn is_connected(&self) -> bool {
         self.link.is_open()
     }
+
+    /// Whether the last event that was taken is `Opened`.
+    fn opened_last(&self) -> bool {
+        self.seen % 2 == 1
+    }
 }
 
 impl<M: Mmio> ByteChannel for Port<M> {
@@ -339,15 +345,20 @@ impl<M: Mmio> ByteChannel for Port<M> {
 
 impl<M: Mmio> Channel for Port<M> {
     fn read(&mut self, buffer: &mut [u8]) -> usize {
-        self.receiver.read(buffer)
+        if self.opened_last() {
+            self.receiver.read(buffer)
+        } else {
+            0
+        }
     }
 
     fn take_event(&mut self) -> Option<ChannelEvent> {
-        if self.seen == self.link.changes() {
+        let unread = self.opened_last() && self.receiver.has_data();
+        if unread || self.seen == self.link.changes() {
             return None;
         }
         self.seen = self.seen.wrapping_add(1);
-        Some(if self.seen % 2 == 1 {
+        Some(if self.opened_last() {
             ChannelEvent::Opened
         } else {
             ChannelEvent::Closed

@@ -166,11 +166,16 @@ impl<M: Mmio> Queue<M> {
         }
     }
 
+    /// Whether the device has given a buffer back.
+    fn has_used(&self) -> bool {
+        self.memory.read_u16(self.layout.used + 2) != self.next_used
+    }
+
     /// Takes the next buffer that the device has given back. What a device says of a buffer that does not exist is
     /// skipped.
     fn take(&mut self) -> Option<Used> {
         for _ in 0..self.size {
-            if self.memory.read_u16(self.layout.used + 2) == self.next_used {
+            if !self.has_used() {
                 return None;
             }
             // The element and the buffer are read after the index that covers them (2.7.14).
@@ -221,6 +226,11 @@ impl<M: Mmio> Receiver<M> {
             self.queue.give(buffer);
         }
         self.queue.notify();
+    }
+
+    /// Whether there is something to read.
+    pub(super) fn has_data(&self) -> bool {
+        self.current.is_some() || self.queue.has_used()
     }
 
     /// Moves received bytes to the front of `bytes`; returns how many.

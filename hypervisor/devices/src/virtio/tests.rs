@@ -30,6 +30,15 @@ fn opened() -> (Handle, Console<Handle>, Port<Handle>) {
     (device, console, port)
 }
 
+/// With a client there.
+fn connected() -> (Handle, Console<Handle>, Port<Handle>) {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    (device, console, port)
+}
+
 fn read_all(port: &mut Port<Handle>) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 100];
@@ -137,6 +146,36 @@ fn a_client_that_was_there_first_is_seen() {
 }
 
 #[test]
+fn what_a_client_sends_lies_between_its_coming_and_its_going() {
+    let (device, mut console, mut port) = opened();
+    device.borrow_mut().connect(VM1);
+    device.borrow_mut().host_send(VM1, b"$?#3f");
+    assert_eq!(port.read(&mut [0; 8]), 0, "its coming is not known yet");
+    console.handle_interrupt();
+    assert_eq!(
+        port.read(&mut [0; 8]),
+        0,
+        "its coming has not been taken yet"
+    );
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    device.borrow_mut().host_send(VM1, b"$k#6b");
+    device.borrow_mut().disconnect(VM1);
+    console.handle_interrupt();
+    assert!(!port.is_connected());
+    assert_eq!(port.take_event(), None, "there is more to read");
+    assert_eq!(port.read(&mut [0; 3]), 3);
+    assert_eq!(port.take_event(), None, "there is more to read");
+    assert_eq!(read_all(&mut port), b"3f$k#6b");
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    device.borrow_mut().connect(VM1);
+    device.borrow_mut().host_send(VM1, b"next");
+    assert_eq!(port.read(&mut [0; 8]), 0);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    assert_eq!(read_all(&mut port), b"next");
+}
+
+#[test]
 fn with_nobody_there_writing_goes_on() {
     let (device, _console, mut port) = opened();
     for _ in 0..1000 {
@@ -147,9 +186,7 @@ fn with_nobody_there_writing_goes_on() {
 
 #[test]
 fn a_client_that_does_not_read_fills_the_buffers() {
-    let (device, mut console, mut port) = opened();
-    device.borrow_mut().connect(VM1);
-    console.handle_interrupt();
+    let (device, _console, mut port) = connected();
     device.borrow_mut().port_mut(VM1).throttled = true;
     let bytes: Vec<u8> = (0..2 * CAPACITY).map(|n| (n % 251) as u8).collect();
     let taken = port.write(&bytes);
@@ -171,9 +208,7 @@ fn a_client_that_does_not_read_fills_the_buffers() {
 
 #[test]
 fn a_reader_that_is_slow_holds_the_client_back() {
-    let (device, mut console, mut port) = opened();
-    device.borrow_mut().connect(VM1);
-    console.handle_interrupt();
+    let (device, _console, mut port) = connected();
     let bytes: Vec<u8> = (0..CAPACITY + 10).map(|n| (n % 251) as u8).collect();
     let sent = device.borrow_mut().host_send(VM1, &bytes);
     assert_eq!(sent, CAPACITY);
@@ -184,10 +219,7 @@ fn a_reader_that_is_slow_holds_the_client_back() {
 
 #[test]
 fn a_port_can_go_and_come_back() {
-    let (device, mut console, mut port) = opened();
-    device.borrow_mut().connect(VM1);
-    console.handle_interrupt();
-    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    let (device, mut console, mut port) = connected();
     device.borrow_mut().unplug(VM1);
     console.handle_interrupt();
     assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
@@ -219,9 +251,7 @@ fn more_ports_than_are_used_do_no_harm() {
 
 #[test]
 fn what_a_broken_device_says_is_survived() {
-    let (device, mut console, mut port) = opened();
-    device.borrow_mut().connect(VM1);
-    console.handle_interrupt();
+    let (device, mut console, mut port) = connected();
     for (id, length) in [(16, 1), (u32::MAX, u32::MAX), (3, u32::MAX)] {
         device.borrow_mut().push_used(4, id, length);
     }
@@ -249,9 +279,7 @@ proptest! {
 
     #[test]
     fn bytes_pass_in_order(steps in prop::collection::vec((0..1500usize, 0..1500usize, 0..1500usize, any::<bool>()), 1..60)) {
-        let (device, mut console, mut port) = opened();
-        device.borrow_mut().connect(VM1);
-        console.handle_interrupt();
+        let (device, _console, mut port) = connected();
         let (mut to_guest, mut from_guest) = (Vec::new(), Vec::new());
         let mut read = Vec::new();
         for (host, guest, wanted, throttled) in steps {
