@@ -1,7 +1,12 @@
+#![forbid(unsafe_code)]
 //! The `periscope` command: what a user runs on the host beside the debugger. One module per
 //! subcommand.
 
+mod dump;
+mod link;
+mod linked_file;
 mod symbols;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -16,11 +21,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Link(link::Args),
+    Dump(dump::Args),
+    Verify(verify::Args),
     Symbols(symbols::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Link(args) => link::run(&args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Symbols(args) => symbols::run(&args),
     };
     match result {

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * What an eBPF program for Periscope needs: types, sections, maps, helpers, registers. Names are libbpf's, so that
+ * programs compile with its headers as well. Compile with
+ *
+ *     clang -O2 -g -target bpf -c prog.bpf.c -o prog.bpf.o
+ *
+ * and link with `periscope link prog.bpf.o`.
+ */
+#ifndef PERISCOPE_BPF_H
+#define PERISCOPE_BPF_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+
+/* Programs are functions in a section such as "kprobe/vfs_read". They return 0 to go on, anything else to stop. */
+#define SEC(name) __attribute__((section(name), used))
+#define __noinline __attribute__((noinline))
+#define __always_inline inline __attribute__((always_inline))
+
+/* Maps are variables in the section ".maps":
+ *
+ *     struct {
+ *             __uint(type, BPF_MAP_TYPE_HASH);
+ *             __uint(max_entries, 1024);
+ *             __type(key, __u64);
+ *             __type(value, __u64);
+ *     } counts SEC(".maps");
+ */
+#define __uint(name, value) int (*name)[value]
+#define __type(name, type) typeof(type) *name
+
+enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+};
+
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_EXIST = 2,
+};
+
+/* Helpers. Guest memory is reached by bpf_probe_read_kernel() only, never through a pointer. */
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
+					 __u64 flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
+static long (*const bpf_trace_printk)(const char *fmt, __u32 fmt_size, ...) = (void *)6;
+static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
+static long (*const bpf_probe_read_kernel)(void *dst, __u32 size,
+					   const void *guest_address) = (void *)113;
+static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
+				       __u32 data_size) = (void *)177;
+
+/* bpf_printk("x0=%lx comm=%s\n", x0, address): up to 12 arguments, integers or pointers. %s takes a guest address or
+ * one of the program's own. */
+#define ___pbpf_count(...) ___pbpf_nth(_, ##__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define ___pbpf_nth(_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, n, ...) n
+#define ___pbpf_cat_(a, b) a##b
+#define ___pbpf_cat(a, b) ___pbpf_cat_(a, b)
+#define ___pbpf_cast0()
+#define ___pbpf_cast1(x) (__u64)(x)
+#define ___pbpf_cast2(x, ...) (__u64)(x), ___pbpf_cast1(__VA_ARGS__)
+#define ___pbpf_cast3(x, ...) (__u64)(x), ___pbpf_cast2(__VA_ARGS__)
+#define ___pbpf_cast4(x, ...) (__u64)(x), ___pbpf_cast3(__VA_ARGS__)
+#define ___pbpf_cast5(x, ...) (__u64)(x), ___pbpf_cast4(__VA_ARGS__)
+#define ___pbpf_cast6(x, ...) (__u64)(x), ___pbpf_cast5(__VA_ARGS__)
+#define ___pbpf_cast7(x, ...) (__u64)(x), ___pbpf_cast6(__VA_ARGS__)
+#define ___pbpf_cast8(x, ...) (__u64)(x), ___pbpf_cast7(__VA_ARGS__)
+#define ___pbpf_cast9(x, ...) (__u64)(x), ___pbpf_cast8(__VA_ARGS__)
+#define ___pbpf_cast10(x, ...) (__u64)(x), ___pbpf_cast9(__VA_ARGS__)
+#define ___pbpf_cast11(x, ...) (__u64)(x), ___pbpf_cast10(__VA_ARGS__)
+#define ___pbpf_cast12(x, ...) (__u64)(x), ___pbpf_cast11(__VA_ARGS__)
+#define bpf_printk(fmt, ...)                                                                       \
+	({                                                                                         \
+		static const char ___fmt[] = fmt;                                                  \
+		__u64 ___args[] = { ___pbpf_cat(___pbpf_cast,                                      \
+						___pbpf_count(__VA_ARGS__))(__VA_ARGS__) };        \
+		bpf_trace_vprintk(___fmt, sizeof(___fmt), ___args, sizeof(___args));               \
+	})
+
+/* The context: the registers of the vCPU that trapped (arm64's struct user_pt_regs). Read-only. */
+struct pt_regs {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+	__u64 pstate;
+};
+
+#define PT_REGS_PARM1(ctx) ((ctx)->regs[0])
+#define PT_REGS_PARM2(ctx) ((ctx)->regs[1])
+#define PT_REGS_PARM3(ctx) ((ctx)->regs[2])
+#define PT_REGS_PARM4(ctx) ((ctx)->regs[3])
+#define PT_REGS_PARM5(ctx) ((ctx)->regs[4])
+#define PT_REGS_PARM6(ctx) ((ctx)->regs[5])
+#define PT_REGS_PARM7(ctx) ((ctx)->regs[6])
+#define PT_REGS_PARM8(ctx) ((ctx)->regs[7])
+#define PT_REGS_RC(ctx) ((ctx)->regs[0])
+#define PT_REGS_FP(ctx) ((ctx)->regs[29])
+#define PT_REGS_RET(ctx) ((ctx)->regs[30])
+#define PT_REGS_SP(ctx) ((ctx)->sp)
+#define PT_REGS_IP(ctx) ((ctx)->pc)
+
+#endif
