@@ -127,6 +127,7 @@ fn own_debug(tiny: &mut Tiny) -> Result<()> {
             ];
             let hits = [("hits", count), ("steps", count), ("result", count)];
             let twice = [("hits", 2 * count), ("steps", 2 * count), ("result", count)];
+            expect(tiny, &format!("touch {count} {cpu}"), &[("result", count)])?;
             expect(tiny, &format!("brk {count} {cpu}"), &[("brks", count)])?;
             expect(tiny, &format!("step {count} {cpu}"), &steps)?;
             expect(tiny, &format!("hwbp {count} {cpu}"), &hits)?;
@@ -141,11 +142,20 @@ fn own_debug(tiny: &mut Tiny) -> Result<()> {
 }
 
 fn patching(tiny: &mut Tiny) -> Result<()> {
-    expect(tiny, "patch 100", &[("patches", 200), ("bad", 0)])?;
-    expect(tiny, "patch 100 add", &[("patches", 200), ("bad", 0)])?;
-    expect(tiny, "patch-race 1000", &[("patches", 2000), ("bad", 0)])?;
+    for kind in ["b", "add", "brk", "bl"] {
+        for cpu in 0..2 {
+            let command = format!("patch 50 {kind} {cpu}");
+            expect(tiny, &command, &[("patches", 100), ("bad", 0)])?;
+        }
+    }
     let original = tiny.run("checksum")?.number("fnv")?;
-    for (command, adds) in [("patch-now", 0), ("patch-now add", 0x11), ("patch-undo", 1)] {
+    for (command, adds) in [
+        ("patch-now", 0),
+        ("patch-now add", 0x11),
+        ("patch-now brk", 0x21),
+        ("patch-now bl", 0x101),
+        ("patch-undo", 1),
+    ] {
         tiny.run(command)?;
         expect(tiny, "patch-call 5", &[("result", 5 + adds)])?;
         expect(tiny, "patch-call 5 1", &[("result", 5 + adds)])?;

@@ -154,8 +154,8 @@ fn run(command: &str, words: Words<'_>) -> Done {
         "step" => step(words),
         "hwbp" => hwbp(words),
         "watch" => watch(words),
+        "touch" => touch(words),
         "patch" => patch(words),
-        "patch-race" => patch_race(words),
         "patch-now" => patch_now(words),
         "patch-undo" => patch_undo(),
         "patch-call" => patch_call(words),
@@ -178,8 +178,8 @@ fn run(command: &str, words: Words<'_>) -> Done {
 }
 
 fn help() -> Done {
-    println!("version cpus list call callboth counts spin stop brk step hwbp watch");
-    println!("patch patch-race patch-now patch-undo patch-call checksum read ldxr timer sleep");
+    println!("version cpus list call callboth counts spin stop brk step hwbp watch touch");
+    println!("patch patch-now patch-undo patch-call checksum read ldxr timer sleep");
     println!("psci fault regs stack mmuoff rx reset off");
     println!("ok the head of tests/guest/src/main.rs says what they do");
     Ok(())
@@ -383,11 +383,21 @@ fn watch(mut words: Words<'_>) -> Done {
     Ok(())
 }
 
-/// `b` (the default) or `add`.
+fn touch(mut words: Words<'_>) -> Done {
+    let count = words.number("N")?;
+    let cpu = words.cpu_or_0()?;
+    let [address, value, ..] = smp::run_on(cpu, crate::debug::run_touches, [count, 0, 0, 0]);
+    println!("ok address={address:#x} result={value}");
+    Ok(())
+}
+
+/// `b` (the default), `add`, `brk` or `bl`.
 fn patch_kind(words: &mut Words<'_>) -> Result<Patch, Refusal> {
     match words.0.next() {
         None | Some("b") => Ok(Patch::Branch),
         Some("add") => Ok(Patch::Add),
+        Some("brk") => Ok(Patch::Brk),
+        Some("bl") => Ok(Patch::Bl),
         Some(_) => Err(Refusal::BadWord),
     }
 }
@@ -395,40 +405,9 @@ fn patch_kind(words: &mut Words<'_>) -> Result<Patch, Refusal> {
 fn patch(mut words: Words<'_>) -> Done {
     let count = words.number("N")?;
     let kind = patch_kind(&mut words)?;
-    let [changes, bad] = routines::run_patches(count, kind);
+    let caller = words.cpu_or_0()?;
+    let [changes, bad] = routines::run_patches(count, kind, caller);
     println!("ok patches={changes} bad={bad}");
-    Ok(())
-}
-
-/// CPU 1's part of `patch-race`: calls until told to stop.
-fn race_work(_: [u64; 4]) -> [u64; 4] {
-    let (mut calls, mut bad) = (0, 0);
-    smp::meet(2);
-    while !STOP.load(Ordering::Acquire) {
-        let [result, ..] = routines::call_patched([calls, 0, 0, 0]);
-        bad += u64::from(result != calls && result != calls + 1);
-        calls += 1;
-    }
-    [calls, bad, 0, 0]
-}
-
-fn patch_race(mut words: Words<'_>) -> Done {
-    let count = words.number("N")?;
-    let cpu = usable_cpu(1)?;
-    smp::reset_gate();
-    STOP.store(false, Ordering::Release);
-    smp::post(cpu, race_work, [0; 4]);
-    smp::meet(2);
-    for _ in 0..count {
-        routines::apply(Patch::Branch);
-        routines::apply(Patch::Nop);
-    }
-    STOP.store(true, Ordering::Release);
-    let [calls, bad, ..] = smp::wait(cpu);
-    println!(
-        "ok patches={} calls={calls} bad={bad}",
-        count.wrapping_mul(2)
-    );
     Ok(())
 }
 

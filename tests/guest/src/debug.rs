@@ -245,8 +245,27 @@ pub fn run_breakpoint([count, ..]: [u64; 4]) -> [u64; 4] {
     [hits, steps, value, 0]
 }
 
-/// The word under the watchpoint, one per CPU's turn: commands run one at a time.
+/// The word under the watchpoint, the guest's or a debugger's. Commands run one at a time, so it
+/// serves all CPUs.
+#[unsafe(export_name = "watched_word")]
 static WATCHED: AtomicU64 = AtomicU64::new(0);
+
+/// Stores to and loads from [`WATCHED`], in turns, `count` times each. Returns the last value
+/// loaded, which is `count`.
+fn touch_watched(count: u64) -> u64 {
+    let mut value: u64 = 0;
+    for _ in 0..count {
+        WATCHED.store(value.wrapping_add(1), Ordering::Relaxed);
+        value = WATCHED.load(Ordering::Relaxed);
+    }
+    value
+}
+
+/// [`touch_watched`] without a watchpoint of the guest's: for a debugger's. Returns the word's
+/// address and the last value.
+pub fn run_touches([count, ..]: [u64; 4]) -> [u64; 4] {
+    [WATCHED.as_ptr() as u64, touch_watched(count), 0, 0]
+}
 
 /// Stores to and loads from a word `count` times each with a watchpoint on it; `accesses` is
 /// DBGWCR.LSC (1 loads, 2 stores, 3 both). Returns the hits, the steps past them, and the last
@@ -259,11 +278,7 @@ pub fn run_watchpoint([count, accesses, ..]: [u64; 4]) -> [u64; 4] {
     unsafe { write_sysreg!("DBGWVR0_EL1", WATCHED.as_ptr() as u64) };
     set_watchpoint(WCR | accesses << 3);
     set_mdscr(MDSCR_MDE | MDSCR_KDE);
-    let mut value = 0;
-    for _ in 0..count {
-        WATCHED.store(value + 1, Ordering::Relaxed);
-        value = WATCHED.load(Ordering::Relaxed);
-    }
+    let value = touch_watched(count);
     set_watchpoint(0);
     set_mdscr(0);
     let [hits, steps] = state.end();

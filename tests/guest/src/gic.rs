@@ -4,7 +4,7 @@
 use crate::cpu::{read_sysreg, write_sysreg};
 use crate::platform;
 
-/// SGI that wakes a CPU which waits for work.
+/// SGI that wakes a CPU which waits for work, or for its end.
 pub const SGI_WORK: u32 = 1;
 
 const GICD_CTLR: usize = 0x0000;

@@ -44,13 +44,15 @@
 //!   `steps` past them, `result`: all N.
 //! * `watch N [w|r|rw [CPU]]`: N stores and N loads with its own watchpoint. Replies `hits`,
 //!   `steps`: N (rw: 2N); `result`: N.
-//! * `patch N [b|add]`: Patches `fn_patch` to B (or ADD) and back N times, calls it each time.
-//!   Replies `patches`: 2N, `bad`: 0.
-//! * `patch-race N`: Patches `fn_patch` between NOP and B 2N times on CPU 0 while CPU 1 calls it.
-//!   Replies `patches`: 2N; `calls` that CPU 1 made; `bad`: results that neither word gives, 0.
-//! * `patch-now [b|add]`, `patch-undo`: Patches once. Replies `address`.
-//! * `patch-call V [CPU]`: Calls `fn_patch`. Replies `result`: V + 1 with NOP, V with B, V + 0x11
-//!   with ADD.
+//! * `touch N [CPU]`: The same stores and loads of `watched_word` without a watchpoint of its own.
+//!   Replies its `address`, `result`: N.
+//! * `patch N [b|add|brk|bl [CPU]]`: Patches the first word of `fn_patch` and back N times on CPU
+//!   0, and calls it on CPU after each change. CPU stays out of it meanwhile: QEMU 7.2 with a
+//!   thread per CPU may go on executing what stood there before, on all CPUs, if one CPU translates
+//!   a function while another patches it. Replies `patches`: 2N, `bad`: 0.
+//! * `patch-now [b|add|brk|bl]`, `patch-undo`: Patches once. Replies `address`.
+//! * `patch-call V [CPU]`: Calls `fn_patch`. Replies `result`: V + 1 with the original NOP, V with
+//!   B, V + 0x11 with ADD, V + 0x21 with BRK (by its handler), V + 0x101 with BL.
 //! * `checksum [low|high|writable]`: Hashes its text as data. Replies `length`, `fnv` (64-bit
 //!   FNV-1a), the same through every alias.
 //! * `read NAME [high]`: Replies the first four words of a subject.

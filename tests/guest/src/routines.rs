@@ -2,6 +2,7 @@
 //! patterns, a call stack.
 
 use crate::mmu;
+use crate::smp;
 use crate::vectors::BRK_COMMAND;
 use core::arch::{asm, global_asm};
 
@@ -12,23 +13,42 @@ const B_OVER: u32 = 0x1400_0002;
 /// `ADD x0, x0, #0x10`: an instruction that the architecture does not let be replaced while it may
 /// execute.
 const ADD_16: u32 = 0x9100_4000;
+/// `BRK #0x102`, see [`crate::vectors::BRK_PATCH`].
+const BRK: u32 = 0xd420_2040;
+/// `BL .+12`: `patch_callee`, three words further.
+const BL_CALLEE: u32 = 0x9400_0003;
 
 global_asm!(
     r#"
     .arch_extension fp
     .arch_extension simd
     .pushsection .text, "ax"
-    .global fn_patch, chain_a, chain_b, chain_c, fn_regs, load_patterns
+    .global fn_patch, patch_callee, call_patch, chain_a, chain_b, chain_c, fn_regs, load_patterns
     .global fault_read, fault_write, fault_load, fault_store
 
-    // The first instruction is the one that gets patched. Returns x0 + 1 while it is a NOP.
+    // The first instruction is the one that gets patched. Returns x0 + 1 while it is a NOP, to x7:
+    // a BL there changes x30.
     .type   fn_patch, %function
     .balign 16
 fn_patch:
     nop
     add     x0, x0, #1
-    ret
+    ret     x7
     .size   fn_patch, . - fn_patch
+
+    .type   patch_callee, %function
+patch_callee:
+    add     x0, x0, #0x100
+    ret
+    .size   patch_callee, . - patch_callee
+
+call_patch:
+    stp     x29, x30, [sp, #-16]!
+    mov     x29, sp
+    adr     x7, 1f
+    bl      fn_patch
+1:  ldp     x29, x30, [sp], #16
+    ret
 
     // x0 = address. Returns x8 = FAR and x9 = ESR where it faults; see vectors.rs.
 fault_read:
@@ -128,7 +148,9 @@ load_patterns:
 );
 
 unsafe extern "C" {
-    fn fn_patch(value: u64) -> u64;
+    /// Where `fn_patch` is; `call_patch` calls it.
+    static fn_patch: u8;
+    fn call_patch(value: u64) -> u64;
     fn fault_read(address: u64, found: *mut [u64; 2]);
     fn fault_write(address: u64, found: *mut [u64; 2]);
     fn chain_a(value: u64) -> u64;
@@ -193,6 +215,10 @@ pub enum Patch {
     Branch,
     /// Another addition: the argument plus 0x11.
     Add,
+    /// A BRK whose handler adds 0x20: the argument plus 0x21.
+    Brk,
+    /// A call of `patch_callee`, which adds 0x100: the argument plus 0x101.
+    Bl,
 }
 
 impl Patch {
@@ -201,6 +227,8 @@ impl Patch {
             Self::Nop => NOP,
             Self::Branch => B_OVER,
             Self::Add => ADD_16,
+            Self::Brk => BRK,
+            Self::Bl => BL_CALLEE,
         }
     }
 
@@ -210,13 +238,15 @@ impl Patch {
             Self::Nop => 1,
             Self::Branch => 0,
             Self::Add => 0x11,
+            Self::Brk => 0x21,
+            Self::Bl => 0x101,
         }
     }
 }
 
 /// Address of `fn_patch`.
 pub fn patch_address() -> u64 {
-    fn_patch as *const () as u64
+    (&raw const fn_patch) as u64
 }
 
 /// Patches `fn_patch`.
@@ -227,18 +257,21 @@ pub fn apply(patch: Patch) {
 /// Calls `fn_patch` with `value`.
 pub fn call_patched([value, ..]: [u64; 4]) -> [u64; 4] {
     // SAFETY: keeps the procedure call standard whatever its first word is.
-    [unsafe { fn_patch(value) }, 0, 0, 0]
+    [unsafe { call_patch(value) }, 0, 0, 0]
 }
 
-/// Patches `fn_patch` to `patch` and back `count` times, calling it after each change. Returns the
-/// number of changes and how many calls did not show the change, or whose word did not read back.
-pub fn run_patches(count: u64, patch: Patch) -> [u64; 2] {
+/// Patches `fn_patch` to `patch` and back `count` times; the CPU `caller` calls it after each
+/// change. Returns the number of changes and how many calls did not show the change, or whose word
+/// did not read back.
+///
+/// `caller` stays out of `fn_patch` while it changes, and taking the work synchronises it.
+pub fn run_patches(count: u64, patch: Patch, caller: usize) -> [u64; 2] {
     let (mut changes, mut bad) = (0, 0);
     for round in 0..count {
         for state in [patch, Patch::Nop] {
             apply(state);
             changes += 1;
-            let [result, ..] = call_patched([round, 0, 0, 0]);
+            let [result, ..] = smp::run_on(caller, call_patched, [round, 0, 0, 0]);
             let works = result == round.wrapping_add(state.adds());
             // SAFETY: text is readable.
             let word = unsafe { (patch_address() as *const u32).read_volatile() };

@@ -182,9 +182,7 @@ pub fn post(index: usize, work: Work, arguments: [u64; 4]) {
 /// Waits for work that was posted.
 pub fn wait(index: usize) -> [u64; 4] {
     let mailbox = &CPUS[index].mailbox;
-    while mailbox.state.load(Ordering::Acquire) != DONE {
-        core::hint::spin_loop();
-    }
+    cpu::wait_until(|| mailbox.state.load(Ordering::Acquire) == DONE);
     mailbox.state.store(IDLE, Ordering::Release);
     *mailbox.results.lock()
 }
@@ -208,6 +206,8 @@ pub fn serve() -> ! {
             *mailbox.results.lock() = work(arguments);
         }
         mailbox.state.store(DONE, Ordering::Release);
+        // CPU 0 may wait for it in WFI.
+        gic::send(gic::SGI_WORK, platform::get().affinities[0]);
     }
 }
 

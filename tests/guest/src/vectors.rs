@@ -119,6 +119,8 @@ mod class {
 pub const BRK_SUBJECT: u64 = 0x100;
 /// `BRK #0x101`: the `brk` command.
 pub const BRK_COMMAND: u64 = 0x101;
+/// `BRK #0x102`: what the `patch` commands can put into `fn_patch`.
+pub const BRK_PATCH: u64 = 0x102;
 /// `SVC #0x42`: the first instruction of `fn_svc`.
 pub const SVC_SUBJECT: u64 = 0x42;
 /// `SVC #0x200`: starts single-stepping itself.
@@ -169,6 +171,12 @@ fn synchronous(frame: &mut Frame) -> bool {
         }
         class::BRK if immediate == BRK_SUBJECT || immediate == BRK_COMMAND => {
             frame.x[8] = immediate;
+            frame.elr += 4;
+            smp::bump(&this.own_exceptions);
+            true
+        }
+        class::BRK if immediate == BRK_PATCH => {
+            frame.x[0] = frame.x[0].wrapping_add(0x20);
             frame.elr += 4;
             smp::bump(&this.own_exceptions);
             true
