@@ -2,7 +2,10 @@
 
 mod support;
 
-use probes::machine::{RunControl, VmId};
+use probes::addr::{Gpa, Gva};
+use probes::fake::asm;
+use probes::fake::stage1::{Page, Stage1};
+use probes::machine::{RunControl, VcpuId, VmId};
 use support::{AGAIN, Bench, DATA, ENTRY, STORE, WORK, frame};
 
 fn le(value: u64) -> String {
@@ -627,4 +630,77 @@ fn packets_that_are_fatal_to_gdbstub() {
     bench.ask_all("vCont;c");
     assert_eq!(bench.ask("g"), "E10", "busy: the vCPUs run");
     assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#04");
+}
+
+/// Turns the MMU of vm1's vCPU 0 on, puts a function that begins with a landing pad into a guarded page, and the vCPU
+/// into a loop that calls it.
+fn guarded(bench: &mut Bench) -> u64 {
+    let (function, caller, tables) = (ENTRY + 0x2000, ENTRY + 0x3000, ENTRY + 0x1_0000);
+    bench.vm().load(
+        Gpa(function),
+        &[asm::bti_c(), asm::add(0, 0, 1), asm::ret()],
+    );
+    bench
+        .vm()
+        .load(Gpa(caller), &[asm::bl(-0x1000), asm::b(-4)]);
+    let mut stage1 = Stage1::new(bench.vm(), Gpa(tables));
+    stage1.map(Gva(function), Gpa(function), Page::GuardedKernel);
+    stage1.map(Gva(caller), Gpa(caller), Page::Kernel);
+    stage1.install(VcpuId(0));
+    assert_eq!(bench.ask(&format!("P20={}", le(caller))), "OK");
+    assert_eq!(bench.ask(&format!("P0={}", le(0))), "OK");
+    function
+}
+
+#[test]
+fn a_breakpoint_on_a_landing_pad_is_seen_where_it_was_set() {
+    let mut bench = Bench::connected(1);
+    let function = guarded(&mut bench);
+    let insert = format!("Z0,{function:x},4");
+    let remove = format!("z0,{function:x},4");
+    assert_eq!(bench.ask(&insert), "OK");
+    assert!(bench.ask_all("vCont;c").is_empty());
+    for calls in 0..3 {
+        assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+        assert_eq!((bench.register(32), bench.register(0)), (function, calls));
+        // As GDB goes on: without breakpoints over the instruction, then with them.
+        bench.ask(&remove);
+        assert_eq!(bench.ask("vCont;s:1"), "T05thread:01;");
+        assert_eq!(
+            (bench.register(32), bench.register(0)),
+            (function + 4, calls)
+        );
+        bench.ask(&insert);
+        assert!(bench.ask_all("vCont;c").is_empty());
+    }
+    // And as a client that relies on the server.
+    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+    assert!(bench.ask_all("vCont;c").is_empty());
+    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+    assert_eq!((bench.register(32), bench.register(0)), (function, 4));
+    let list = bench.monitor("trace list");
+    assert!(list.contains("   5       0"), "each call hits once: {list}");
+    bench.ask("D");
+    assert_ne!(bench.vm().run(20), 0);
+}
+
+#[test]
+fn a_breakpoint_on_what_is_not_mapped_says_so_and_arms_itself() {
+    let mut bench = Bench::connected(1);
+    let function = guarded(&mut bench);
+    assert_eq!(bench.ask("Z0,120,4"), "OK");
+    let waits = "O:vm1: 0x120 is not mapped. The breakpoint arms itself when it is.\n";
+    assert_eq!(bench.ask_all("vCont;c"), [waits]);
+    assert!(bench.run(5).is_empty());
+    bench.raw(b"\x03");
+    assert_eq!(bench.ask("Z0,120,4"), "OK");
+    assert!(bench.ask_all("vCont;c").is_empty(), "once is enough");
+    bench.raw(b"\x03");
+    assert_eq!(bench.ask("m120,4"), "E0e");
+    assert_eq!(bench.ask("qMemoryRegionInfo:120"), "start:0;size:1000;");
+    let region = format!("start:{function:x};size:1000;permissions:rwx;");
+    assert_eq!(
+        bench.ask(&format!("qMemoryRegionInfo:{:x}", function + 8)),
+        region
+    );
 }

@@ -10,6 +10,7 @@
 //! gdbserver does.
 
 mod answer;
+mod landing;
 mod resume;
 mod stop;
 mod stub;
@@ -19,7 +20,8 @@ use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Framer, Incoming, Outbox};
 use crate::server::Server;
 use crate::target::{DebugTarget, tid};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
+use landing::Rewound;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
 use stub::Stub;
@@ -57,6 +59,8 @@ pub struct Session {
     /// Why the VM stands, as the client was told.
     last_stop: Stop,
     pending: VecDeque<Pending>,
+    /// vCPUs that the client sees on a landing pad which they have executed.
+    rewound: BTreeMap<VcpuId, Rewound>,
     /// The threads that a bare `c` or `s` means.
     resume_focus: Threads,
     /// Number of the next line of live output.
@@ -85,6 +89,7 @@ impl Session {
                 reason: StopReason::Request,
             },
             pending: VecDeque::new(),
+            rewound: BTreeMap::new(),
             resume_focus: Threads::Any,
             next_line: 0,
             told_lost: 0,
@@ -222,6 +227,7 @@ impl Session {
         }
         if self.state != State::Vacant {
             self.drain_stops();
+            self.put_all_forward();
             self.space.forget_breakpoints();
             self.let_all_continue();
             self.state = State::Vacant;

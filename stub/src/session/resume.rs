@@ -48,7 +48,8 @@ impl Session {
             return self.refuse(Errno::Io);
         }
         self.drain_stops();
-        match self.take_pending() {
+        let stepped = self.put_forward();
+        match stepped.or_else(|| self.take_pending()) {
             Some(stop) => self.report(stop),
             None => self.depart(),
         }

@@ -117,6 +117,7 @@ impl Session {
         self.server.collect_events();
         self.tell_output(usize::MAX);
         self.explain(stop);
+        self.rewind_to_pad(stop);
         match self.stub.report(&mut self.target, reason(stop)) {
             Ok(bodies) => bodies.iter().for_each(|body| self.outbox.packet(body)),
             Err(_) => self.tell_why_halted(),

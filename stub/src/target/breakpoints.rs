@@ -30,6 +30,20 @@ impl DebugTarget {
         }
     }
 
+    /// GDB looks for its breakpoint at the PC of a stop: it has to be told the address that it knows.
+    fn remember_pad(&mut self, site: Gva, asked: Gva) {
+        if site == asked {
+            self.behind_pads.remove(&site.0);
+        } else {
+            self.behind_pads.insert(site.0, asked.0);
+        }
+    }
+
+    /// Where the client set the breakpoint of a site that is not there itself.
+    pub(crate) fn pad_before(&self, site: Gva) -> Option<Gva> {
+        self.behind_pads.get(&site.0).copied().map(Gva)
+    }
+
     fn tell_pending(&mut self, address: Gva) {
         if self.told_pending.insert(address.0) {
             let vm = self.space.vm();
@@ -61,7 +75,10 @@ impl SwBreakpoint for DebugTarget {
         }
         let address = Gva(address);
         match self.space.insert_breakpoint(address, self.focus) {
-            Ok(Placement::Armed { .. }) => Ok(true),
+            Ok(Placement::Armed { address: site }) => {
+                self.remember_pad(site, address);
+                Ok(true)
+            }
             Ok(Placement::Pending) => {
                 self.tell_pending(address);
                 Ok(true)

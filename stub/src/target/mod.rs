@@ -14,7 +14,7 @@ mod thread_extra_info;
 pub(crate) use resume::ResumePlan;
 
 use crate::server::Server;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch::Aarch64;
@@ -48,6 +48,8 @@ pub(crate) struct DebugTarget {
     notices: Vec<String>,
     /// Addresses whose breakpoints wait for their page, so that the user is told once.
     told_pending: BTreeSet<u64>,
+    /// Breakpoints that sit one instruction after where the client set them: site to client's address.
+    behind_pads: BTreeMap<u64, u64>,
     /// Why the last request was refused, where that has more words than a number.
     refusal: Option<String>,
 }
@@ -64,6 +66,7 @@ impl DebugTarget {
             focus: VcpuId(0),
             notices: Vec::new(),
             told_pending: BTreeSet::new(),
+            behind_pads: BTreeMap::new(),
             refusal: None,
         }
     }
