@@ -112,6 +112,10 @@ pub struct Listing {
 }
 
 /// One VM as the debugger sees it.
+///
+/// What changes a space, and the debugger's own writes to the VM's memory, come from one server at
+/// a time: arming changes the execute view with the registry locked, and a write makes sites
+/// [`adopt`](Space::adopt) with the view locked. The hit path may run on all CPUs meanwhile.
 pub struct Space {
     machine: &'static dyn Machine,
     events: Arc<Rings>,
