@@ -243,6 +243,8 @@ pub(super) fn base(
                 Err(FindError::NotRelocated)
             }
         }
+        Placement::Relocated if is_kernel(value) => Ok(Gva(value)),
+        Placement::Relocated => Err(FindError::NotRelocated),
         Placement::File if is_kernel(value) => Ok(Gva(value)),
         Placement::File => {
             let text = symbols.required("_stext")?;

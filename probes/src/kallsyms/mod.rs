@@ -25,6 +25,7 @@
 //! every read is bounded, every search has a budget, and what is found is checked as a whole before
 //! it is used.
 
+mod guest;
 mod layout;
 mod scan;
 mod table;
@@ -35,10 +36,10 @@ mod build;
 #[cfg(test)]
 mod tests;
 
+pub use guest::find_in_guest;
 pub use table::{Symbol, SymbolTable};
 
-use crate::addr::{Gpa, Gva};
-use crate::machine::PhysMemory;
+use crate::addr::Gva;
 use alloc::string::String;
 use core::fmt;
 
@@ -74,69 +75,21 @@ impl ImageReader for [u8] {
     }
 }
 
-/// Most memory that is searched for a running kernel's tables: distribution kernels take 28 to 32
-/// MiB.
-const SEARCHED: u64 = 64 << 20;
-const SECTION: u64 = 2 << 20;
-
-/// A running kernel's image. It lies contiguously in guest-physical memory and is mapped to
-/// contiguous addresses (`arch/arm64/kernel/head.S`, `paging_init`).
-pub struct RunningImage<'a, M: ?Sized> {
-    memory: &'a M,
-    start: Gpa,
-    size: u64,
-    /// The kernel's own address of `start`.
-    address: Gva,
-}
-
-impl<'a, M: PhysMemory + ?Sized> RunningImage<'a, M> {
-    /// The image whose code contains `code`, an address in the kernel (`VBAR_EL1`, say), which is
-    /// at `gpa`. Its RAM ends at `ram_end`. `None` if the two addresses do not belong together.
-    pub fn around(memory: &'a M, code: Gva, gpa: Gpa, ram_end: Gpa) -> Option<Self> {
-        let start = Gpa(gpa.0 & !(SECTION - 1));
-        let into = gpa.0 - start.0;
-        let address = Gva(code.0.checked_sub(into)?);
-        let size = ram_end.0.checked_sub(start.0)?.min(SEARCHED);
-        let is_same_offset = code.page_offset() == gpa.page_offset();
-        is_same_offset.then_some(Self {
-            memory,
-            start,
-            size,
-            address,
-        })
-    }
-
-    /// How to find the symbols in it.
-    pub fn placement(&self) -> Placement {
-        Placement::Running {
-            start: self.address,
-        }
-    }
-}
-
-impl<M: PhysMemory + ?Sized> ImageReader for RunningImage<'_, M> {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
-        let gpa = self.start.checked_add(offset).ok_or(Unreadable)?;
-        self.memory.read_phys(gpa, buffer).map_err(|_| Unreadable)
-    }
-}
-
 /// Where the bytes come from, which tells what the addresses in them mean.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placement {
     /// A file `Image`, as `make Image` writes it and Debian installs it. Symbols get the addresses
     /// that the kernel was linked to.
     File,
-    /// A kernel that runs and has relocated itself. Symbols get the addresses where they are.
+    /// A kernel that runs. Symbols get the addresses where they are, if the kernel has relocated
+    /// itself.
     Running {
         /// The kernel's own address of the image's offset 0. Any address at or before the tables
         /// will do.
         start: Gva,
     },
+    /// A kernel that has relocated itself for sure. Symbols get the addresses where they are.
+    Relocated,
 }
 
 /// A kernel that was found.
@@ -150,6 +103,8 @@ pub struct Kernel {
 /// Why there are no symbols.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FindError {
+    /// No vCPU is on and has vectors that are mapped: the guest has not booted.
+    NoKernelCode,
     /// Nothing looks like `kallsyms_token_table`.
     NoTokenTable,
     /// There is a token table, but no names that are compressed with it.
@@ -172,6 +127,9 @@ pub enum FindError {
 impl fmt::Display for FindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            FindError::NoKernelCode => f.write_str(
+                "no vCPU has exception vectors yet: try again when the guest has booted",
+            ),
             FindError::NoTokenTable => {
                 f.write_str("no kallsyms token table: not a Linux kernel, or one without KALLSYMS")
             }

@@ -2,7 +2,11 @@
 
 use super::build::{BANNER, Base, END_OF_TEXT, INIT_TEXT, Image, LINKED_AT, Layout, TABLES, TEXT};
 use super::*;
-use crate::machine::PhysFault;
+use crate::addr::Gpa;
+use crate::fake::FakeMachine;
+use crate::fake::stage1::{Page, Stage1};
+use crate::machine::{PhysMemory, Registers, RunControl, VcpuId, VmId};
+use crate::regs::{CoreRegs, SysReg, pstate};
 use crate::symbols::Symbols;
 use alloc::format;
 use alloc::string::ToString;
@@ -193,47 +197,59 @@ fn what_is_no_kernel_is_refused() {
     assert_eq!(found.err(), Some(FindError::NoSymbol("_sinittext")));
 }
 
-/// RAM with holes.
-struct Ram {
-    start: Gpa,
-    bytes: Vec<u8>,
+/// Where the kernel runs that [`guest`] makes.
+const RUNS_AT: u64 = 0xffff_ffc0_9a20_0000;
+/// What KPTI's trampoline is mapped at.
+const TRAMPOLINE: Gva = Gva(0xffff_fffd_fddf_0800);
+const EL0: u64 = pstate::EL0T;
+const EL1: u64 = pstate::EL1H;
+
+/// A VM with a kernel that is relocated to `relocated_to`, and one vCPU at `mode` whose vectors are
+/// at `vectors`.
+fn guest(relocated_to: u64, mode: u64, vectors: Gva) -> &'static FakeMachine {
+    let machine = FakeMachine::leak(VmId(1), 2, 8 << 20);
+    let kernel = Gpa(FakeMachine::RAM_BASE.0 + (2 << 20));
+    machine
+        .write_phys(kernel, &image(Layout::Since6_4).bytes(relocated_to))
+        .unwrap();
+    let mut tables = Stage1::new(machine, FakeMachine::RAM_BASE);
+    let page = Gpa(kernel.0 + TEXT);
+    tables.map(vectors.page(), page, Page::Kernel);
+    machine.hold();
+    tables.install(VcpuId(0));
+    machine
+        .set_sys(VcpuId(0), SysReg::VbarEl1, vectors.0)
+        .unwrap();
+    let regs = CoreRegs {
+        pstate: mode,
+        ..CoreRegs::default()
+    };
+    machine.set_core(VcpuId(0), &regs).unwrap();
+    machine.release();
+    machine
 }
 
-impl PhysMemory for Ram {
-    fn read_phys(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<(), PhysFault> {
-        let offset = gpa
-            .0
-            .checked_sub(self.start.0)
-            .ok_or(PhysFault::Unmapped(gpa))?;
-        self.bytes[..]
-            .read(offset, buffer)
-            .map_err(|Unreadable| PhysFault::Unmapped(gpa))
-    }
-
-    fn write_phys(&self, gpa: Gpa, _: &[u8]) -> Result<(), PhysFault> {
-        Err(PhysFault::Unmapped(gpa))
+#[test]
+fn a_guests_kernel_is_found_from_its_vectors() {
+    let vectors = Gva(RUNS_AT + TEXT + 0x800);
+    for (mode, vectors) in [(EL1, vectors), (EL0, vectors), (EL0, TRAMPOLINE)] {
+        let machine = guest(RUNS_AT, mode, vectors);
+        let symbols = find_in_guest(machine).unwrap().symbols;
+        assert_eq!(symbols.image_start(), Some(Gva(RUNS_AT)));
+        assert!(!machine.held());
     }
 }
 
 #[test]
-fn a_running_kernel_is_found_around_its_code() {
-    let start = Gpa(0x4020_0000);
-    let bytes = image(Layout::Until6_3).bytes(LINKED_AT + SLIDE);
-    let ram = Ram { start, bytes };
-    let end = Gpa(start.0 + ram.bytes.len() as u64);
-    let vbar = (
-        Gva(LINKED_AT + SLIDE + TEXT + 0x800),
-        Gpa(start.0 + TEXT + 0x800),
-    );
-    let running = RunningImage::around(&ram, vbar.0, vbar.1, end).unwrap();
-    let symbols = find(&running, running.placement()).unwrap().symbols;
-    assert_eq!(
-        symbols.by_name("_stext"),
-        Some(Gva(LINKED_AT + SLIDE + TEXT))
-    );
-    assert!(RunningImage::around(&ram, Gva(vbar.0.0 + 4), vbar.1, end).is_none());
-    assert!(RunningImage::around(&ram, Gva(0x800), Gpa(0x4020_1800), end).is_none());
-    assert!(RunningImage::around(&ram, vbar.0, vbar.1, Gpa(0)).is_none());
+fn a_guest_that_has_not_booted_is_told_apart() {
+    let fresh = FakeMachine::leak(VmId(1), 2, 8 << 20);
+    fresh.hold();
+    fresh.set_sys(VcpuId(0), SysReg::VbarEl1, u64::MAX).unwrap();
+    fresh.release();
+    assert_eq!(find_in_guest(fresh).err(), Some(FindError::NoKernelCode));
+    let early = guest(RUNS_AT - SLIDE, EL1, Gva(RUNS_AT + TEXT + 0x800));
+    assert_eq!(find_in_guest(early).err(), Some(FindError::NotRelocated));
+    assert!(!early.held());
 }
 
 proptest! {
