@@ -151,7 +151,9 @@ mod tests {
 
         #[test]
         fn any_names_can_be_offered(
-            wanted in ".{0,140}", names in prop::collection::vec(".{0,140}", 0..20), limit in 0..5_usize,
+            wanted in ".{0,140}",
+            names in prop::collection::vec(".{0,140}", 0..20),
+            limit in 0..5_usize,
         ) {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             prop_assert!(suggest(&wanted, limit, &names).len() <= limit);

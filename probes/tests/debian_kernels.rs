@@ -1,5 +1,5 @@
-//! The symbol finder against the kernels that the project runs: `cargo xtask test` downloads them, names
-//! them in `PERISCOPE_KERNEL_IMAGE` (paths with `:` between them) and includes this test.
+//! The symbol finder against the kernels that the project runs: `cargo xtask test` downloads them,
+//! names them in `PERISCOPE_KERNEL_IMAGE` (paths with `:` between them) and includes this test.
 
 use probes::addr::Gva;
 use probes::kallsyms::{self, Placement, SymbolTable};
@@ -47,7 +47,8 @@ fn check(path: &str) {
     assert_eq!(&similar[..2], ["do_sys_openat2", "do_sys_open"]);
 }
 
-/// NOP (patched by ftrace), PACIASP, BTI C, `stp x29, x30, [sp, …]!`, `sub sp, sp, …`, `mov x9, x30`.
+/// NOP (patched by ftrace), PACIASP, BTI C, `stp x29, x30, [sp, …]!`, `sub sp, sp, …`, `mov x9,
+/// x30`.
 fn opens_function(word: u32) -> bool {
     let exact = [0xd503_201f, 0xd503_233f, 0xd503_245f, 0xaa1e_03e9];
     let stores_pair = word & 0xffc0_7fff == 0xa980_7bfd;
