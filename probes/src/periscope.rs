@@ -31,7 +31,8 @@ impl fmt::Display for NoSpace {
         match self {
             Self::Hypervisor(name) => write!(
                 f,
-                "{name} is the hypervisor itself: probes on its own code (hprobes) are not there yet"
+                "{name} is the hypervisor itself: probes on its own code (hprobes) are not there \
+                 yet"
             ),
             Self::Unknown { name, known } => {
                 write!(f, "no such VM: {name}. There are {}.", known.join(", "))

@@ -108,7 +108,8 @@ impl fmt::Display for StoreError {
             Self::BadName(name) => {
                 write!(
                     f,
-                    "{name:?} is no program name: use 1 to {MAX_NAME} letters, digits, `_`, `-`, `.`"
+                    "{name:?} is no program name: use 1 to {MAX_NAME} letters, \
+                     digits, `_`, `-`, `.`"
                 )
             }
             Self::Full => write!(

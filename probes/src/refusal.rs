@@ -79,7 +79,8 @@ impl fmt::Display for Refusal {
             }
             Self::UserCode(address) => write!(
                 f,
-                "{address} is user code, which cannot carry a probe: use a hardware breakpoint (hbreak)"
+                "{address} is user code, which cannot carry a probe: use a \
+                 hardware breakpoint (hbreak)"
             ),
             Self::ExclusiveSequence { address, after } => write!(
                 f,

@@ -26,7 +26,8 @@ impl fmt::Display for BadTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is neither an address (0xffff800080012340) nor a symbol (vfs_read, vfs_read+0x10)",
+            "{:?} is neither an address (0xffff800080012340) nor a \
+             symbol (vfs_read, vfs_read+0x10)",
             self.0
         )
     }
