@@ -1,5 +1,6 @@
-//! The symbol finder against the kernels that the project runs: `cargo xtask test` downloads them,
-//! names them in `PERISCOPE_KERNEL_IMAGE` (paths with `:` between them) and includes this test.
+//! The symbol finder against the kernels that the project runs. `cargo xtask test` downloads them
+//! and includes this test: `PERISCOPE_KERNEL_IMAGE` is Debian stable's kernel,
+//! `PERISCOPE_OLDSTABLE_IMAGE` with `--full` also oldstable's.
 
 use probes::addr::Gva;
 use probes::kallsyms::{self, Placement, SymbolTable};
@@ -7,14 +8,16 @@ use probes::symbols::Symbols;
 use std::collections::HashMap;
 use std::fs;
 
-const VARIABLE: &str = "PERISCOPE_KERNEL_IMAGE";
+const STABLE: &str = "PERISCOPE_KERNEL_IMAGE";
+const OLDSTABLE: &str = "PERISCOPE_OLDSTABLE_IMAGE";
 
 #[test]
 #[ignore = "needs kernels in PERISCOPE_KERNEL_IMAGE: cargo xtask test runs it"]
 fn symbols_of_debian_kernels() {
-    let paths = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} names no kernel"));
-    for path in paths.split(':') {
-        check(path);
+    let stable = std::env::var(STABLE).unwrap_or_else(|_| panic!("{STABLE} names no kernel"));
+    check(&stable);
+    if let Ok(oldstable) = std::env::var(OLDSTABLE) {
+        check(&oldstable);
     }
 }
 

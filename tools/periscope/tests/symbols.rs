@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const VARIABLE: &str = "PERISCOPE_KERNEL_IMAGE";
+const STABLE: &str = "PERISCOPE_KERNEL_IMAGE";
+const OLDSTABLE: &str = "PERISCOPE_OLDSTABLE_IMAGE";
 const SLIDE: u64 = 0x4194_cb40_0000;
 
 fn periscope(arguments: &[&str]) -> Output {
@@ -41,9 +42,10 @@ fn what_is_no_kernel_gets_one_clear_error() {
 #[test]
 #[ignore = "needs kernels in PERISCOPE_KERNEL_IMAGE and gdb-multiarch: cargo xtask test runs it"]
 fn gdb_resolves_the_kernels_functions() {
-    let paths = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} names no kernel"));
-    for (number, path) in paths.split(':').enumerate() {
-        check(path, &scratch(&format!("vmlinux-{number}.sym.elf")));
+    let stable = std::env::var(STABLE).unwrap_or_else(|_| panic!("{STABLE} names no kernel"));
+    check(&stable, &scratch("stable.sym.elf"));
+    if let Ok(oldstable) = std::env::var(OLDSTABLE) {
+        check(&oldstable, &scratch("oldstable.sym.elf"));
     }
 }
 
