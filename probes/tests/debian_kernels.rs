@@ -31,19 +31,36 @@ fn check(path: &str) {
     assert!(kernel.banner.starts_with("Linux version 6."));
     let start = symbols.image_start().unwrap();
     let bytes_at = |name: &str, length: usize| {
-        let address = symbols.by_name(name).unwrap_or_else(|| panic!("{path} has no {name}"));
+        let address = symbols
+            .by_name(name)
+            .unwrap_or_else(|| panic!("{path} has no {name}"));
         let offset = (address.0 - start.0) as usize;
         &image[offset..offset + length]
     };
 
     // What the symbols point to is what they say.
-    assert_eq!(symbols.by_name("vectors").unwrap().0 % 0x800, 0, "VBAR_EL1 is 2 KiB aligned");
+    assert_eq!(
+        symbols.by_name("vectors").unwrap().0 % 0x800,
+        0,
+        "VBAR_EL1 is 2 KiB aligned"
+    );
     if symbols.by_name("linux_banner").is_some() {
-        assert_eq!(bytes_at("linux_banner", kernel.banner.len()), kernel.banner.as_bytes());
+        assert_eq!(
+            bytes_at("linux_banner", kernel.banner.len()),
+            kernel.banner.as_bytes()
+        );
     }
-    for function in ["do_sys_openat2", "vfs_read", "__arm64_sys_openat", "start_kernel"] {
+    for function in [
+        "do_sys_openat2",
+        "vfs_read",
+        "__arm64_sys_openat",
+        "start_kernel",
+    ] {
         let first = u32::from_le_bytes(bytes_at(function, 4).try_into().unwrap());
-        assert!(opens_function(first), "{function} begins with {first:#010x}");
+        assert!(
+            opens_function(first),
+            "{function} begins with {first:#010x}"
+        );
     }
     look_everything_up(symbols);
     let similar = symbols.similar("do_sys_openat", 3);
@@ -64,7 +81,9 @@ fn look_everything_up(symbols: &SymbolTable) {
     let mut first_at_address: HashMap<Gva, String> = HashMap::new();
     symbols.each(&mut |address, name| {
         first_of_name.entry(name.to_string()).or_insert(address);
-        first_at_address.entry(address).or_insert_with(|| name.to_string());
+        first_at_address
+            .entry(address)
+            .or_insert_with(|| name.to_string());
         true
     });
     for (name, address) in &first_of_name {
