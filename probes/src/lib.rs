@@ -11,6 +11,7 @@ pub mod event;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod kallsyms;
+pub mod kernel;
 mod locate;
 pub mod machine;
 pub mod periscope;

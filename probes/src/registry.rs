@@ -312,6 +312,12 @@ impl Registry {
         self.entries.iter().any(Entry::waits)
     }
 
+    /// Whether an entry waits for its symbol's address.
+    pub(crate) fn wants_symbols(&self) -> bool {
+        let wants = |entry: &Entry| entry.waits() && entry.address.is_none();
+        self.entries.iter().any(wants)
+    }
+
     /// Places what waits and can be placed now. Calls `tell` for each entry that it places, and
     /// with the reason for each that it gives up.
     pub(crate) fn retry_pending(

@@ -4,6 +4,7 @@ use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::engine::{HitOutcome, Reported, Trap};
 use crate::event::{EventKind, MAX_CPUS, Rings, Source};
+use crate::kernel::{self, NoKernel};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
@@ -18,7 +19,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebpf::Object;
-use spin::RwLock;
+use spin::{Mutex, RwLock};
 
 /// How many sites a VM can have.
 pub const MAX_SITES: usize = 1024;
@@ -122,6 +123,7 @@ pub struct Space {
     /// What GDB's breakpoints run.
     stop: ProgramRef,
     symbols: RwLock<Option<Arc<dyn Symbols>>>,
+    kernel: Mutex<KernelSearch>,
     /// Counts the tables of symbols that there have been.
     generation: AtomicU64,
     /// Written only while the VM is held.
@@ -129,6 +131,17 @@ pub struct Space {
     /// Whether anything waits for its page or its symbol.
     waits: AtomicBool,
     pub(crate) reported: [Reported; MAX_CPUS],
+}
+
+/// How long a search for a kernel that has found nothing stands, in nanoseconds.
+const SEARCH_PAUSE: u64 = 1_000_000_000;
+
+/// What is known of the guest's kernel.
+#[derive(Default)]
+struct KernelSearch {
+    banner: Option<String>,
+    /// Why the last search found nothing, and until when that is taken for the answer.
+    failed: Option<(NoKernel, u64)>,
 }
 
 /// A hold on a VM that ends with its scope.
@@ -155,6 +168,7 @@ impl Space {
             events,
             stop,
             symbols: RwLock::new(None),
+            kernel: Mutex::new(KernelSearch::default()),
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
@@ -186,6 +200,43 @@ impl Space {
     pub fn set_symbols(&self, symbols: Arc<dyn Symbols>) {
         *self.symbols.write() = Some(symbols);
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The symbols, looked for in the running kernel where they are not known yet. A search that finds nothing is not
+    /// repeated at once: it may read tens of MiB.
+    pub fn find_symbols(&self) -> Result<Arc<dyn Symbols>, NoKernel> {
+        if let Some(symbols) = self.symbols() {
+            return Ok(symbols);
+        }
+        let mut search = self.kernel.lock();
+        let now = self.machine.now_ns();
+        if let Some((reason, until)) = search.failed
+            && now < until
+        {
+            return Err(reason);
+        }
+        match kernel::find(self.machine) {
+            Ok(found) => {
+                *search = KernelSearch {
+                    banner: Some(found.banner),
+                    failed: None,
+                };
+                let symbols: Arc<dyn Symbols> = Arc::new(found.symbols);
+                self.set_symbols(symbols.clone());
+                Ok(symbols)
+            }
+            Err(reason) => {
+                if let NoKernel::NoSymbols(_) = reason {
+                    search.failed = Some((reason, now + SEARCH_PAUSE));
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// What the kernel whose symbols are known says of itself at boot: `Linux version 6.12…`.
+    pub fn kernel_banner(&self) -> Option<String> {
+        self.kernel.lock().banner.clone()
     }
 
     /// Changes the registry with the VM held. The hold comes before the lock: a vCPU on the hit
@@ -279,6 +330,10 @@ impl Space {
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<Wish<'a>, Refusal> {
+        if target.is_symbol() {
+            // Without symbols the wish waits for them.
+            let _ = self.find_symbols();
+        }
         let address = address_of(self.vm(), self.symbols().as_deref(), target)?;
         Ok(Wish {
             target,
@@ -330,6 +385,11 @@ impl Space {
         if !self.has_pending() || self.machine.state() != VmState::Running {
             return;
         }
+        let wants_symbols = self.registry.read().wants_symbols();
+        if wants_symbols {
+            // Where the kernel is not up yet, there is a next time.
+            let _ = self.find_symbols();
+        }
         self.edit(|registry, around| {
             registry.retry_pending(around, &mut |entry, refusal| self.tell(entry, refusal));
         });
@@ -362,6 +422,7 @@ impl Space {
     /// The guest starts anew: every site waits for its code again and symbols are forgotten.
     pub fn guest_reset(&self) {
         *self.symbols.write() = None;
+        *self.kernel.lock() = KernelSearch::default();
         self.edit(|registry, around| registry.guest_reset(around));
         self.reported.iter().for_each(Reported::clear);
     }

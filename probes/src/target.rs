@@ -36,6 +36,11 @@ impl fmt::Display for BadTarget {
 impl core::error::Error for BadTarget {}
 
 impl Target {
+    /// Whether symbols are needed to find it.
+    pub fn is_symbol(&self) -> bool {
+        matches!(self, Self::Symbol { .. })
+    }
+
     /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's
     /// name.
     pub fn parse(text: &str) -> Result<Self, BadTarget> {

@@ -2,6 +2,7 @@
 //!
 //! Every word may be shortened as far as it stays unambiguous: `mon tr li`. An error says what is wrong and what to do.
 
+mod gsym;
 mod help;
 mod log;
 mod map_dump;
@@ -88,6 +89,7 @@ impl fmt::Display for Command {
 const COMMANDS: &[Command] = &[
     help::COMMAND,
     vm::LIST,
+    vm::INFO,
     vm::START,
     vm::STOP,
     vm::RESET,
@@ -99,6 +101,7 @@ const COMMANDS: &[Command] = &[
     trace_progs::COMMAND,
     trace_unload::COMMAND,
     map_dump::COMMAND,
+    gsym::COMMAND,
     phys::COMMAND,
     log::COMMAND,
 ];

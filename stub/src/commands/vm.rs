@@ -1,4 +1,4 @@
-//! `vm list`, `vm start`, `vm stop`, `vm reset`.
+//! `vm list`, `vm info`, `vm start`, `vm stop`, `vm reset`.
 
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem, refused};
@@ -12,6 +12,13 @@ pub(super) const LIST: Command = Command {
     arguments: "",
     summary: "show the VMs",
     run: list,
+};
+
+pub(super) const INFO: Command = Command {
+    path: &["vm", "info"],
+    arguments: "[VM]",
+    summary: "show which kernel a VM runs and where",
+    run: info,
 };
 
 pub(super) const START: Command = Command {
@@ -56,6 +63,30 @@ fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         ]);
     }
     table.write(invocation.out)?;
+    Ok(())
+}
+
+fn info(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let spaces = match invocation.arguments {
+        [] => invocation.shown_spaces(),
+        _ => [named(invocation)?].to_vec(),
+    };
+    for space in spaces {
+        let vm = space.vm();
+        match space.find_symbols() {
+            Ok(symbols) => {
+                let banner = space.kernel_banner().unwrap_or_default();
+                let release = banner.strip_prefix("Linux version ").unwrap_or(&banner);
+                let release = release.split(' ').next().unwrap_or_default();
+                write!(invocation.out, "{vm}: Linux {release}")?;
+                if let Some(text) = symbols.by_name("_text") {
+                    write!(invocation.out, ", text at {text}")?;
+                }
+                writeln!(invocation.out, ", {} symbols", symbols.count())?;
+            }
+            Err(reason) => writeln!(invocation.out, "{vm}: no symbols: {reason}")?,
+        }
+    }
     Ok(())
 }
 
