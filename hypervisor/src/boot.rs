@@ -97,10 +97,13 @@ dead:
     wfe
     b       dead
 
-    .section .bss
+    .ltorg
+
+    .section .bss.boot_table, "aw", @nobits
     .balign 4096
 boot_table:
     .skip   4096
+    .text
     "#,
     MAIR = const crate::mmu::MAIR,
     TCR = const crate::mmu::TCR,

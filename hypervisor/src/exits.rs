@@ -99,13 +99,8 @@ fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> bool {
     // The preferred return address of HVC is the instruction after it.
     frame.regs.pc -= 4;
     let features = vcpu.simulation_features();
-    let outcome = space.hit(
-        immediate,
-        vcpu.id,
-        &mut frame.regs,
-        &vcpu.vm().live(),
-        &features,
-    );
+    let memory = vcpu.vm().live(&frame.regs);
+    let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
     if outcome == HitOutcome::NotOurs {
         frame.regs.pc += 4;
         return false;
@@ -231,11 +226,7 @@ fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
     } else {
         view::Access::Data
     };
-    match vcpu
-        .vm()
-        .roots()
-        .fault(&vcpu.vm().live().port, gpa, view_access)
-    {
+    match vcpu.vm().roots().fault(vcpu.vm().port(), gpa, view_access) {
         Fault::Retry => Progress::Retry,
         Fault::Probed => {
             if !vcpu.local().stepper.is_active() {
@@ -405,7 +396,8 @@ fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
         return;
     };
     let features = vcpu.simulation_features();
-    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &vcpu.vm().live(), &features);
+    let memory = vcpu.vm().live(&frame.regs);
+    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &memory, &features);
     match outcome {
         HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
         outcome => step::finish_hit(vcpu, frame, outcome),

@@ -7,6 +7,7 @@ use probes::regs::FpRegs;
 
 global_asm!(
     r#"
+    .text
     .arch_extension fp
     .arch_extension simd
     .macro each_pair instruction

@@ -6,6 +6,7 @@ use core::arch::asm;
 use core::ptr;
 use probes::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use probes::machine::{GuestFault, LiveMemory};
+use probes::regs::pstate;
 use probes::stage2::Memory;
 use probes::view::Roots;
 
@@ -23,6 +24,8 @@ pub enum Stage1 {
 /// The memory of the vCPU that trapped on this CPU.
 #[derive(Clone, Copy)]
 pub struct Live {
+    /// `PSTATE` of the vCPU: with PAN set, EL1 may not touch what EL0 may.
+    pub pstate: u64,
     /// The VM's tables.
     pub roots: Roots,
     /// Reads them.
@@ -54,6 +57,10 @@ impl Live {
     fn ram(&self, gva: Gva, access: Stage1) -> Result<(Gpa, Hpa), GuestFault> {
         let fault = GuestFault { address: gva };
         let gpa = translate(gva, access).ok_or(fault)?;
+        let is_user_page = || translate(gva, Stage1::UserRead).is_some();
+        if self.pstate & pstate::PAN != 0 && is_user_page() {
+            return Err(fault);
+        }
         match self.roots.translate(&self.port, gpa) {
             Some(mapping) if mapping.memory == Memory::Ram => Ok((gpa, mapping.hpa)),
             _ => Err(fault),
@@ -101,65 +108,50 @@ impl LiveMemory for Live {
     }
 }
 
-/// Copies out of guest RAM. Aligned words go in one access, as the guest's own loads would.
+/// Copies out of guest RAM. Aligned words and halves of them go in one access each, as the guest's own loads would.
 pub fn copy_from(hpa: Hpa, buffer: &mut [u8]) {
-    // SAFETY: `hpa` and what follows, up to the end of its page, is guest RAM by the stage-2 tables, identity mapped at
-    // EL2. Guests may write it at the same time, so every access is volatile.
-    unsafe {
-        match buffer.len() {
-            8 if hpa.0 % 8 == 0 => {
-                buffer.copy_from_slice(&ptr::read_volatile(hpa.0 as *const u64).to_le_bytes());
-            }
-            4 if hpa.0 % 4 == 0 => {
-                buffer.copy_from_slice(&ptr::read_volatile(hpa.0 as *const u32).to_le_bytes());
-            }
-            _ => copy_bulk(hpa, buffer),
-        }
-    }
-}
-
-/// As [`copy_from`], eight bytes at a time where they are aligned.
-///
-/// # Safety
-///
-/// As in [`copy_from`].
-unsafe fn copy_bulk(hpa: Hpa, buffer: &mut [u8]) {
-    let head = (hpa.0.wrapping_neg() % 8).min(buffer.len() as u64) as usize;
-    let (first, rest) = buffer.split_at_mut(head);
-    let (words, last) = rest.as_chunks_mut::<8>();
     let mut at = hpa.0;
-    // SAFETY: forwarded to the caller.
+    let mut rest = buffer;
+    // SAFETY: `hpa` and what follows, for the length of the buffer, is guest RAM by the stage-2 tables or the VM's
+    // partition, identity mapped at EL2. Guests may write it at the same time, so every access is volatile.
     unsafe {
-        for byte in first {
-            *byte = ptr::read_volatile(at as *const u8);
-            at += 1;
-        }
-        for word in words {
-            *word = ptr::read_volatile(at as *const u64).to_le_bytes();
-            at += 8;
-        }
-        for byte in last {
-            *byte = ptr::read_volatile(at as *const u8);
-            at += 1;
+        while !rest.is_empty() {
+            let taken = if at % 8 == 0 && rest.len() >= 8 {
+                rest[..8].copy_from_slice(&ptr::read_volatile(at as *const u64).to_le_bytes());
+                8
+            } else if at % 4 == 0 && rest.len() >= 4 {
+                rest[..4].copy_from_slice(&ptr::read_volatile(at as *const u32).to_le_bytes());
+                4
+            } else {
+                rest[0] = ptr::read_volatile(at as *const u8);
+                1
+            };
+            at += taken as u64;
+            rest = &mut rest[taken..];
         }
     }
 }
 
-/// Copies into guest RAM.
+/// Copies into guest RAM, in the same units.
 pub fn copy_to(hpa: Hpa, bytes: &[u8]) {
+    let mut at = hpa.0;
+    let mut rest = bytes;
     // SAFETY: as in `copy_from`.
     unsafe {
-        if let Ok(word) = <[u8; 8]>::try_from(bytes)
-            && hpa.0 % 8 == 0
-        {
-            ptr::write_volatile(hpa.0 as *mut u64, u64::from_le_bytes(word));
-        } else if let Ok(word) = <[u8; 4]>::try_from(bytes)
-            && hpa.0 % 4 == 0
-        {
-            ptr::write_volatile(hpa.0 as *mut u32, u32::from_le_bytes(word));
-        } else {
-            for (offset, byte) in bytes.iter().enumerate() {
-                ptr::write_volatile((hpa.0 + offset as u64) as *mut u8, *byte);
+        while !rest.is_empty() {
+            if at % 8 == 0
+                && let Some((word, after)) = rest.split_first_chunk::<8>()
+            {
+                ptr::write_volatile(at as *mut u64, u64::from_le_bytes(*word));
+                (at, rest) = (at + 8, after);
+            } else if at % 4 == 0
+                && let Some((word, after)) = rest.split_first_chunk::<4>()
+            {
+                ptr::write_volatile(at as *mut u32, u32::from_le_bytes(*word));
+                (at, rest) = (at + 4, after);
+            } else {
+                ptr::write_volatile(at as *mut u8, rest[0]);
+                (at, rest) = (at + 1, &rest[1..]);
             }
         }
     }

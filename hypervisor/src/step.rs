@@ -93,7 +93,7 @@ pub enum Progress {
 
 /// Begins to execute the instruction at the PC of `frame`.
 pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let memory = vcpu.vm().live();
+    let memory = vcpu.vm().live(&frame.regs);
     let fetch = |at: Gva| {
         let mut word = [0; 4];
         memory
@@ -262,13 +262,8 @@ pub fn hit(vcpu: &'static Vcpu, frame: &mut Frame, immediate: u16) {
         return;
     };
     let features = vcpu.simulation_features();
-    let outcome = space.hit(
-        immediate,
-        vcpu.id,
-        &mut frame.regs,
-        &vcpu.vm().live(),
-        &features,
-    );
+    let memory = vcpu.vm().live(&frame.regs);
+    let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
     finish_hit(vcpu, frame, outcome);
 }
 

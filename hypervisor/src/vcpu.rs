@@ -416,7 +416,8 @@ impl Vcpu {
             return;
         };
         let features = self.simulation_features();
-        match space.pass(self.id, &mut frame.regs, &self.vm().live(), &features) {
+        let memory = self.vm().live(&frame.regs);
+        match space.pass(self.id, &mut frame.regs, &memory, &features) {
             HitOutcome::NotOurs if self.local().debug.breaks_at(Gva(frame.regs.pc)) => {
                 step::begin(self, frame);
             }

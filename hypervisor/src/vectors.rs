@@ -172,6 +172,7 @@ el2_overflow:
     mov     x1, x2
     bl      el2_stack_overflow
     b       .
+    .text
     "#,
     FRAME = const size_of::<Frame>(),
     PC = const offset_of!(CoreRegs, pc),

@@ -17,6 +17,7 @@ use devices::vuart::Vuart;
 use log::{error, info, warn};
 use probes::addr::{Gpa, Hpa, PAGE_SIZE};
 use probes::machine::{HwPoint, PhysFault, RunMode, Stop, StopReason, VcpuId, VmId, VmState};
+use probes::regs::CoreRegs;
 use probes::view::{Limits, Roots, Views};
 use spin::{Mutex, Once};
 
@@ -218,11 +219,17 @@ impl Vm {
     }
 
     /// Its memory as the vCPU on the calling CPU sees it.
-    pub fn live(&self) -> Live {
+    pub fn live(&self, regs: &CoreRegs) -> Live {
         Live {
+            pstate: regs.pstate,
             roots: self.roots,
             port: self.port,
         }
+    }
+
+    /// Reads its tables.
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// Its views, to edit.
