@@ -4,144 +4,35 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Seek, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-use stub::ByteChannel;
-use support::{AGAIN, Bench, DATA, ENTRY, WORK};
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+use support::serving::{self, Serving, run_client};
+use support::{AGAIN, DATA, ENTRY, WORK};
 
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// The server in a thread of its own.
-struct Serving {
-    port: u16,
-    end: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+/// Connects GDB to the server, gives it these commands and returns what it printed.
+fn gdb(serving: &Serving, commands: &[&str]) -> String {
+    let connect = format!("target remote 127.0.0.1:{}", serving.port);
+    let fixed = [
+        "set confirm off",
+        "set pagination off",
+        "set width 0",
+        "set remotetimeout 20",
+    ];
+    let mut gdb = Command::new("gdb-multiarch");
+    gdb.args(["-nx", "-q", "-batch"]);
+    for command in fixed.iter().chain([&connect.as_str()]).chain(commands) {
+        gdb.args(["-ex", command]);
+    }
+    run_client(&mut gdb)
 }
 
-struct Socket(TcpStream);
-
-impl ByteChannel for Socket {
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        self.0.write(bytes).unwrap_or(0)
-    }
-}
-
-impl Serving {
-    fn start(vcpus: u8) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
-        let thread = thread::spawn(move || serve(&listener, &ended, vcpus));
-        Self {
-            port,
-            end,
-            thread: Some(thread),
-        }
-    }
-
-    /// Runs GDB with these commands and returns what it printed.
-    fn gdb(&self, commands: &[&str]) -> String {
-        let connect = format!("target remote 127.0.0.1:{}", self.port);
-        let fixed = [
-            "set confirm off",
-            "set pagination off",
-            "set width 0",
-            "set remotetimeout 20",
-        ];
-        let mut gdb = Command::new("gdb-multiarch");
-        gdb.args(["-nx", "-q", "-batch"]).stdin(Stdio::null());
-        for command in fixed.iter().chain([&connect.as_str()]).chain(commands) {
-            gdb.args(["-ex", command]);
-        }
-        // One file for both streams, so that the order of the lines is that of a terminal.
-        let mut log = tempfile::tempfile().unwrap();
-        gdb.stdout(log.try_clone().unwrap())
-            .stderr(log.try_clone().unwrap());
-        let mut child = gdb
-            .spawn()
-            .expect("this needs gdb-multiarch: `cargo xtask setup`");
-        let started = Instant::now();
-        let mut hangs = false;
-        while child.try_wait().unwrap().is_none() {
-            if started.elapsed() > LIMIT {
-                hangs = true;
-                child.kill().unwrap();
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        let mut output = Vec::new();
-        log.rewind().unwrap();
-        log.read_to_end(&mut output).unwrap();
-        let output = String::from_utf8_lossy(&output).into_owned();
-        assert!(!hangs, "GDB hangs after {output}");
-        output
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-            && !thread::panicking()
-        {
-            panic!("the server died");
-        }
-    }
-}
-
-fn serve(listener: &TcpListener, end: &AtomicBool, vcpus: u8) {
-    let mut bench = Bench::new(vcpus);
-    while !end.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((socket, _)) => {
-                socket.set_nonblocking(true).unwrap();
-                socket.set_nodelay(true).unwrap();
-                bench.session.opened();
-                serve_client(&mut bench, Socket(socket), end);
-                bench.session.closed();
-            }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
-        }
-        bench.vm().run(10);
-        bench.session.poll();
-    }
-}
-
-fn serve_client(bench: &mut Bench, mut socket: Socket, end: &AtomicBool) {
-    let mut buffer = [0; 4096];
-    while !end.load(Ordering::Relaxed) {
-        match socket.0.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => bench.session.receive(&buffer[..count]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                thread::sleep(Duration::from_micros(200));
-            }
-            Err(_) => return,
-        }
-        bench.vm().run(50);
-        bench.session.poll();
-        bench.session.flush(&mut socket);
-    }
-}
-
-/// Each of `parts` is in `output`, one after the other.
+/// The parts are there in this order, and GDB complains about nothing.
 #[track_caller]
 fn assert_in_order(output: &str, parts: &[&str]) {
-    let mut rest = output;
-    for part in parts {
-        let Some(at) = rest.find(part) else {
-            panic!("{part:?} is not where it should be in:\n{output}");
-        };
-        rest = &rest[at + part.len()..];
-    }
+    serving::assert_in_order(output, parts);
     for bad in [
         "rror:",
         "Malformed",
@@ -156,23 +47,26 @@ fn assert_in_order(output: &str, parts: &[&str]) {
 #[test]
 fn registers_and_memory() {
     let serving = Serving::start(2);
-    let output = serving.gdb(&[
-        "info registers system",
-        "info registers x0 pc cpsr",
-        "set $x0 = 0x1234",
-        "p/x $x0",
-        "set $v3.d.u[1] = 0x55",
-        "p/x $v3.d.u",
-        "set $fpsr = 0x8000000",
-        "p/x $fpsr",
-        "p/x $fpcr",
-        "set $vbar_el1 = 0x8000",
-        "p/x $vbar_el1",
-        &format!("x/2i {WORK:#x}"),
-        &format!("set *(long *){DATA:#x} = 77"),
-        &format!("p *(long *){DATA:#x}"),
-        "info threads",
-    ]);
+    let output = gdb(
+        &serving,
+        &[
+            "info registers system",
+            "info registers x0 pc cpsr",
+            "set $x0 = 0x1234",
+            "p/x $x0",
+            "set $v3.d.u[1] = 0x55",
+            "p/x $v3.d.u",
+            "set $fpsr = 0x8000000",
+            "p/x $fpsr",
+            "p/x $fpcr",
+            "set $vbar_el1 = 0x8000",
+            "p/x $vbar_el1",
+            &format!("x/2i {WORK:#x}"),
+            &format!("set *(long *){DATA:#x} = 77"),
+            &format!("p *(long *){DATA:#x}"),
+            "info threads",
+        ],
+    );
     assert_in_order(
         &output,
         &[
@@ -199,27 +93,30 @@ fn registers_and_memory() {
 #[test]
 fn breakpoints_steps_and_watchpoints() {
     let serving = Serving::start(2);
-    let output = serving.gdb(&[
-        &format!("break *{WORK:#x}"),
-        "continue",
-        "p/x $pc",
-        "continue",
-        "stepi",
-        "p/x $pc",
-        "delete",
-        &format!("watch *(long *){DATA:#x}"),
-        "continue",
-        "delete",
-        &format!("rwatch *(long *){:#x}", DATA + 64),
-        "delete",
-        &format!("hbreak *{AGAIN:#x}"),
-        "continue",
-        "set scheduler-locking on",
-        "stepi",
-        "p/x $pc",
-        "delete",
-        "detach",
-    ]);
+    let output = gdb(
+        &serving,
+        &[
+            &format!("break *{WORK:#x}"),
+            "continue",
+            "p/x $pc",
+            "continue",
+            "stepi",
+            "p/x $pc",
+            "delete",
+            &format!("watch *(long *){DATA:#x}"),
+            "continue",
+            "delete",
+            &format!("rwatch *(long *){:#x}", DATA + 64),
+            "delete",
+            &format!("hbreak *{AGAIN:#x}"),
+            "continue",
+            "set scheduler-locking on",
+            "stepi",
+            "p/x $pc",
+            "delete",
+            "detach",
+        ],
+    );
     assert_in_order(
         &output,
         &[
@@ -247,22 +144,25 @@ fn monitor_probes_and_live_output() {
     let serving = Serving::start(1);
     let interrupt = "python import os, signal, threading; \
                      threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()";
-    let output = serving.gdb(&[
-        "monitor help",
-        "monitor trace kprobe vm1:work args",
-        interrupt,
-        "continue",
-        "monitor trace list",
-        "monitor trace unkprobe 1",
-        "monitor trace kprobe vm1:wrok args",
-        "monitor trace kprobe vm3:work args",
-        "monitor trace kprobe vm0:work args",
-        "monitor phys 0x40000000 16",
-        "monitor trace kprobe vm1:work count --stop",
-        "continue",
-        "p/x $pc",
-        "kill",
-    ]);
+    let output = gdb(
+        &serving,
+        &[
+            "monitor help",
+            "monitor trace kprobe vm1:work args",
+            interrupt,
+            "continue",
+            "monitor trace list",
+            "monitor trace unkprobe 1",
+            "monitor trace kprobe vm1:wrok args",
+            "monitor trace kprobe vm3:work args",
+            "monitor trace kprobe vm0:work args",
+            "monitor phys 0x40000000 16",
+            "monitor trace kprobe vm1:work count --stop",
+            "continue",
+            "p/x $pc",
+            "kill",
+        ],
+    );
     assert_in_order(
         &output,
         &[
@@ -293,17 +193,20 @@ fn a_program_comes_with_remote_put() {
     std::fs::write(&good, linked).unwrap();
     std::fs::write(&bad, b"not a program").unwrap();
     let serving = Serving::start(1);
-    let output = serving.gdb(&[
-        &format!("break *{AGAIN:#x}"),
-        "continue",
-        &format!("remote put {} calls.lp", good.display()),
-        "monitor trace kprobe work calls",
-        "continue",
-        "continue",
-        "monitor map dump calls count",
-    ]);
-    let refused = serving.gdb(&[&format!("remote put {} bad.lp", bad.display())]);
-    let told = serving.gdb(&["monitor trace progs", "monitor trace list"]);
+    let output = gdb(
+        &serving,
+        &[
+            &format!("break *{AGAIN:#x}"),
+            "continue",
+            &format!("remote put {} calls.lp", good.display()),
+            "monitor trace kprobe work calls",
+            "continue",
+            "continue",
+            "monitor map dump calls count",
+        ],
+    );
+    let refused = gdb(&serving, &[&format!("remote put {} bad.lp", bad.display())]);
+    let told = gdb(&serving, &["monitor trace progs", "monitor trace list"]);
     std::fs::remove_dir_all(&directory).unwrap();
     assert_in_order(
         &output,
@@ -328,15 +231,49 @@ fn clients_come_one_after_the_other() {
         rude.write_all(b"+$qSupported:multiprocess+#c6$vFile:pwri")
             .unwrap();
         drop(rude);
-        let output = serving.gdb(&[&format!("break *{WORK:#x}"), "continue", "detach"]);
+        let output = gdb(
+            &serving,
+            &[&format!("break *{WORK:#x}"), "continue", "detach"],
+        );
         assert_in_order(&output, &["hit Breakpoint 1", "detached"]);
-        let output = serving.gdb(&["p/x $x3", "monitor vm list"]);
+        let output = gdb(&serving, &["p/x $x3", "monitor vm list"]);
         assert_in_order(&output, &["= 0x40001000", "vm1  stopped  2 of 2"]);
         let mut rude = TcpStream::connect(("127.0.0.1", serving.port)).unwrap();
         rude.write_all(b"+$qSupported:#ae+$vCont;c#a8").unwrap();
         thread::sleep(Duration::from_millis(10 * round));
         drop(rude);
     }
-    let output = serving.gdb(&[&format!("x/i {ENTRY:#x}")]);
+    let output = gdb(&serving, &[&format!("x/i {ENTRY:#x}")]);
     assert_in_order(&output, &["mov\tx3, #0x1000"]);
+}
+
+#[test]
+fn what_cannot_be_set_is_told_and_the_next_command_works() {
+    let serving = Serving::start(1);
+    let watches: Vec<String> = (0..5)
+        .map(|n| format!("watch *(long *){:#x}", DATA + 0x100 + 8 * n))
+        .collect();
+    let mut commands: Vec<&str> = watches.iter().map(String::as_str).collect();
+    let again = format!("break *{AGAIN:#x}");
+    commands.extend([
+        "continue",
+        "delete",
+        "break *0x9000000",
+        "continue",
+        "delete",
+        &again,
+        "continue",
+    ]);
+    let output = gdb(&serving, &commands);
+    serving::assert_in_order(
+        &output,
+        &[
+            "Hardware watchpoint 5",
+            "You may have requested too many hardware breakpoints/watchpoints",
+            "Breakpoint 6 at 0x9000000",
+            "Cannot insert breakpoint 6",
+            "Breakpoint 7 at 0x4000000c",
+            "Breakpoint 7, 0x000000004000000c",
+        ],
+    );
 }

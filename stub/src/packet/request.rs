@@ -106,13 +106,18 @@ pub(crate) enum Request {
     MemoryRegion(u64),
 }
 
-/// `qHostInfo` (LLDB): the triple is `aarch64-unknown-none` in hexadecimal.
-const HOST_INFO: &[u8] =
-    b"triple:616172636836342d756e6b6e6f776e2d6e6f6e65;endian:little;ptrsize:8;";
+/// `qHostInfo` (LLDB): the triple is `aarch64-unknown-none` in hexadecimal. A watchpoint stops before the access, which
+/// LLDB has to be told or it shows no new value.
+const HOST_INFO: &[u8] = b"triple:616172636836342d756e6b6e6f776e2d6e6f6e65;endian:little;\
+    ptrsize:8;watchpoint_exceptions_received:before;";
 
 /// `qProcessInfo` (LLDB): as [`HOST_INFO`], with the one process there is.
 const PROCESS_INFO: &[u8] =
     b"pid:1;triple:616172636836342d756e6b6e6f776e2d6e6f6e65;endian:little;ptrsize:8;";
+
+/// `qWatchpointSupportInfo` (LLDB): the number that every CPU has (Arm ARM D2.10.1). LLDB looks only whether there are
+/// any, and without an answer does not step over the access that a watchpoint has stopped.
+const WATCHPOINT_INFO: &[u8] = b"num:2;";
 
 const UNKNOWN: Request = Request::Fixed(b"");
 const MALFORMED: Request = Request::Refused(Errno::Inval);
@@ -160,6 +165,7 @@ fn query(body: &[u8]) -> Request {
         b"qRcmd" => hex_or_malformed(body, rest),
         b"qXfer" => transfer(rest).unwrap_or(UNKNOWN),
         b"qHostInfo" => Request::Fixed(HOST_INFO),
+        b"qWatchpointSupportInfo" => Request::Fixed(WATCHPOINT_INFO),
         b"qProcessInfo" => Request::Fixed(PROCESS_INFO),
         b"qMemoryRegionInfo" => hex_number(rest).map_or(UNKNOWN, Request::MemoryRegion),
         _ => UNKNOWN,

@@ -7,9 +7,9 @@ use crate::target::tid;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use probes::addr::Gva;
-use probes::machine::VcpuId;
-use probes::translate::translate;
+use probes::addr::{Gva, PAGE_SIZE};
+use probes::machine::{PhysFault, VcpuId};
+use probes::translate::{Permissions, translate};
 
 impl Session {
     pub(super) fn answer(&mut self, request: Request) {
@@ -153,26 +153,27 @@ impl Session {
         self.reply(&body);
     }
 
-    /// `qMemoryRegionInfo`: the page or block around an address, or a page of nothing.
+    /// `qMemoryRegionInfo`: the page around an address. LLDB looks for holes in the address space with this, so a page
+    /// without memory behind it counts as a hole, mapped or not.
     fn tell_region(&mut self, address: Gva) {
-        let regs = self.target.translation(self.target.focus());
-        let translation = regs
-            .ok()
-            .and_then(|regs| translate(&regs, self.machine(), address).ok());
-        let size = translation.map_or(probes::addr::PAGE_SIZE, |translation| translation.size);
-        let start = address.0 & !size.wrapping_sub(1);
-        let permissions = translation.map(|translation| {
-            let (el1, el0) = (translation.permissions.el1, translation.permissions.el0);
-            let letter = |allowed, letter| if allowed { letter } else { "" };
-            format!(
-                "permissions:{}{}{};",
-                letter(el1.read || el0.read, "r"),
-                letter(el1.write || el0.write, "w"),
-                letter(el1.execute || el0.execute, "x")
-            )
-        });
-        let permissions = permissions.unwrap_or_default();
-        self.reply(format!("start:{start:x};size:{size:x};{permissions}").as_bytes());
+        let page = address.page();
+        let permissions = self.page_permissions(page).unwrap_or_default();
+        self.reply(format!("start:{:x};size:{PAGE_SIZE:x};{permissions}", page.0).as_bytes());
+    }
+
+    fn page_permissions(&self, page: Gva) -> Option<String> {
+        let regs = self.target.translation(self.target.focus()).ok()?;
+        let translation = translate(&regs, self.machine(), page).ok()?;
+        let read = self.machine().read_phys(translation.gpa, &mut [0]);
+        if let Err(PhysFault::Unmapped(_)) = read {
+            return None;
+        }
+        let Permissions { el1, el0 } = translation.permissions;
+        let letter = |allowed: bool, letter| if allowed { letter } else { "" };
+        let read = letter(el1.read || el0.read, "r");
+        let write = letter(el1.write || el0.write, "w");
+        let execute = letter(el1.execute || el0.execute, "x");
+        Some(format!("permissions:{read}{write}{execute};"))
     }
 }
 

@@ -1,6 +1,8 @@
 //! A fake machine under the whole server.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod serving;
+
 use probes::addr::{Gpa, Gva};
 use probes::fake::{FakeMachine, asm, fleet};
 use probes::machine::VcpuId;

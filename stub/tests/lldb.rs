@@ -1,0 +1,66 @@
+//! Real LLDB against the server over a fake machine. LLDB is not among the tools that everybody has, so:
+//! `LLDB=lldb-14 cargo test -p stub --test lldb -- --ignored`.
+
+mod support;
+
+use std::process::Command;
+use support::serving::{Serving, assert_in_order, run_client};
+
+#[test]
+#[ignore = "needs LLDB 14 or later, named by the variable LLDB"]
+fn attach_look_around_and_go() {
+    let serving = Serving::start(2);
+    let connect = format!("gdb-remote 127.0.0.1:{}", serving.port);
+    let lldb = std::env::var("LLDB").unwrap_or_else(|_| "lldb".to_string());
+    let commands = [
+        connect.as_str(),
+        "register read x3 vbar_el1",
+        "register write x5 0x77",
+        "register read x5",
+        "breakpoint set -a 0x40000014",
+        "continue",
+        "thread step-inst",
+        "register read pc",
+        "breakpoint delete 1",
+        "disassemble -s 0x40000014 -c 2",
+        "watchpoint set expression -s 8 -- 0x40001000",
+        "continue",
+        "watchpoint delete 1",
+        "memory write -s 8 0x40001040 0x55",
+        "memory read -s 8 -f x -c 1 0x40001040",
+        "process plugin packet monitor trace kprobe work count",
+        "detach",
+    ];
+    let mut command = Command::new(lldb);
+    command.args(["--no-lldbinit", "-b"]);
+    for line in commands {
+        command.args(["-o", line]);
+    }
+    let output = run_client(&mut command);
+    assert_in_order(
+        &output,
+        &[
+            "Process 1 stopped",
+            "x3 = 0x0000000040001000",
+            "vbar_el1 = 0x0000000000000000",
+            "x5 = 0x0000000000000077",
+            "stop reason = breakpoint 1.1",
+            "stop reason = instruction step into",
+            "pc = 0x0000000040000018",
+            "0x40000014: nop",
+            "stop reason = watchpoint 1",
+            "0x40001040: 0x0000000000000055",
+            "probe 1: kprobe vm1:work at 0x40000014, program count",
+            "Process 1 detached",
+        ],
+    );
+    // The watchpoint stopped before the store, and LLDB saw what the store wrote.
+    let value = |name| {
+        output
+            .split(name)
+            .nth(1)
+            .and_then(|rest| rest.lines().next())
+    };
+    let (old, new) = (value("old value: "), value("\nnew value: "));
+    assert!(old.is_some() && old != new, "{output}");
+}
