@@ -7,13 +7,14 @@
 //! +----------+----------+------------------+------------------+
 //! ```
 //!
-//! A slot is a stack frame or a value of a map, and every access is checked against the size of its slot. No slot is
-//! as large as 1 << 24 bytes and no region has as many slots, so arithmetic that leaves a slot downwards ends at an
-//! offset or a slot that does not exist. An address can be forged, as any number can; it still means nothing but memory
-//! of this object.
+//! A slot is a stack frame or a value of a map, and every access is checked against the size of its
+//! slot. No slot is as large as 1 << 24 bytes and no region has as many slots, so arithmetic that
+//! leaves a slot downwards ends at an offset or a slot that does not exist. An address can be
+//! forged, as any number can; it still means nothing but memory of this object.
 //!
-//! Guest addresses are numbers to a program. Those of Linux on arm64 have 0x00 or 0xff in the high byte; a tagged one
-//! (TBI, MTE) might begin with 0xeb, and is then taken for one of ours and refused or misread, never dangerous.
+//! Guest addresses are numbers to a program. Those of Linux on arm64 have 0x00 or 0xff in the high
+//! byte; a tagged one (TBI, MTE) might begin with 0xeb, and is then taken for one of ours and
+//! refused or misread, never dangerous.
 
 /// The high byte of every address of ours.
 const MARK: u64 = 0xeb;

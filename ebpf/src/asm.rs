@@ -1,12 +1,13 @@
-//! Constructors of instructions, for programs that are written in Rust: the built-in ones, and what compiles to eBPF.
+//! Constructors of instructions, for programs that are written in Rust: the built-in ones, and what
+//! compiles to eBPF.
 
 use crate::helper::Helper;
 use crate::insn::{
     self, CALL, EXIT, Insn, LD_IMM64, PSEUDO_MAP, PSEUDO_MAP_VALUE, X, class, mode, size,
 };
 
-/// Registers r0 to r10 by name. r0 holds results; r1 to r5 hold arguments and are lost in calls; r6 to r9 survive
-/// calls; r10 is the frame pointer.
+/// Registers r0 to r10 by name. r0 holds results; r1 to r5 hold arguments and are lost in calls; r6
+/// to r9 survive calls; r10 is the frame pointer.
 pub mod reg {
     /// Result of calls and of the program.
     pub const R0: u8 = 0;

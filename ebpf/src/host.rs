@@ -1,24 +1,25 @@
 //! What a running program asks of the machine that runs it.
 
-/// The context of a program: Linux' arm64 `struct user_pt_regs` (`arch/arm64/include/uapi/asm/ptrace.h`): x0 to x30,
-/// SP, PC, PSTATE, as they were when the vCPU trapped.
+/// The context of a program: Linux' arm64 `struct user_pt_regs`
+/// (`arch/arm64/include/uapi/asm/ptrace.h`): x0 to x30, SP, PC, PSTATE, as they were when the vCPU
+/// trapped.
 pub type Context = [u64; 34];
 
 /// Guest memory that cannot be read: not mapped, not readable for guest EL1, or not RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadFault;
 
-/// The machine under a running program. Called on the hit path: an implementation neither allocates nor takes a lock
-/// that a stopped CPU can hold.
+/// The machine under a running program. Called on the hit path: an implementation neither allocates
+/// nor takes a lock that a stopped CPU can hold.
 pub trait Host {
     /// Nanoseconds since the hypervisor started.
     fn ktime_ns(&self) -> u64;
     /// The physical CPU that runs the program, from 0. The same during a whole run.
     fn cpu(&self) -> usize;
-    /// Reads the guest's virtual memory as guest EL1 would on the vCPU that trapped. On a fault nothing is promised
-    /// about `buffer`.
+    /// Reads the guest's virtual memory as guest EL1 would on the vCPU that trapped. On a fault
+    /// nothing is promised about `buffer`.
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault>;
-    /// Takes a line of text that the program prints, at most [`crate::helper::MAX_PRINT`] bytes, without a newline
-    /// unless the program wrote one. Not necessarily UTF-8.
+    /// Takes a line of text that the program prints, at most [`crate::helper::MAX_PRINT`] bytes,
+    /// without a newline unless the program wrote one. Not necessarily UTF-8.
     fn print(&self, text: &[u8]);
 }

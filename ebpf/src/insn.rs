@@ -150,10 +150,11 @@ pub const X: u8 = 0x08;
 pub const LD_IMM64: u8 = class::LD | mode::IMM | size::DW;
 /// `src` of [`LD_IMM64`]: the immediate is the index of a map (`BPF_PSEUDO_MAP_FD`).
 pub const PSEUDO_MAP: u8 = 1;
-/// `src` of [`LD_IMM64`]: index of an array map, and in the second slot a byte offset into its first value
-/// (`BPF_PSEUDO_MAP_VALUE`).
+/// `src` of [`LD_IMM64`]: index of an array map, and in the second slot a byte offset into its
+/// first value (`BPF_PSEUDO_MAP_VALUE`).
 pub const PSEUDO_MAP_VALUE: u8 = 2;
-/// `src` of a call: the immediate is the distance to a subprogram, not a helper's number (`BPF_PSEUDO_CALL`).
+/// `src` of a call: the immediate is the distance to a subprogram, not a helper's number
+/// (`BPF_PSEUDO_CALL`).
 pub const PSEUDO_CALL: u8 = 1;
 /// The call opcode.
 pub const CALL: u8 = class::JMP | jmp::CALL;
@@ -230,10 +231,11 @@ impl Insn {
     }
 }
 
-/// One instruction of a program as text, in the syntax of `llvm-objdump`. Jumps show their distance.
+/// One instruction of a program as text, in the syntax of `llvm-objdump`. Jumps show their
+/// distance.
 ///
-/// rbpf's disassembler is not used for this: it panics on opcodes it does not know, and knows neither atomics nor map
-/// references.
+/// rbpf's disassembler is not used for this: it panics on opcodes it does not know, and knows
+/// neither atomics nor map references.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
     insns: &'a [Insn],
@@ -241,7 +243,8 @@ pub struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The text of the instruction at `index`; the second slot of a 64-bit immediate is taken from behind it.
+    /// The text of the instruction at `index`; the second slot of a 64-bit immediate is taken from
+    /// behind it.
     pub fn new(insns: &'a [Insn], index: usize) -> Self {
         Self { insns, index }
     }

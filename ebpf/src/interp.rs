@@ -1,12 +1,12 @@
 //! The interpreter.
 //!
-//! A program is decoded once, when it is loaded, into [`Step`]s: an operation, its registers, its jump target as an
-//! index. A run is one loop over them: no allocation, no recursion, a budget that bounds it whatever the program does.
-//! The immediate of a step is put into a register of its own ([`IMMEDIATE`]) before the step executes, so every
-//! operation has the one form `dst op src`.
+//! A program is decoded once, when it is loaded, into `Step`s: an operation, its registers, its
+//! jump target as an index. A run is one loop over them: no allocation, no recursion, a budget that
+//! bounds it whatever the program does. The immediate of a step is put into a register of its own
+//! (`IMMEDIATE`) before the step executes, so every operation has the one form `dst op src`.
 //!
-//! A run needs up to 8 KiB of the stack of the CPU: [`MAX_FRAMES`] frames of 512 bytes, and the lines that a program
-//! prints. Programs without subprograms have one frame.
+//! A run needs up to 8 KiB of the stack of the CPU: [`MAX_FRAMES`] frames of 512 bytes, and the
+//! lines that a program prints. Programs without subprograms have one frame.
 
 use crate::address;
 use crate::helper::{self, Helper};
@@ -21,8 +21,8 @@ use alloc::boxed::Box;
 /// How deep subprograms nest at most, the program itself included (Linux: `MAX_CALL_FRAMES`).
 pub const MAX_FRAMES: usize = 8;
 
-/// How many instructions a run executes at most unless the caller says otherwise. Helpers that copy or print count for
-/// as many instructions as their work takes.
+/// How many instructions a run executes at most unless the caller says otherwise. Helpers that copy
+/// or print count for as many instructions as their work takes.
 pub const DEFAULT_BUDGET: u64 = 1_000_000;
 
 /// The register that holds the step's immediate.
@@ -481,7 +481,8 @@ fn fault(address: u64, width: Width, access: Access) -> RunFault {
     }
 }
 
-/// Division by zero gives 0 and a remainder by zero the dividend; signed overflow wraps (RFC 9669 section 4.1).
+/// Division by zero gives 0 and a remainder by zero the dividend; signed overflow wraps (RFC 9669
+/// section 4.1).
 #[inline(always)]
 fn alu64(op: Alu, dst: u64, src: u64) -> u64 {
     match op {

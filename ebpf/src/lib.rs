@@ -2,13 +2,14 @@
 #![forbid(unsafe_code)]
 //! eBPF at EL2: the programs that run on a hit.
 //!
-//! The host links ([`linked`]), EL2 verifies and loads ([`verify`], [`object`]), a hit runs ([`interp`]). A running
-//! program sees the registers of the vCPU that trapped, its own stack, the values of its maps, and whatever the
-//! [`helper`]s fetch for it through a [`Host`]. It has no raw pointer into anything: [`map`] values, stack and context
-//! have addresses of our own making that mean nothing outside the object.
+//! The host links ([`linked`]), EL2 verifies and loads ([`verify`], [`object`]), a hit runs
+//! ([`interp`]). A running program sees the registers of the vCPU that trapped, its own stack, the
+//! values of its maps, and whatever the [`helper`]s fetch for it through a [`Host`]. It has no raw
+//! pointer into anything: [`map`] values, stack and context have addresses of our own making that
+//! mean nothing outside the object.
 //!
-//! Nothing on the way of a hit allocates, waits without bound, or trusts the program: what [`verify`] promises, the
-//! interpreter still checks where an error would reach memory.
+//! Nothing on the way of a hit allocates, waits without bound, or trusts the program: what
+//! [`verify`] promises, the interpreter still checks where an error would reach memory.
 
 extern crate alloc;
 

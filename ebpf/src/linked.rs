@@ -1,7 +1,7 @@
 //! The linked-program format: what `periscope link` writes and EL2 loads. EL2 never parses ELF.
 //!
-//! All numbers are little-endian; nothing is aligned. A *name* is a `u16` length and that many bytes of printable
-//! ASCII.
+//! All numbers are little-endian; nothing is aligned. A *name* is a `u16` length and that many
+//! bytes of printable ASCII.
 //!
 //! ```text
 //! header   magic     8 bytes   "PSCPLINK"
@@ -18,15 +18,15 @@
 //!          value     u32       bytes of a value
 //!          entries   u32       how many at most
 //!          flags     u32       bit 0: read-only; the others are 0
-//!          initial   u32       bytes of entry 0 that follow: 0 or the value size, and then of an array
+//!          initial   u32       bytes that follow, entry 0 of an array: none or the value size
 //! program  name      name      the function
 //!          section   name      such as kprobe/vfs_read; may be empty
 //!          insns     u32       how many instructions of 8 bytes follow (RFC 9669)
 //! ```
 //!
-//! An instruction refers to a map by its index: the file descriptor of `BPF_PSEUDO_MAP_FD` and `BPF_PSEUDO_MAP_VALUE`.
-//! The body ends with its last program. Limits: [`MAX_SIZE`], [`MAX_NAME`], [`MAX_MAPS`], [`MAX_PROGRAMS`],
-//! [`MAX_INSNS`], and those of [`crate::map`].
+//! An instruction refers to a map by its index: the file descriptor of `BPF_PSEUDO_MAP_FD` and
+//! `BPF_PSEUDO_MAP_VALUE`. The body ends with its last program. Limits: [`MAX_SIZE`], [`MAX_NAME`],
+//! [`MAX_MAPS`], [`MAX_PROGRAMS`], [`MAX_INSNS`], and those of [`crate::map`].
 
 use crate::insn::Insn;
 use crate::map::{MapDef, MapDefError, MapKind, Mutability};
@@ -149,8 +149,8 @@ impl fmt::Display for ParseError {
 impl core::error::Error for ParseError {}
 
 impl Linked {
-    /// Reads the bytes of a linked object. Total: any bytes give a [`Linked`] or an error, and what is allocated is
-    /// never more than a few times their length.
+    /// Reads the bytes of a linked object. Total: any bytes give a [`Linked`] or an error, and what
+    /// is allocated is never more than a few times their length.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         if bytes.len() > MAX_SIZE {
             return Err(ParseError::TooLarge);
@@ -234,7 +234,8 @@ enum Emptiness {
     Refused,
 }
 
-/// Names are printed to terminals and typed into commands: nothing in them may be a control character.
+/// Names are printed to terminals and typed into commands: nothing in them may be a control
+/// character.
 fn check_name(name: &str, emptiness: Emptiness) -> Result<(), ParseError> {
     let printable = name
         .bytes()

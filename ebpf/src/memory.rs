@@ -1,4 +1,5 @@
-//! The memory that a running program can reach: context, stack, map values. Every access is checked here.
+//! The memory that a running program can reach: context, stack, map values. Every access is checked
+//! here.
 
 use crate::address::{Place, Region};
 use crate::host::Context;

@@ -82,8 +82,8 @@ pub enum Access {
 pub enum RunFault {
     /// The budget is used up.
     Budget,
-    /// An access outside context, stack frame and map value, a write to what is read-only, or an atomic operation at
-    /// an address that is not aligned.
+    /// An access outside context, stack frame and map value, a write to what is read-only, or an
+    /// atomic operation at an address that is not aligned.
     BadAccess {
         /// Where.
         address: u64,
@@ -175,8 +175,9 @@ impl Program {
         self.code.len()
     }
 
-    /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on several CPUs at once;
-    /// on each, nothing that could stop the CPU interrupts it. Needs up to 8 KiB of stack.
+    /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
+    /// several CPUs at once; on each, nothing that could stop the CPU interrupts it. Needs up to 8
+    /// KiB of stack.
     pub fn run(&self, context: &Context, host: &dyn Host) -> Result<u64, RunError> {
         self.run_within(DEFAULT_BUDGET, context, host)
     }
@@ -199,8 +200,8 @@ impl Program {
     }
 }
 
-/// A loaded object: verified programs and the maps that they share. Put it into an `Arc` to attach its programs to
-/// several probes.
+/// A loaded object: verified programs and the maps that they share. Put it into an `Arc` to attach
+/// its programs to several probes.
 #[derive(Debug)]
 pub struct Object {
     name: String,

@@ -1,10 +1,11 @@
 //! Verification of a program before it is run.
 //!
-//! This is the structural part: the instructions are ones that there are, registers, jumps, calls, helpers and map
-//! references exist, control never leaves a function but by call and exit, and calls nest no deeper than the stack.
-//! What a register holds, and therefore whether a memory access is in bounds or a pointer may be null, is not followed
-//! here: the interpreter checks every access while the program runs. An abstract interpretation belongs after
-//! [`Function::check_jumps`], on the functions that [`split`] finds.
+//! This is the structural part: the instructions are ones that there are, registers, jumps, calls,
+//! helpers and map references exist, control never leaves a function but by call and exit, and
+//! calls nest no deeper than the stack. What a register holds, and therefore whether a memory
+//! access is in bounds or a pointer may be null, is not followed here: the interpreter checks every
+//! access while the program runs. An abstract interpretation belongs after
+//! `Function::check_jumps`, on the functions that `split` finds.
 
 use crate::helper::Helper;
 use crate::insn::{
@@ -386,7 +387,8 @@ fn split(insns: &[Insn], starts: &[bool]) -> Result<Vec<Function>, Refusal> {
     }
     entries.sort_unstable();
     entries.dedup();
-    // Every entry is in the list, so the first that is not below is the one itself, and `function_of` finds some.
+    // Every entry is in the list, so the first that is not below is the one itself, and
+    // `function_of` finds some.
     let number_of = |entry: usize| entries.partition_point(|&other| other < entry);
     let function_of = |index: usize| entries.partition_point(|&other| other <= index) - 1;
     let ends = entries.iter().skip(1).copied().chain([insns.len()]);
@@ -407,7 +409,8 @@ fn split(insns: &[Insn], starts: &[bool]) -> Result<Vec<Function>, Refusal> {
 }
 
 impl Function {
-    /// Control stays in the function: every jump lands on an instruction of it, and its last one does not fall through.
+    /// Control stays in the function: every jump lands on an instruction of it, and its last one
+    /// does not fall through.
     fn check_jumps(&self, insns: &[Insn], starts: &[bool]) -> Result<(), Refusal> {
         let mut last = self.range.start;
         for index in self.range.clone().filter(|&index| starts[index]) {
@@ -456,8 +459,9 @@ enum Depth {
 /// No recursion, and no chain of calls longer than the stack has frames.
 fn check_depth(functions: &[Function]) -> Result<(), Refusal> {
     let mut depths = vec![Depth::Unknown; functions.len()];
-    // Functions that are being searched, outermost first, each with its next call to look at. A function is put here
-    // at most once, so the list is bounded, and there is no recursion of ours either.
+    // Functions that are being searched, outermost first, each with its next call to look at. A
+    // function is put here at most once, so the list is bounded, and there is no recursion of ours
+    // either.
     let mut path = vec![(0, 0)];
     depths[0] = Depth::Searching;
     while let Some((function, next)) = path.pop() {

@@ -10,7 +10,8 @@ pub(crate) enum Width {
 }
 
 impl Width {
-    /// The width of `bytes` bytes: 1, 2 or 4; every other number is 8, which is how sizes are encoded.
+    /// The width of `bytes` bytes: 1, 2 or 4; every other number is 8, which is how sizes are
+    /// encoded.
     pub(crate) const fn of_bytes(bytes: u8) -> Self {
         match bytes {
             1 => Self::Byte,
@@ -46,7 +47,8 @@ impl Width {
     }
 }
 
-/// Cuts a value of `width` out of two neighbouring little-endian words, `offset` (0 to 7) bytes into the first.
+/// Cuts a value of `width` out of two neighbouring little-endian words, `offset` (0 to 7) bytes
+/// into the first.
 pub(crate) const fn extract(first: u64, second: u64, offset: usize, width: Width) -> u64 {
     let both = first as u128 | (second as u128) << 64;
     (both >> (8 * (offset & 7))) as u64 & width.mask()

@@ -206,8 +206,9 @@ impl Strings for Reachable<'_> {
 }
 
 impl Reachable<'_> {
-    /// How many bytes from `address` on are certain to be readable if the first is. Guest memory is mapped in pages,
-    /// so a chunk that is aligned to its own size is; program memory ends anywhere.
+    /// How many bytes from `address` on are certain to be readable if the first is. Guest memory is
+    /// mapped in pages, so a chunk that is aligned to its own size is; program memory ends
+    /// anywhere.
     fn readable_at_once(&self, address: u64) -> usize {
         const STEP: u64 = 64;
         if Place::parse(address).is_some() {

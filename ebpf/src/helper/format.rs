@@ -1,9 +1,11 @@
-//! The formatting of `trace_printk`, after the kernel's `bpf_bprintf_prepare` (`kernel/trace/bpf_trace.c`,
-//! `kernel/bpf/helpers.c`) and `lib/vsprintf.c`. No allocation; the output is cut at [`MAX_PRINT`] bytes.
+//! The formatting of `trace_printk`, after the kernel's `bpf_bprintf_prepare`
+//! (`kernel/trace/bpf_trace.c`, `kernel/bpf/helpers.c`) and `lib/vsprintf.c`. No allocation; the
+//! output is cut at [`MAX_PRINT`] bytes.
 //!
-//! Conversions: `%d %i %u %x %X`, each with `l` or `ll`; `%c`; `%s`, `%pks`, `%pus` (strings in guest or program
-//! memory); `%p`, `%px`, `%pK` (16 hexadecimal digits, never hashed: a debugger's user wants the address); `%%`. Flags
-//! `# 0 + -`, space, and a width. Everything else, a precision included, is an error, as in the kernel.
+//! Conversions: `%d %i %u %x %X`, each with `l` or `ll`; `%c`; `%s`, `%pks`, `%pus` (strings in
+//! guest or program memory); `%p`, `%px`, `%pK` (16 hexadecimal digits, never hashed: a debugger's
+//! user wants the address); `%%`. Flags `# 0 + -`, space, and a width. Everything else, a precision
+//! included, is an error, as in the kernel.
 
 use super::MAX_PRINT;
 
@@ -43,8 +45,8 @@ impl Line {
 
 /// Where the strings are that `%s` prints.
 pub(crate) trait Strings {
-    /// Copies the NUL-terminated string at `address`, at most as much as `target` holds, and returns its length. A
-    /// string that cannot be read is empty.
+    /// Copies the NUL-terminated string at `address`, at most as much as `target` holds, and
+    /// returns its length. A string that cannot be read is empty.
     fn copy(&self, address: u64, target: &mut [u8]) -> usize;
 }
 

@@ -1,4 +1,5 @@
-//! The helper functions that programs call. Numbers, arguments and results are Linux' (`include/uapi/linux/bpf.h`).
+//! The helper functions that programs call. Numbers, arguments and results are Linux'
+//! (`include/uapi/linux/bpf.h`).
 
 mod call;
 mod format;
@@ -69,7 +70,8 @@ helpers! {
     TracePrintk = 6 "trace_printk",
     /// `u32 get_smp_processor_id()`: the physical CPU.
     GetSmpProcessorId = 8 "get_smp_processor_id",
-    /// `long probe_read_kernel(destination, size, guest address)`: 0, or `-EFAULT` with the destination zeroed.
+    /// `long probe_read_kernel(destination, size, guest address)`: 0, or `-EFAULT` with the
+    /// destination zeroed.
     ProbeReadKernel = 113 "probe_read_kernel",
     /// `long trace_vprintk(format, size, arguments, bytes of arguments)`: the length, or an error.
     TraceVprintk = 177 "trace_vprintk",

@@ -1,8 +1,9 @@
 //! Differential tests against rbpf.
 //!
-//! Known defects of rbpf 0.4.1 are left out: 64-bit jumps that compare with a negative immediate (it zero-extends
-//! them), a 32-bit remainder by zero (it keeps the upper half), 64-bit negation (it overflows on the smallest number in
-//! debug builds), atomics and what came with version 4 of the instruction set (it has neither).
+//! Known defects of rbpf 0.4.1 are left out: 64-bit jumps that compare with a negative immediate
+//! (it zero-extends them), a 32-bit remainder by zero (it keeps the upper half), 64-bit negation
+//! (it overflows on the smallest number in debug builds), atomics and what came with version 4 of
+//! the instruction set (it has neither).
 
 use super::*;
 use crate::asm::{exit, mov, mov_imm, mov_imm64};
@@ -12,7 +13,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
-/// Registers that take part; r9 holds the context and r10 the stack, whose addresses differ between the two machines.
+/// Registers that take part; r9 holds the context and r10 the stack, whose addresses differ between
+/// the two machines.
 const USED: core::ops::Range<u8> = 0..9;
 const CONTEXT: u8 = 9;
 /// Bytes of stack that take part, all initialized.
@@ -77,7 +79,8 @@ fn wide() -> impl Strategy<Value = Vec<Insn>> {
     (USED, any::<u64>()).prop_map(|(dst, value)| mov_imm64(dst, value).to_vec())
 }
 
-/// A jump forward over `distance` of the blocks that follow; its offset is set when they are put together.
+/// A jump forward over `distance` of the blocks that follow; its offset is set when they are put
+/// together.
 fn jump() -> impl Strategy<Value = (Insn, usize)> {
     use jmp::*;
     let operation = prop::sample::select(vec![
@@ -135,7 +138,8 @@ fn block() -> impl Strategy<Value = Block> {
     ]
 }
 
-/// Gives every register and the stack a value, runs the blocks, and folds all that could differ into r0.
+/// Gives every register and the stack a value, runs the blocks, and folds all that could differ
+/// into r0.
 fn assemble(seeds: &[u64], blocks: &[Block]) -> Vec<Insn> {
     let mut program = vec![mov(CONTEXT, 1)];
     for (register, &seed) in USED.zip(seeds) {

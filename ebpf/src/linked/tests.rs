@@ -71,7 +71,8 @@ fn limits_hold_for_writer_and_reader() {
         edit(&mut linked);
         linked.encode()
     };
-    let cases: &[(&dyn Fn(&mut Linked), ParseError)] = &[
+    type Edit<'a> = &'a dyn Fn(&mut Linked);
+    let cases: &[(Edit<'_>, ParseError)] = &[
         (&|linked| linked.name.clear(), ParseError::Name),
         (
             &|linked| linked.name = "a\u{1b}[2J".into(),

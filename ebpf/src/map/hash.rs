@@ -2,19 +2,27 @@
 //!
 //! # Locks
 //!
-//! Each bucket has a lock, and so has the list of free entries; the second is only ever taken under one of the first.
-//! A CPU that a debugger has stopped never holds one: programs run on the hit path, where the stop interrupt waits
-//! until the hit is over, and the debug server takes one only to copy a single entry, on the CPU that serves. They are
-//! ticket locks, so a CPU waits for at most the CPUs before it, each for one walk over a bucket. There are as many
-//! buckets as entries: a walk is short unless keys collide on purpose, and never longer than the table.
+//! Each bucket has a lock, and so has the list of free entries; the second is only ever taken under
+//! one of the first. A CPU that a debugger has stopped never holds one: programs run on the hit
+//! path, where the stop interrupt waits until the hit is over, and the debug server takes one only
+//! to copy a single entry, on the CPU that serves. They are ticket locks, so a CPU waits for at
+//! most the CPUs before it, each for one walk over a bucket, and no bucket is longer than
+//! [`MAX_CHAIN`]. There are as many buckets as entries, so keys that are not chosen to collide
+//! never fill one; those of a guest that does choose them (the hash is no secret) find the map
+//! full, and do not slow the hits down.
 //!
-//! As in Linux' preallocated hash maps, a value that is deleted while a program on another CPU still holds its address
-//! can be reused for another key under it. It stays a value of the same map.
+//! As in Linux' preallocated hash maps, a value that is deleted while a program on another CPU
+//! still holds its address can be reused for another key under it. It stays a value of the same
+//! map.
 
 use super::{MapError, OutOfMemory, UpdateFlag, allocate};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::mutex::TicketMutex;
+
+/// Entries of a bucket at most. A million random keys fill the fullest of a million buckets with
+/// about ten.
+const MAX_CHAIN: usize = 32;
 
 /// The end of a list; in `home`: the entry is free.
 const NIL: u32 = u32::MAX;
@@ -79,6 +87,7 @@ impl HashIndex {
                 return Ok(());
             }
             (None, UpdateFlag::Exist) => return Err(MapError::NotFound),
+            (None, _) if walk.length >= MAX_CHAIN => return Err(MapError::Full),
             (None, _) => {}
         }
         let entry = self.take_free().ok_or(MapError::Full)?;
@@ -110,15 +119,16 @@ impl HashIndex {
         Ok(())
     }
 
-    /// Copies the key of an entry and calls `copy_value`, both under the entry's lock, if the entry is in use.
+    /// Copies the key of an entry and calls `copy_value`, both under the entry's lock, if the entry
+    /// is in use.
     pub(super) fn copy_key(&self, entry: usize, key: &mut [u8], copy_value: impl FnOnce()) -> bool {
         let bucket = self.home[entry].load(Ordering::Relaxed);
         let Some(lock) = self.buckets.get(bucket as usize) else {
             return false;
         };
         let _guard = lock.lock();
-        // It may have been deleted, and even reused elsewhere, since the first look. Then it is not an entry that was
-        // there all the time, and may be left out.
+        // It may have been deleted, and even reused elsewhere, since the first look. Then it is not
+        // an entry that was there all the time, and may be left out.
         if self.home[entry].load(Ordering::Relaxed) != bucket {
             return false;
         }
@@ -135,22 +145,22 @@ impl HashIndex {
 
     /// Walks a bucket whose lock is held.
     fn walk(&self, head: u32, key: &[u8]) -> Walk {
-        let mut before = None;
+        let mut walk = Walk {
+            entry: None,
+            before: None,
+            length: 0,
+        };
         let mut entry = head;
         while entry != NIL {
             if self.has_key(entry, key) {
-                return Walk {
-                    entry: Some(entry),
-                    before,
-                };
+                walk.entry = Some(entry);
+                return walk;
             }
-            before = Some(entry);
+            walk.before = Some(entry);
+            walk.length += 1;
             entry = self.next[entry as usize].load(Ordering::Relaxed);
         }
-        Walk {
-            entry: None,
-            before,
-        }
+        walk
     }
 
     fn take_free(&self) -> Option<u32> {
@@ -187,6 +197,8 @@ struct Walk {
     entry: Option<u32>,
     /// The entry before it, or the last of the list where the key is not in it.
     before: Option<u32>,
+    /// How many entries come before it.
+    length: usize,
 }
 
 /// The words of a key, the last zero-padded.
@@ -198,7 +210,8 @@ fn words(key: &[u8]) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Multiplies every word in and mixes high bits down; the constants are those of MurmurHash3's 64-bit finalizer.
+/// Multiplies every word in and mixes high bits down; the constants are those of MurmurHash3's
+/// 64-bit finalizer.
 fn hash(key: &[u8]) -> u64 {
     words(key).fold(0, |hash, word| {
         let mut mixed = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -206,4 +219,44 @@ fn hash(key: &[u8]) -> u64 {
         mixed = mixed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         mixed ^ mixed >> 33
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn colliding_keys_do_not_make_a_walk_longer_than_its_bound() {
+        let index = HashIndex::allocate(1024, 8).expect("there should be memory");
+        let in_first_bucket = |key: &u64| index.bucket(&key.to_le_bytes()) == 0;
+        let keys: Vec<_> = (0..).filter(in_first_bucket).take(MAX_CHAIN + 1).collect();
+        let insert = |key: u64| index.update(&key.to_le_bytes(), UpdateFlag::Any, |_| {});
+        for &key in &keys[..MAX_CHAIN] {
+            assert_eq!(insert(key), Ok(()));
+        }
+        assert_eq!(insert(keys[MAX_CHAIN]), Err(MapError::Full));
+        assert_eq!(insert(keys[0]), Ok(()), "what is there can be replaced");
+        assert_eq!(index.delete(&keys[5].to_le_bytes()), Ok(()));
+        assert_eq!(insert(keys[MAX_CHAIN]), Ok(()));
+        let free = (0..)
+            .find(|key| !in_first_bucket(key))
+            .expect("there are other buckets");
+        assert_eq!(insert(free), Ok(()));
+    }
+
+    /// The usual keys (numbers, pointers) spread over the buckets: a full map takes them all.
+    #[test]
+    fn usual_keys_fill_a_map() {
+        for stride in [1, 8, 64, 4096, 1 << 32] {
+            let index = HashIndex::allocate(16_384, 8).expect("there should be memory");
+            for number in 0..16_384_u64 {
+                let key = 0xffff_0000_0000_0000 + number * stride;
+                assert_eq!(
+                    index.update(&key.to_le_bytes(), UpdateFlag::NoExist, |_| {}),
+                    Ok(())
+                );
+            }
+        }
+    }
 }

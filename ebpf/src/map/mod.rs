@@ -2,10 +2,11 @@
 //!
 //! # Sharing
 //!
-//! Several CPUs run programs on one map at once, and the debug server reads and writes it meanwhile. A map is
-//! allocated whole when its object is loaded; nothing here allocates on the hit path. Values are words that are
-//! accessed atomically (see [`values`]), so a value of at most 8 aligned bytes is never seen half-written; larger ones
-//! can be, as in Linux' array maps. Only the hash map has locks; [`hash`] says why they are harmless.
+//! Several CPUs run programs on one map at once, and the debug server reads and writes it
+//! meanwhile. A map is allocated whole when its object is loaded; nothing here allocates on the hit
+//! path. Values are words that are accessed atomically (see `values`), so a value of at most 8
+//! aligned bytes is never seen half-written; larger ones can be, as in Linux' array maps. Only the
+//! hash map has locks; `hash` says why they are harmless.
 
 mod hash;
 mod values;
@@ -88,8 +89,8 @@ pub struct MapDef {
     pub max_entries: u32,
     /// Whether it can be written.
     pub mutability: Mutability,
-    /// What entry 0 of an array holds after loading, as `.data` and `.rodata` need it. Empty means zeros; else
-    /// `value_size` bytes.
+    /// What entry 0 of an array holds after loading, as `.data` and `.rodata` need it. Empty means
+    /// zeros; else `value_size` bytes.
     pub initial: Vec<u8>,
 }
 
@@ -153,8 +154,8 @@ impl MapDef {
         Ok(())
     }
 
-    /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked definitions and at
-    /// most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
+    /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked
+    /// definitions and at most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
     pub fn memory(&self, cpus: usize) -> u64 {
         let value = u64::from(self.value_size).next_multiple_of(8);
         let per_entry = match self.kind {
@@ -321,7 +322,8 @@ impl Map {
         &self.definition.name
     }
 
-    /// Copies the value of `key` into `value`; of a per-CPU map that of `cpu`, which other maps ignore.
+    /// Copies the value of `key` into `value`; of a per-CPU map that of `cpu`, which other maps
+    /// ignore.
     pub fn lookup(&self, key: &[u8], cpu: usize, value: &mut [u8]) -> Result<(), MapError> {
         self.check_sizes(key, value.len())?;
         self.check_cpu(cpu)?;
@@ -353,8 +355,9 @@ impl Map {
         }
     }
 
-    /// Calls `visit` for every value until it returns `false`. An entry that is there all the time is visited exactly
-    /// once; one that comes or goes meanwhile may be missed. Allocates one key and one value: not for the hit path.
+    /// Calls `visit` for every value until it returns `false`. An entry that is there all the time
+    /// is visited exactly once; one that comes or goes meanwhile may be missed. Allocates one key
+    /// and one value: not for the hit path.
     pub fn for_each(&self, visit: &mut dyn FnMut(Entry<'_>) -> bool) {
         let mut key = alloc::vec![0; self.definition.key_size as usize];
         let mut value = alloc::vec![0; self.values.size()];
@@ -398,7 +401,8 @@ impl Map {
         self.definition.mutability == Mutability::Mutable
     }
 
-    /// The number of the value of `key` on `cpu`. The key has the map's key size, and there is such a CPU.
+    /// The number of the value of `key` on `cpu`. The key has the map's key size, and there is such
+    /// a CPU.
     pub(crate) fn slot(&self, key: &[u8], cpu: usize) -> Option<usize> {
         match &self.index {
             Index::Array => self.array_index(key),
@@ -407,8 +411,9 @@ impl Map {
         }
     }
 
-    /// Lets `write` set the value of `key` on `cpu`, which it gets the number of. `write` runs under a lock of the map:
-    /// it is short and takes no lock. Key and CPU are as [`Self::slot`] wants them.
+    /// Lets `write` set the value of `key` on `cpu`, which it gets the number of. `write` runs
+    /// under a lock of the map: it is short and takes no lock. Key and CPU are as [`Self::slot`]
+    /// wants them.
     pub(crate) fn update_with(
         &self,
         key: &[u8],

@@ -295,7 +295,8 @@ proptest! {
                     }
                 }
                 Step::Delete(key) => {
-                    prop_assert_eq!(map.delete(&key.to_le_bytes()).is_ok(), model.remove(&key).is_some());
+                    let deleted = map.delete(&key.to_le_bytes()).is_ok();
+                    prop_assert_eq!(deleted, model.remove(&key).is_some());
                 }
                 Step::Get(key) => {
                     prop_assert_eq!(get(&map, key, 0).ok(), model.get(&key).copied());
@@ -309,7 +310,9 @@ proptest! {
 
     /// Loads and stores of every width and alignment are those of an array of bytes.
     #[test]
-    fn values_are_bytes(accesses in prop::collection::vec((0..24_usize, 0..4_u8, any::<u64>()), 0..50)) {
+    fn values_are_bytes(
+        accesses in prop::collection::vec((0..24_usize, 0..4_u8, any::<u64>()), 0..50),
+    ) {
         let map = allocate(MapDef { value_size: 21, ..map(MapKind::Array, 2) }, 1);
         let mut model = [0_u8; 21];
         for (offset, width, value) in accesses {

@@ -1,9 +1,10 @@
 //! The memory of a map's values.
 //!
-//! A value is an array of 64-bit words that are only ever accessed atomically, so that programs on several CPUs and the
-//! debugger share it without a data race. A store of fewer than 8 bytes replaces its bytes of the word by
-//! compare-and-exchange and leaves what others write into the rest alone. That loop has no lock to wait for: a failed
-//! attempt means that another CPU's store has just succeeded, and every program's stores are bounded by its budget.
+//! A value is an array of 64-bit words that are only ever accessed atomically, so that programs on
+//! several CPUs and the debugger share it without a data race. A store of fewer than 8 bytes
+//! replaces its bytes of the word by compare-and-exchange and leaves what others write into the
+//! rest alone. That loop has no lock to wait for: a failed attempt means that another CPU's store
+//! has just succeeded, and every program's stores are bounded by its budget.
 
 use super::{OutOfMemory, allocate};
 use crate::width::{Width, extract};
@@ -22,7 +23,8 @@ pub(crate) enum AtomicOp {
 }
 
 impl AtomicOp {
-    /// What the memory holds after the operation on `old`. `expected` matters to [`Self::CompareExchange`] only.
+    /// What the memory holds after the operation on `old`. `expected` matters to
+    /// [`Self::CompareExchange`] only.
     pub(crate) const fn apply(self, old: u64, operand: u64, expected: u64) -> u64 {
         match self {
             Self::Add => old.wrapping_add(operand),
@@ -88,7 +90,8 @@ impl Values {
         ))
     }
 
-    /// Stores into a value, of any alignment; `None` outside it. A store that crosses words is two stores.
+    /// Stores into a value, of any alignment; `None` outside it. A store that crosses words is two
+    /// stores.
     pub(crate) fn store(&self, slot: usize, offset: usize, width: Width, value: u64) -> Option<()> {
         let (first, second) = self.words_of(slot, offset, width)?;
         let shift = 8 * (offset % 8);
@@ -101,7 +104,8 @@ impl Values {
         Some(())
     }
 
-    /// Does an atomic operation of 4 or 8 bytes and returns the old value; `None` outside the value or not aligned.
+    /// Does an atomic operation of 4 or 8 bytes and returns the old value; `None` outside the value
+    /// or not aligned.
     pub(crate) fn atomic(
         &self,
         slot: usize,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What an eBPF program for Periscope needs: types, sections, maps, helpers, registers. Names are libbpf's, so that
- * programs compile with its headers as well. Compile with
+ * What an eBPF program for Periscope needs: types, sections, maps, helpers, registers. Names are
+ * libbpf's, so that programs compile with its headers as well. Compile with
  *
  *     clang -O2 -g -target bpf -c prog.bpf.c -o prog.bpf.o
  *
@@ -19,7 +19,8 @@ typedef short __s16;
 typedef int __s32;
 typedef long long __s64;
 
-/* Programs are functions in a section such as "kprobe/vfs_read". They return 0 to go on, anything else to stop. */
+/* Programs are functions in a section such as "kprobe/vfs_read". They return 0 to let the guest go
+ * on; what else means depends on how they are attached. */
 #define SEC(name) __attribute__((section(name), used))
 #define __noinline __attribute__((noinline))
 #define __always_inline inline __attribute__((always_inline))
@@ -61,8 +62,8 @@ static long (*const bpf_probe_read_kernel)(void *dst, __u32 size,
 static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
 				       __u32 data_size) = (void *)177;
 
-/* bpf_printk("x0=%lx comm=%s\n", x0, address): up to 12 arguments, integers or pointers. %s takes a guest address or
- * one of the program's own. */
+/* bpf_printk("x0=%lx comm=%s", x0, address): up to 12 arguments, integers or pointers. %s takes a
+ * guest address or one of the program's own. */
 #define ___pbpf_count(...) ___pbpf_nth(_, ##__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define ___pbpf_nth(_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, n, ...) n
 #define ___pbpf_cat_(a, b) a##b

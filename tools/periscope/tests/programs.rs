@@ -95,7 +95,8 @@ fn number(object: &Object, map: &str, key: &[u8], cpu: usize) -> u64 {
     )
 }
 
-/// Maps, global data and functions do what the C says, in every instruction set version that clang knows.
+/// Maps, global data and functions do what the C says, in every instruction set version that clang
+/// knows.
 #[test]
 fn everything_works() {
     for cpu in ["v1", "v2", "v3"] {

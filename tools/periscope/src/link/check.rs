@@ -90,7 +90,8 @@ fn check_symbols(elf: &Elf<'_>) -> Result<()> {
     Ok(())
 }
 
-/// aya-obj finds a called function by its address alone: two in different sections must not share one.
+/// aya-obj finds a called function by its address alone: two in different sections must not share
+/// one.
 fn check_functions(elf: &Elf<'_>, text: &TextSections) -> Result<()> {
     let mut by_address = HashMap::new();
     let in_text = |index: SectionIndex| text.contains(&index.0);
@@ -115,7 +116,8 @@ fn check_functions(elf: &Elf<'_>, text: &TextSections) -> Result<()> {
     Ok(())
 }
 
-/// Every reference in code is to something that can be linked, and every call goes to a function that is no program.
+/// Every reference in code is to something that can be linked, and every call goes to a function
+/// that is no program.
 fn check_code(elf: &Elf<'_>, section: &Section<'_, '_>) -> Result<()> {
     let (insns, rest) = section.data()?.as_chunks::<{ Insn::SIZE }>();
     ensure!(rest.is_empty(), "section {} is cut off", section.name()?);
@@ -225,6 +227,7 @@ fn check_data(elf: &Elf<'_>, section: &Section<'_, '_>) -> Result<()> {
         .find(|symbol| (symbol.address()..symbol.address() + symbol.size()).contains(&offset));
     let holder = holder.map_or(section.name()?, |symbol| name(&symbol));
     bail!(
-        "{holder} holds the address of {target}: maps of maps and pointers in data are not supported"
+        "{holder} holds the address of {target}: maps of maps and pointers in data are not \
+         supported"
     )
 }

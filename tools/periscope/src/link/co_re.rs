@@ -63,7 +63,8 @@ fn word(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(*bytes)).ok()
 }
 
-/// A string of the object's own BTF (`struct btf_header`: own length at 4, offset of the strings at 16).
+/// A string of the object's own BTF (`struct btf_header`: own length at 4, offset of the strings at
+/// 16).
 fn string(elf: &Elf<'_>, offset: usize) -> Result<Option<String>> {
     let Some(section) = elf.section_by_name(".BTF") else {
         return Ok(None);

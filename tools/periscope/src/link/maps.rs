@@ -6,11 +6,12 @@ use aya_obj::maps::{Map, PinningType};
 use aya_obj::obj::{EbpfSectionKind, Object};
 use ebpf::map::{MapDef, MapKind, Mutability};
 
-/// `BPF_F_NO_PREALLOC`, `BPF_F_NUMA_NODE`, `BPF_F_MMAPABLE`: about where Linux puts the memory. Nothing changes for a
-/// program that is without them.
+/// `BPF_F_NO_PREALLOC`, `BPF_F_NUMA_NODE`, `BPF_F_MMAPABLE`: about where Linux puts the memory.
+/// Nothing changes for a program that is without them.
 const HARMLESS_FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 10;
 
-/// The maps of an object and their definitions, in the order of their names, which is that of their numbers.
+/// The maps of an object and their definitions, in the order of their names, which is that of their
+/// numbers.
 pub(super) struct Maps {
     maps: Vec<(String, Map)>,
     /// The definitions.
@@ -34,7 +35,8 @@ impl Maps {
         Ok(Self { maps, definitions })
     }
 
-    /// Name, number and map, as aya-obj wants them; the number stands where Linux has a file descriptor.
+    /// Name, number and map, as aya-obj wants them; the number stands where Linux has a file
+    /// descriptor.
     pub(super) fn numbered(&self) -> impl Iterator<Item = (&str, i32, &Map)> {
         (0..)
             .zip(&self.maps)

@@ -1,9 +1,9 @@
 //! `periscope link`: makes a linked program of what `clang -target bpf` wrote.
 //!
-//! This is the host's half of loading, as libbpf is in Linux: aya-obj parses the object and applies its relocations;
-//! the hypervisor gets instructions and map definitions, and verifies them. aya-obj passes over several things that it
-//! cannot do without a word, and panics on some objects that are malformed: [`check`] refuses these first, naming the
-//! symbol.
+//! This is the host's half of loading, as libbpf is in Linux: aya-obj parses the object and applies
+//! its relocations; the hypervisor gets instructions and map definitions, and verifies them.
+//! aya-obj passes over several things that it cannot do without a word, and panics on some objects
+//! that are malformed: [`check`] refuses these first, naming the symbol.
 
 mod check;
 mod co_re;
@@ -27,8 +27,9 @@ type Elf<'data> = ElfFile64<'data, Endianness>;
 
 /// Link a compiled eBPF object for the hypervisor
 ///
-/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe and kretprobe programs, maps (BTF-defined or legacy), global
-/// data, functions that are not inlined. Verifies the result as the hypervisor will.
+/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe and kretprobe programs, maps
+/// (BTF-defined or legacy), global data, functions that are not inlined. Verifies the result as the
+/// hypervisor will.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The compiled object
