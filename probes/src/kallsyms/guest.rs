@@ -71,6 +71,9 @@ fn sighting(machine: &dyn Machine, vcpu: VcpuId) -> Option<Sighting> {
     let core = machine.core(vcpu).ok()?;
     let sys = machine.sys(vcpu).ok()?;
     let vectors = Gva(sys.get(SysReg::VbarEl1));
+    if vectors.0 >> 63 == 0 {
+        return None;
+    }
     let at = translate(&TranslationRegs::from(&sys), machine, vectors)
         .ok()?
         .gpa;
