@@ -154,9 +154,7 @@ impl Vgic {
             for bit in bits(self.held(word, vcpu) & bank.active) {
                 active.insert(candidate(bit));
             }
-            for bit in
-                bits(bank.deliverable() & !bank.active & !bank.in_lr).take_while(|_| delivers)
-            {
+            for bit in bits(bank.deliverable() & !bank.active).take_while(|_| delivers) {
                 if self.recipient(word, bit) == Some(vcpu) {
                     pending.insert(candidate(bit));
                 }
