@@ -4,12 +4,12 @@
 //!
 //! Each bucket has a lock, and so has the list of free entries; the second is only ever taken under
 //! one of the first. A CPU that a debugger has stopped never holds one: programs run on the hit
-//! path, where the stop interrupt waits until the hit is over, and the debug server takes one only
-//! to copy a single entry, on the CPU that serves. They are ticket locks, so a CPU waits for at
-//! most the CPUs before it, each for one walk over a bucket, and no bucket is longer than
-//! [`MAX_CHAIN`]. There are as many buckets as entries, so keys that are not chosen to collide
-//! never fill one; those of a guest that does choose them (the hash is no secret) find the map
-//! full, and do not slow the hits down.
+//! path, where the stop interrupt waits until the hit is over, and the debug server, which holds
+//! one only while it copies or changes a single entry, calls with the stop interrupt masked. They
+//! are ticket locks, so a CPU waits for at most the CPUs before it, each for one walk over a
+//! bucket, and no bucket is longer than [`MAX_CHAIN`]. There are as many buckets as entries, so
+//! keys that are not chosen to collide never fill one; those of a guest that does choose them (the
+//! hash is no secret) find the map full, and do not slow the hits down.
 //!
 //! As in Linux' preallocated hash maps, a value that is deleted while a program on another CPU
 //! still holds its address can be reused for another key under it. It stays a value of the same

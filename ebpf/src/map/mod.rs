@@ -284,7 +284,8 @@ enum Index {
     Hash(HashIndex),
 }
 
-/// A map. All methods may be called while programs on other CPUs use it.
+/// A map. All methods may be called while programs on other CPUs use it, from where the CPU cannot
+/// be stopped by a debugger: a hash map takes short locks.
 #[derive(Debug)]
 pub struct Map {
     definition: MapDef,
