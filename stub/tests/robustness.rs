@@ -136,9 +136,15 @@ fn happen(bench: &mut Bench, event: Event) {
         }
         Event::Bytes(bytes) => drop(bench.raw(&bytes)),
         Event::Run(steps) => {
+            bench.output();
+            let stands = bench.session.has_client() && bench.vm().held();
             bench.vm().run(steps);
             bench.session.poll();
-            bench.output();
+            let said = bench.output();
+            assert!(
+                !stands || said.is_empty(),
+                "unasked while the VM stands: {said}"
+            );
         }
         Event::Closed => bench.session.closed(),
         Event::Opened => bench.session.opened(),

@@ -151,10 +151,13 @@ mod tests {
             outcome("trace lst"),
             "no command trace lst. Did you mean list?"
         );
-        assert_eq!(outcome("vm"), "vm what? One of list, start, stop, reset.");
+        assert_eq!(
+            outcome("vm"),
+            "vm what? One of list, info, start, stop, reset."
+        );
         assert_eq!(
             outcome("vm dance"),
-            "no command vm dance. There are list, start, stop, reset."
+            "no command vm dance. There are list, info, start, stop, reset."
         );
     }
 
