@@ -19,6 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(command::demo::Args),
     Setup(command::setup::Args),
     Build(command::build::Args),
     Run(command::run::Args),
@@ -28,6 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(args) => command::demo::run(&args),
         Command::Setup(args) => command::setup::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Run(args) => command::run::run(&args),

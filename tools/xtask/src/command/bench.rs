@@ -1,6 +1,6 @@
 //! `cargo xtask bench`.
 
-use super::run;
+use super::machine_args::MachineArgs;
 use crate::guest::READY_MARKER;
 use crate::machine::{self, Config, Emulator, Machine, Transcript};
 use crate::report::Report;
@@ -31,7 +31,7 @@ struct BootArgs {
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     #[command(flatten)]
-    machine: run::Args,
+    machine: MachineArgs,
 }
 
 /// Runs the subcommand.

@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod build;
+pub mod demo;
+mod machine_args;
 pub mod run;
 pub mod setup;
 pub mod test;

@@ -56,7 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
             .env("PERISCOPE_FULL", "1")
             .env("PERISCOPE_OLDSTABLE_IMAGE", &oldstable.kernel);
     }
-    process::run(tests.arg("--").args(&args.filters))
+    // Ignored are the tests that need what was found or installed above.
+    process::run(tests.args(["--", "--include-ignored"]).args(&args.filters))
 }
 
 /// All packages of the workspace but those that build for the bare-metal target only.
