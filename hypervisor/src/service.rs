@@ -15,7 +15,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use devices::channel::{Channel, ChannelEvent};
 use devices::mmio::MmioRegion;
-use devices::virtio::{Console, Port};
+use devices::virtio::{Console, Port, ProbeError};
 use log::{info, warn};
 use probes::machine::{Machine, VmId};
 use probes::periscope::Periscope;
@@ -66,7 +66,6 @@ struct GuestConsole {
     vm: &'static Vm,
     port: ChannelPort,
     backlog: VecDeque<u8>,
-    connected: bool,
     /// Read from the port, not yet taken by the guest's UART.
     input: VecDeque<u8>,
 }
@@ -142,7 +141,6 @@ pub fn init(platform: &Platform, cpus: usize) {
                 vm,
                 port,
                 backlog: VecDeque::new(),
-                connected: false,
                 input: VecDeque::new(),
             })
         })
@@ -169,7 +167,14 @@ fn probe(transport: &Transport) -> Option<Console<MmioRegion>> {
     // SAFETY: the device tree says that a virtio-mmio transport is there; it is mapped as device memory and nobody else
     // drives it.
     let mmio = unsafe { MmioRegion::new(transport.base as usize, REGISTERS) };
-    Console::probe(mmio).ok()
+    match Console::probe(mmio) {
+        Ok(console) => Some(console),
+        Err(ProbeError::Empty | ProbeError::OtherDevice(_)) => None,
+        Err(error) => {
+            warn!("the virtio device at {:#x}: {error}", transport.base);
+            None
+        }
+    }
 }
 
 /// The device announces its ports soon after it has been started; the shell's is always among them.
@@ -298,20 +303,21 @@ enum Backlog {
 
 impl Endpoint {
     fn run(&mut self) {
-        while let Some(event) = self.port.take_event() {
-            match event {
-                ChannelEvent::Opened => self.session.opened(),
-                ChannelEvent::Closed => self.session.closed(),
-            }
-        }
-        let mut buffer = [0; 1024];
+        // A client's `Opened` comes before its bytes, and its `Closed` after the last of them.
         loop {
-            let count = self.port.read(&mut buffer);
-            if count == 0 {
-                break;
+            let event = self.port.take_event();
+            match event {
+                Some(ChannelEvent::Opened) => self.session.opened(),
+                Some(ChannelEvent::Closed) => self.session.closed(),
+                None => {}
             }
+            let mut buffer = [0; 1024];
+            let count = self.port.read(&mut buffer);
             self.session.receive(&buffer[..count]);
             self.session.flush(&mut self.port);
+            if event.is_none() && count == 0 {
+                break;
+            }
         }
         self.session.poll();
         self.session.flush(&mut self.port);
@@ -332,9 +338,7 @@ fn drain(queue: &mut VecDeque<u8>, port: &mut ChannelPort) {
 
 impl GuestConsole {
     fn run(&mut self) -> Backlog {
-        while let Some(event) = self.port.take_event() {
-            self.connected = event == ChannelEvent::Opened;
-        }
+        while self.port.take_event().is_some() {}
         let mut buffer = [0; 256];
         loop {
             let count = self.vm.vuart.lock().take_tx(&mut buffer);
@@ -345,12 +349,13 @@ impl GuestConsole {
             let excess = self.backlog.len().saturating_sub(CONSOLE_BACKLOG);
             self.backlog.drain(..excess);
         }
-        if self.connected {
+        if self.port.is_connected() {
             drain(&mut self.backlog, &mut self.port);
         }
         self.feed_guest();
         self.vm.update_uart_line(None);
-        let waiting = self.connected && !self.backlog.is_empty() || !self.input.is_empty();
+        let waiting =
+            self.port.is_connected() && !self.backlog.is_empty() || !self.input.is_empty();
         if waiting {
             Backlog::Waiting
         } else {
@@ -380,21 +385,22 @@ impl GuestConsole {
 
 impl Shell {
     fn run(&mut self) -> Backlog {
-        while let Some(event) = self.port.take_event() {
-            self.line.clear();
-            self.output.clear();
-            if event == ChannelEvent::Opened {
+        loop {
+            let event = self.port.take_event();
+            if event.is_some() {
+                self.line.clear();
+                self.output.clear();
+            }
+            if event == Some(ChannelEvent::Opened) {
                 self.output.extend(PROMPT.as_bytes());
             }
-        }
-        let mut buffer = [0; 256];
-        loop {
+            let mut buffer = [0; 256];
             let count = self.port.read(&mut buffer);
-            if count == 0 {
-                break;
-            }
             for &byte in &buffer[..count] {
                 self.byte(byte);
+            }
+            if event.is_none() && count == 0 {
+                break;
             }
         }
         drain(&mut self.output, &mut self.port);

@@ -6,10 +6,15 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use probes::addr::{Gpa, Hpa};
 
+/// A root in which nothing is valid: with it in `VTTBR_EL2`, no walk can cache anything under the VMID.
+#[repr(C, align(4096))]
+struct EmptyRoot([u64; 512]);
+
+static EMPTY_ROOT: EmptyRoot = EmptyRoot([0; 512]);
+
 /// Edits the tables of one VM.
 #[derive(Clone, Copy, Debug)]
 pub struct Port {
-    /// Any `VTTBR_EL2` value with the VM's VMID, for TLB maintenance from a CPU that runs another VM or none.
     vmid: u8,
 }
 
@@ -19,13 +24,14 @@ impl Port {
         Self { vmid }
     }
 
-    /// Runs `maintenance` with the VM's VMID in `VTTBR_EL2`.
+    /// Runs `maintenance` with the VM's VMID in `VTTBR_EL2`, whoever lives on the calling CPU.
     fn with_vmid(&self, maintenance: impl FnOnce()) {
         let before = sysreg::read!("vttbr_el2");
         let foreign = before >> 48 != u64::from(self.vmid);
         if foreign {
             // SAFETY: EL2's own translation does not use VTTBR_EL2; no guest runs on this CPU until it is put back.
-            unsafe { sysreg::write!("vttbr_el2", u64::from(self.vmid) << 48) };
+            let root = EMPTY_ROOT.0.as_ptr() as u64;
+            unsafe { sysreg::write!("vttbr_el2", u64::from(self.vmid) << 48 | root) };
             sysreg::isb();
         }
         maintenance();

@@ -10,7 +10,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use devices::guest_fdt::{self, GuestTree};
 use devices::vgic::{VcpuMask, Vgic};
 use devices::vuart::Vuart;
@@ -75,6 +75,8 @@ pub struct Vm {
     pub vgic: Mutex<Vgic>,
     /// Its console.
     pub vuart: Mutex<Vuart>,
+    /// The UART's interrupt line, as the virtual GIC knows it.
+    uart_level: AtomicBool,
     holds: Mutex<Holds>,
     /// `holds.count`, for the vCPUs' own check.
     held: AtomicUsize,
@@ -185,6 +187,7 @@ impl Vm {
             vgic: Mutex::new(Vgic::new(vcpus.len())),
             vcpus,
             vuart: Mutex::new(Vuart::new()),
+            uart_level: AtomicBool::new(false),
             holds: Mutex::new(Holds {
                 count: 0,
                 since: 0,
@@ -361,6 +364,9 @@ impl Vm {
     /// Drives the interrupt line of the emulated UART after its state has changed. `own` as in [`Vm::kick`].
     pub fn update_uart_line(&self, own: Option<&'static Vcpu>) {
         let level = self.vuart.lock().irq_level();
+        if self.uart_level.swap(level, Ordering::AcqRel) == level {
+            return;
+        }
         match own {
             Some(vcpu) => interrupts::update(vcpu, |vgic, _| vgic.set_spi_level(UART_INTID, level)),
             None => {
@@ -490,6 +496,7 @@ impl Vm {
         *self.state.lock() = VmState::Off;
         self.vgic.lock().reset();
         *self.vuart.lock() = Vuart::new();
+        self.uart_level.store(false, Ordering::Release);
         {
             // Guest time begins anew: when the holds end, their length is added to this.
             let mut holds = self.holds.lock();

@@ -258,6 +258,9 @@ impl<M: Mmio> Console<M> {
             sender,
         };
         self.send(index as u32, event::PORT_OPEN);
+        // QEMU stopped reading from a client that came before the port was open, and asks its character device again
+        // only when the queue is kicked (`hw/char/virtio-console.c`, `guest_writable`).
+        port.receiver.remind();
         Some(port)
     }
 

@@ -228,6 +228,11 @@ impl<M: Mmio> Receiver<M> {
         self.queue.notify();
     }
 
+    /// Tells the device once more that there are buffers.
+    pub(super) fn remind(&self) {
+        self.queue.notify();
+    }
+
     /// Whether there is something to read.
     pub(super) fn has_data(&self) -> bool {
         self.current.is_some() || self.queue.has_used()
