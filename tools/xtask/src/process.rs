@@ -6,7 +6,7 @@ use std::env;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How often a bounded wait looks.
@@ -58,23 +58,17 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command quietly for at most `limit`. On a failure the error carries the end of its standard error.
-pub fn run_bounded(command: &mut Command, limit: Duration) -> Result<()> {
+/// Runs a command quietly for at most `limit`, and returns what it wrote to its standard output and then to its
+/// standard error. On a failure the error carries the end of the latter.
+pub fn output_bounded(command: &mut Command, limit: Duration) -> Result<String> {
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", display(command)))?;
-    let stderr = child.stderr.take();
-    let reader = thread::spawn(move || {
-        let mut text = String::new();
-        if let Some(mut stderr) = stderr {
-            // What cannot be read is missing from an error message, no more.
-            let _ = stderr.read_to_string(&mut text);
-        }
-        text
-    });
+    let output = read_aside(child.stdout.take());
+    let errors = read_aside(child.stderr.take());
     let deadline = Instant::now() + limit;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -91,15 +85,36 @@ pub fn run_bounded(command: &mut Command, limit: Duration) -> Result<()> {
         }
         thread::sleep(POLL);
     };
+    let errors = errors.join().unwrap_or_default();
     if !status.success() {
-        let errors = reader.join().unwrap_or_default();
         bail!(
             "`{}` failed: {status}\n{}",
             display(command),
             last_lines(&errors, 12)
         );
     }
-    Ok(())
+    Ok(output.join().unwrap_or_default() + &errors)
+}
+
+/// Reads a stream to its end while the caller does something else.
+fn read_aside(stream: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            // What cannot be read is missing, no more.
+            let _ = stream.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Has Ctrl-C do nothing to this process from now on: it is meant for the debugger that runs on this terminal.
+pub fn leave_interrupts_to_children() {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    // A handler, unlike SIG_IGN, is not inherited by the programs that we start.
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing, which is async-signal-safe.
+    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
 }
 
 /// Has the kernel kill the command's process when the thread that starts it ends, however that ends: no emulator
@@ -164,8 +179,8 @@ mod tests {
     #[test]
     fn a_bounded_run_ends() {
         let started = Instant::now();
-        let error =
-            run_bounded(Command::new("sleep").arg("20"), Duration::from_millis(200)).unwrap_err();
+        let error = output_bounded(Command::new("sleep").arg("20"), Duration::from_millis(200))
+            .unwrap_err();
         assert!(started.elapsed() < Duration::from_secs(10));
         assert!(error.to_string().contains("did not end"), "{error}");
     }

@@ -15,7 +15,7 @@ pub const READY_MARKER: &str = "periscope-guest: ready";
 /// What busybox' init runs. `cttyhack` gives the shell a controlling terminal, and with it job control and Ctrl-C.
 const INITTAB: &str = "\
 ::sysinit:/etc/rc
-::respawn:-/bin/cttyhack /bin/sh
+::respawn:/bin/cttyhack /bin/sh -l
 ::ctrlaltdel:/bin/reboot
 ";
 

@@ -12,6 +12,7 @@ pub use transcript::Transcript;
 
 use crate::process;
 use anyhow::{Context, Result, bail};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -41,6 +42,8 @@ impl Emulator {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // Ctrl-C on the terminal is for who started us, not for the emulator.
+        command.process_group(0);
         process::die_with_parent(&mut command);
         let (stop, stopped) = mpsc::channel();
         let (started, start) = mpsc::channel();

@@ -154,8 +154,8 @@ fn add_with_rustup(report: &Report, compiler: &Compiler) -> bool {
     rustup
         .current_dir(workspace::root())
         .args(["target", "add", BARE_TARGET]);
-    match process::run_bounded(&mut rustup, RUSTUP_LIMIT) {
-        Ok(()) => compiler.has_target(),
+    match process::output_bounded(&mut rustup, RUSTUP_LIMIT) {
+        Ok(_) => compiler.has_target(),
         Err(error) => {
             drop(step);
             eprintln!("    {error}\n    trying Debian's rust-src instead");
