@@ -33,19 +33,17 @@ pub struct Case<M> {
 }
 
 /// What the first case finds: the machine, or why there is none.
-type Shared<M> = Arc<Mutex<Option<Result<Arc<M>, String>>>>;
+type Shared<M> = Arc<Mutex<Option<Result<M, String>>>>;
 
 /// Runs cases, one after another, on one machine that boots before the first.
 pub fn suite<M>(boot: fn() -> Result<M>, list: &'static [Case<M>]) -> ExitCode
 where
-    M: Send + Sync + 'static,
+    M: Send + 'static,
 {
     let shared: Shared<M> = Arc::default();
     let trials = list.iter().map(|case| {
         let shared = Arc::clone(&shared);
-        (case.name.to_owned(), move || {
-            (case.run)(&*machine(&shared, boot)?)
-        })
+        (case.name.to_owned(), move || run_on(&shared, boot, case))
     });
     let exit = cases(trials.collect());
     // The machine ends here, not when its thread happens to.
@@ -53,12 +51,14 @@ where
     exit
 }
 
-fn machine<M>(shared: &Shared<M>, boot: fn() -> Result<M>) -> Result<Arc<M>> {
+fn run_on<M>(shared: &Shared<M>, boot: fn() -> Result<M>, case: &Case<M>) -> Result<()> {
+    // A case that panicked has failed; the others still say what they find.
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let machine = shared.get_or_insert_with(|| boot().map(Arc::new).map_err(|e| format!("{e:#}")));
-    machine
-        .clone()
-        .map_err(|error| anyhow!("the machine does not boot: {error}"))
+    let booted = shared.get_or_insert_with(|| boot().map_err(|error| format!("{error:#}")));
+    let machine = booted
+        .as_ref()
+        .map_err(|error| anyhow!("the machine does not boot: {error}"))?;
+    (case.run)(machine)
 }
 
 /// Runs named cases, one after another.
