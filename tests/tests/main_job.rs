@@ -1,4 +1,4 @@
-//! The main job: gdb-multiarch under Debian kernels, `vm1` with two vCPUs and `vm2` with one.
+//! The main job in short: gdb-multiarch under Debian kernels, `vm1` with two vCPUs and `vm2` with one.
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Case, Gdb, MOMENT, Spec, TestMachine, suite};
