@@ -363,7 +363,9 @@ impl Vm {
 
     /// Drives the interrupt line of the emulated UART after its state has changed. `own` as in [`Vm::kick`].
     pub fn update_uart_line(&self, own: Option<&'static Vcpu>) {
-        let level = self.vuart.lock().irq_level();
+        // Held until the virtual GIC knows: two CPUs must not tell it in the wrong order.
+        let uart = self.vuart.lock();
+        let level = uart.irq_level();
         if self.uart_level.swap(level, Ordering::AcqRel) == level {
             return;
         }
