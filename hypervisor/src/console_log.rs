@@ -1,11 +1,11 @@
 //! The log: every record goes to the PL011 and into a ring that the `log` command shows.
 
-use crate::{cpu, sysreg};
+use crate::cpu;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::ptr;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
@@ -21,6 +21,9 @@ const TXFF: u32 = 1 << 5;
 
 /// Base of the PL011, 0 before the device tree has been read.
 static UART: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the log goes to the PL011 at all.
+static OWNS_UART: AtomicBool = AtomicBool::new(true);
 
 /// Held for one line at a time, so that CPUs do not mix their lines. A panic takes its turn by force.
 static LINE: Mutex<()> = Mutex::new(());
@@ -77,7 +80,9 @@ impl Log for ConsoleLog {
             record.args()
         );
         let _turn = LINE.lock();
-        let _ = writeln!(Uart(UART.load(Ordering::Relaxed)), "{line}");
+        if OWNS_UART.load(Ordering::Relaxed) {
+            let _ = writeln!(Uart(UART.load(Ordering::Relaxed)), "{line}");
+        }
         let mut kept = KEPT.lock();
         if kept.len() == KEPT_LINES {
             kept.pop_front();
@@ -98,6 +103,11 @@ pub unsafe fn init(uart: u64, level: LevelFilter) {
     log::set_max_level(level);
     // The only error is a second call, which changes nothing.
     let _ = log::set_logger(&ConsoleLog);
+}
+
+/// Somebody else speaks over the PL011 from now on: the log goes to the ring alone. A CPU that dies still says so there.
+pub fn leave_uart() {
+    OWNS_UART.store(false, Ordering::Relaxed);
 }
 
 /// The lines of the ring, oldest first.
@@ -122,5 +132,4 @@ pub fn emergency_begin() {
         }
         core::hint::spin_loop();
     }
-    let _ = sysreg::read!("tpidr_el2");
 }

@@ -20,6 +20,7 @@ mod backtrace;
 mod boot;
 mod console_log;
 mod cpu;
+mod crash;
 mod esr;
 mod exits;
 mod fp;
@@ -89,6 +90,7 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     settle_vcpus();
     service::start_vms();
     info!("periscope: ready cpus={cpus} vms={}", vm::all().len());
+    crash::arm(&platform);
     run_cpu()
 }
 
@@ -111,6 +113,7 @@ fn run_cpu() -> ! {
         }
         interrupts::serve(None);
         service::run_if_due();
+        crash::if_requested();
         sysreg::dsb_ish();
         aarch64_cpu::asm::wfi();
     }

@@ -81,6 +81,8 @@ pub struct Platform {
     pub gicr: Range,
     /// PL011 for the log.
     pub uart: Range,
+    /// Its GIC interrupt number (SPI + 32).
+    pub uart_intid: u32,
     /// virtio-mmio transports, ascending.
     pub virtio: Vec<Transport>,
     /// Boot modules, ascending.
@@ -124,10 +126,13 @@ impl Platform {
         let mut gic_regs = ranges(&gic);
         let gicd = gic_regs.next().ok_or(Missing("the GIC's distributor"))?;
         let gicr = gic_regs.next().ok_or(Missing("the GIC's redistributors"))?;
-        let uart = tree
+        let uart_node = tree
             .find_compatible(&["arm,pl011"])
-            .and_then(|node| ranges(&node).next())
             .ok_or(Missing("arm,pl011"))?;
+        let uart = ranges(&uart_node)
+            .next()
+            .ok_or(Missing("the PL011's registers"))?;
+        let uart_intid = spi(&uart_node).ok_or(Missing("the PL011's interrupt"))?;
 
         let mut virtio: Vec<Transport> = tree
             .all_nodes()
@@ -157,6 +162,7 @@ impl Platform {
             gicd,
             gicr,
             uart,
+            uart_intid,
             virtio,
             modules,
             bootargs: String::from(tree.chosen().bootargs().unwrap_or("")),
@@ -169,6 +175,11 @@ impl Platform {
         self.bootargs
             .split_ascii_whitespace()
             .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// Whether the first VM is debugged over the PL011 (`debug=uart`), which then carries no log.
+    pub fn debugs_over_uart(&self) -> bool {
+        self.option("debug") == Some("uart")
     }
 
     /// Whether the word `flag` stands on our command line.
@@ -198,13 +209,15 @@ fn transport(node: &FdtNode<'_, '_>) -> Option<Transport> {
         return None;
     }
     let base = ranges(node).next()?.start;
-    // GIC binding: <kind number flags>, kind 0 is an SPI.
+    let intid = spi(node)?;
+    Some(Transport { base, intid })
+}
+
+/// The GIC interrupt number of a device. GIC binding: `<kind number flags>`, kind 0 is an SPI.
+fn spi(node: &FdtNode<'_, '_>) -> Option<u32> {
     let cells = node.property("interrupts")?.value;
     let number = u32::from_be_bytes(cells.get(4..8)?.try_into().ok()?);
-    Some(Transport {
-        base,
-        intid: number + 32,
-    })
+    Some(number + 32)
 }
 
 fn module(node: &FdtNode<'_, '_>) -> Option<Module> {

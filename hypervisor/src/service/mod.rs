@@ -4,35 +4,36 @@
 //! state has one user and its lock is never waited for. Other CPUs and interrupts only set [`DUE`] and send an SGI. If a
 //! vCPU lives on the service CPU it parks first: the server may hold its VM and read its registers like any other's.
 
+mod endpoint;
+mod guest_console;
+mod shell;
+
 use crate::platform::{Platform, Transport};
 use crate::vm::{self, Vm};
 use crate::{console_log, cpu, gic, time};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use devices::channel::{Channel, ChannelEvent};
 use devices::mmio::MmioRegion;
+use devices::uart::Pl011;
 use devices::virtio::{Console, Port, ProbeError};
+use endpoint::{DebugChannel, Endpoint, HypEndpoint};
+use guest_console::GuestConsole;
 use log::{info, warn};
 use probes::machine::{Machine, VmId};
 use probes::periscope::Periscope;
 use probes::space::Space;
+use shell::Shell;
 use spin::{Mutex, Once};
-use stub::commands::{self, Caller};
 use stub::{ByteChannel, Server, Session};
 
 /// The CPU that all of this runs on.
 const SERVICE_CPU: usize = 0;
 /// How often to look for output of programs, pending sites and the like, while there is a reason to, in nanoseconds.
 const TICK: u64 = 5_000_000;
-/// How much of a guest's console is kept while nobody is connected, in bytes.
-const CONSOLE_BACKLOG: usize = 256 * 1024;
-/// Longest line of the shell, in bytes.
-const MAX_LINE: usize = 1024;
-const PROMPT: &str = "periscope> ";
 /// How often the console device is asked for its ports at start.
 const PORT_POLLS: usize = 1000;
 
@@ -48,37 +49,17 @@ pub enum Request {
 }
 
 static DUE: AtomicBool = AtomicBool::new(false);
-static CONSOLE_INTID: AtomicU32 = AtomicU32::new(0);
+/// The interrupts of the channels' devices: virtio console, PL011. 0: none.
+static CHANNEL_INTIDS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 static PERISCOPE: Once<Periscope> = Once::new();
 static SERVER: Once<Server> = Once::new();
 static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
 /// By VM: 0 nothing, 1 power off, 2 reset.
 static REQUESTS: [AtomicU8; cpu::MAX_CPUS] = [const { AtomicU8::new(0) }; cpu::MAX_CPUS];
 
-/// An endpoint of GDB's.
-struct Endpoint {
-    session: Session,
-    port: ChannelPort,
-}
-
-/// The console of a guest.
-struct GuestConsole {
-    vm: &'static Vm,
-    port: ChannelPort,
-    backlog: VecDeque<u8>,
-    /// Read from the port, not yet taken by the guest's UART.
-    input: VecDeque<u8>,
-}
-
-/// The hypervisor's shell.
-struct Shell {
-    port: ChannelPort,
-    line: Vec<u8>,
-    output: VecDeque<u8>,
-}
-
 struct Service {
-    console: Console<MmioRegion>,
+    console: Option<Console<MmioRegion>>,
+    hyp: Option<HypEndpoint>,
     endpoints: Vec<Endpoint>,
     consoles: Vec<GuestConsole>,
     shell: Option<Shell>,
@@ -117,49 +98,69 @@ pub fn init(platform: &Platform, cpus: usize) {
     let periscope = PERISCOPE.call_once(|| periscope);
     let server = SERVER.call_once(|| Server::new(periscope).with_log(&LogRing));
 
-    let found = platform
+    let mut found = platform
         .virtio
         .iter()
-        .find_map(|transport| Some((transport, probe(transport)?)));
-    let Some((transport, mut console)) = found else {
-        warn!("no virtio console: nobody can connect");
-        return;
-    };
-    wait_for_ports(&mut console);
+        .find_map(|transport| Some((transport.intid, probe(transport)?)));
+    let mut uart = platform.debugs_over_uart().then(|| take_uart(platform));
+    let mut console = found.as_mut().map(|(_, console)| console);
+    match &mut console {
+        Some(console) => wait_for_ports(console),
+        None => warn!("no virtio console: no shell, no guest consoles"),
+    }
+    let mut take = |name: &str| console.as_mut()?.take_port(name);
+
     let endpoints = (0..vm::all().len())
         .filter_map(|index| {
-            let session = Session::new(server, index)?;
-            let port = console.take_port(&format!("org.periscope.vm{}", index + 1))?;
-            Some(Endpoint { session, port })
+            let name = format!("org.periscope.vm{}", index + 1);
+            // The first VM's endpoint takes the UART, where the command line gives it away.
+            let channel = match uart.take() {
+                Some(uart) => uart,
+                None => Box::new(take(&name)?) as DebugChannel,
+            };
+            Some(Endpoint::new(Session::new(server, index)?, channel))
         })
         .collect::<Vec<_>>();
     let consoles = vm::all()
         .iter()
         .filter_map(|&vm| {
-            let port = console.take_port(&format!("org.periscope.console{}", vm.id.0))?;
-            Some(GuestConsole {
-                vm,
-                port,
-                backlog: VecDeque::new(),
-                input: VecDeque::new(),
-            })
+            let port = take(&format!("org.periscope.console{}", vm.id.0))?;
+            Some(GuestConsole::new(vm, port))
         })
         .collect::<Vec<_>>();
-    let shell = console.take_port("org.periscope.shell").map(|port| Shell {
-        port,
-        line: Vec::new(),
-        output: VecDeque::new(),
-    });
+    let shell = take("org.periscope.shell").map(|port| Shell::new(server, port));
+    let hyp = take("org.periscope.hyp").map(HypEndpoint::new);
     info!("{} endpoints, {} consoles", endpoints.len(), consoles.len());
+
+    let (intid, console) = found.unzip();
     *SERVICE.lock() = Some(Service {
         console,
+        hyp,
         endpoints,
         consoles,
         shell,
     });
-    CONSOLE_INTID.store(transport.intid, Ordering::Relaxed);
+    let uart_intid = platform.debugs_over_uart().then_some(platform.uart_intid);
     let affinity = cpu::this().affinity.load(Ordering::Relaxed);
-    gic::enable_spi(transport.intid, u64::from(affinity));
+    for (place, intid) in CHANNEL_INTIDS.iter().zip([intid, uart_intid]) {
+        if let Some(intid) = intid {
+            place.store(intid, Ordering::Relaxed);
+            gic::enable_spi(intid, u64::from(affinity));
+        }
+    }
+}
+
+/// Takes the PL011 from the log: the way in of a board without virtio.
+fn take_uart(platform: &Platform) -> DebugChannel {
+    info!("the log ends here: this UART is the endpoint of vm1 now");
+    console_log::leave_uart();
+    // SAFETY: the device tree says that a PL011 is there; it is mapped as device memory, and the log does not write to
+    // it any more unless a CPU dies.
+    let registers =
+        unsafe { MmioRegion::new(platform.uart.start as usize, platform.uart.size() as usize) };
+    let mut uart = Pl011::new(registers);
+    uart.enable_rx_interrupt();
+    Box::new(uart)
 }
 
 fn probe(transport: &Transport) -> Option<Console<MmioRegion>> {
@@ -232,7 +233,8 @@ pub fn console_changed(vm: &Vm) {
 
 /// A device interrupt came in on this CPU.
 pub fn device_interrupt(intid: u32) {
-    if intid == CONSOLE_INTID.load(Ordering::Relaxed) {
+    let is_channel = |place: &AtomicU32| place.load(Ordering::Relaxed) == intid;
+    if CHANNEL_INTIDS.iter().any(is_channel) {
         DUE.store(true, Ordering::SeqCst);
     }
 }
@@ -272,15 +274,20 @@ fn serve_requests() {
 
 impl Service {
     fn run(&mut self) {
-        self.console.handle_interrupt();
+        if let Some(console) = &mut self.console {
+            console.handle_interrupt();
+        }
+        if let Some(hyp) = &mut self.hyp {
+            hyp.run();
+        }
         let mut wants_tick = false;
         for endpoint in &mut self.endpoints {
             endpoint.run();
-            let space = endpoint.session.space();
+            let space = endpoint.space();
             if space.has_pending() {
                 space.retry_pending();
             }
-            wants_tick |= endpoint.session.wants_poll() || space.has_pending();
+            wants_tick |= endpoint.wants_poll() || space.has_pending();
         }
         for console in &mut self.consoles {
             wants_tick |= console.run() == Backlog::Waiting;
@@ -301,29 +308,13 @@ enum Backlog {
     Waiting,
 }
 
-impl Endpoint {
-    fn run(&mut self) {
-        // A client's `Opened` comes before its bytes, and its `Closed` after the last of them.
-        loop {
-            let event = self.port.take_event();
-            match event {
-                Some(ChannelEvent::Opened) => self.session.opened(),
-                Some(ChannelEvent::Closed) => self.session.closed(),
-                None => {}
-            }
-            let mut buffer = [0; 1024];
-            let count = self.port.read(&mut buffer);
-            self.session.receive(&buffer[..count]);
-            self.session.flush(&mut self.port);
-            if event.is_none() && count == 0 {
-                break;
-            }
-        }
-        self.session.poll();
-        self.session.flush(&mut self.port);
+/// Starts every VM. Boot CPU, after [`init`].
+pub fn start_vms() {
+    for vm in vm::all() {
+        vm.boot();
     }
+    notify();
 }
-
 /// Writes as much of `queue` as `port` takes.
 fn drain(queue: &mut VecDeque<u8>, port: &mut ChannelPort) {
     while !queue.is_empty() {
@@ -334,116 +325,4 @@ fn drain(queue: &mut VecDeque<u8>, port: &mut ChannelPort) {
         }
         queue.drain(..taken);
     }
-}
-
-impl GuestConsole {
-    fn run(&mut self) -> Backlog {
-        while self.port.take_event().is_some() {}
-        let mut buffer = [0; 256];
-        loop {
-            let count = self.vm.vuart.lock().take_tx(&mut buffer);
-            if count == 0 {
-                break;
-            }
-            self.backlog.extend(&buffer[..count]);
-            let excess = self.backlog.len().saturating_sub(CONSOLE_BACKLOG);
-            self.backlog.drain(..excess);
-        }
-        if self.port.is_connected() {
-            drain(&mut self.backlog, &mut self.port);
-        }
-        self.feed_guest();
-        self.vm.update_uart_line(None);
-        let waiting =
-            self.port.is_connected() && !self.backlog.is_empty() || !self.input.is_empty();
-        if waiting {
-            Backlog::Waiting
-        } else {
-            Backlog::Empty
-        }
-    }
-
-    fn feed_guest(&mut self) {
-        let mut buffer = [0; 256];
-        loop {
-            if self.input.is_empty() {
-                let count = self.port.read(&mut buffer);
-                self.input.extend(&buffer[..count]);
-            }
-            let (front, _) = self.input.as_slices();
-            if front.is_empty() {
-                return;
-            }
-            let taken = self.vm.vuart.lock().push_rx(front);
-            self.input.drain(..taken);
-            if taken == 0 {
-                return;
-            }
-        }
-    }
-}
-
-impl Shell {
-    fn run(&mut self) -> Backlog {
-        loop {
-            let event = self.port.take_event();
-            if event.is_some() {
-                self.line.clear();
-                self.output.clear();
-            }
-            if event == Some(ChannelEvent::Opened) {
-                self.output.extend(PROMPT.as_bytes());
-            }
-            let mut buffer = [0; 256];
-            let count = self.port.read(&mut buffer);
-            for &byte in &buffer[..count] {
-                self.byte(byte);
-            }
-            if event.is_none() && count == 0 {
-                break;
-            }
-        }
-        drain(&mut self.output, &mut self.port);
-        if self.output.is_empty() {
-            Backlog::Empty
-        } else {
-            Backlog::Waiting
-        }
-    }
-
-    fn byte(&mut self, byte: u8) {
-        match byte {
-            b'\r' => {}
-            b'\n' => {
-                let line = core::mem::take(&mut self.line);
-                let mut text = String::new();
-                if let Some(server) = SERVER.get() {
-                    commands::run(
-                        server,
-                        &Caller::Shell,
-                        &String::from_utf8_lossy(&line),
-                        &mut text,
-                    );
-                }
-                if !text.is_empty() && !text.ends_with('\n') {
-                    text.push('\n');
-                }
-                self.output.extend(text.as_bytes());
-                self.output.extend(PROMPT.as_bytes());
-            }
-            0x08 | 0x7f => {
-                self.line.pop();
-            }
-            _ if self.line.len() < MAX_LINE => self.line.push(byte),
-            _ => {}
-        }
-    }
-}
-
-/// Starts every VM. Boot CPU, after [`init`].
-pub fn start_vms() {
-    for vm in vm::all() {
-        vm.boot();
-    }
-    notify();
 }

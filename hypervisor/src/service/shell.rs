@@ -1,0 +1,83 @@
+//! The hypervisor's shell: lines in, the command language of the stub, text out.
+
+use super::{Backlog, ChannelPort, drain};
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use devices::channel::{Channel, ChannelEvent};
+use stub::Server;
+use stub::commands::{self, Caller};
+
+/// Longest line of the shell, in bytes.
+const MAX_LINE: usize = 1024;
+const PROMPT: &str = "periscope> ";
+
+/// The hypervisor's shell.
+pub struct Shell {
+    server: &'static Server,
+    port: ChannelPort,
+    line: Vec<u8>,
+    output: VecDeque<u8>,
+}
+
+impl Shell {
+    /// A shell over `port`.
+    pub fn new(server: &'static Server, port: ChannelPort) -> Self {
+        Self {
+            server,
+            port,
+            line: Vec::new(),
+            output: VecDeque::new(),
+        }
+    }
+
+    /// Serves what has come.
+    pub fn run(&mut self) -> Backlog {
+        loop {
+            let event = self.port.take_event();
+            if event.is_some() {
+                self.line.clear();
+                self.output.clear();
+            }
+            if event == Some(ChannelEvent::Opened) {
+                self.output.extend(PROMPT.as_bytes());
+            }
+            let mut buffer = [0; 256];
+            let count = self.port.read(&mut buffer);
+            for &byte in &buffer[..count] {
+                self.byte(byte);
+            }
+            if event.is_none() && count == 0 {
+                break;
+            }
+        }
+        drain(&mut self.output, &mut self.port);
+        if self.output.is_empty() {
+            Backlog::Empty
+        } else {
+            Backlog::Waiting
+        }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        match byte {
+            b'\r' => {}
+            b'\n' => {
+                let line = core::mem::take(&mut self.line);
+                let mut text = String::new();
+                let words = String::from_utf8_lossy(&line);
+                commands::run(self.server, &Caller::Shell, &words, &mut text);
+                if !text.is_empty() && !text.ends_with('\n') {
+                    text.push('\n');
+                }
+                self.output.extend(text.as_bytes());
+                self.output.extend(PROMPT.as_bytes());
+            }
+            0x08 | 0x7f => {
+                self.line.pop();
+            }
+            _ if self.line.len() < MAX_LINE => self.line.push(byte),
+            _ => {}
+        }
+    }
+}
