@@ -433,6 +433,30 @@ fn a_fresh_introduction_while_the_vm_runs_is_a_new_client() {
 }
 
 #[test]
+fn packets_that_an_old_client_left_in_the_channel_are_not_the_new_ones() {
+    for left in [
+        format!("Z2,{DATA:x},8"),
+        format!("Z0,{WORK:x},4"),
+        "vCont;c".to_string(),
+    ] {
+        let mut bench = Bench::new(1);
+        bench.session.opened();
+        bench.raw(&frame(&left));
+        let hello = bench.raw(&frame("qSupported:"));
+        assert!(hello.contains("$PacketSize="), "{hello}");
+        assert_eq!(
+            bench.raw(&[b"+", frame("QStartNoAckMode").as_slice()].concat()),
+            "+$OK#9a"
+        );
+        bench.session.receive(b"+");
+        assert!(bench.vm().points().is_empty());
+        assert!(bench.ask_all("vCont;c").is_empty());
+        assert!(bench.run(100).is_empty(), "{left}");
+        assert!(bench.vm().armed().is_empty());
+    }
+}
+
+#[test]
 fn lldb_ends_acks_before_it_introduces_itself() {
     let mut bench = Bench::new(1);
     bench.session.opened();

@@ -175,6 +175,7 @@ impl Session {
         match (self.state, &request) {
             (State::Vacant, Request::Detach | Request::Kill) => {}
             (State::Vacant, _) => self.attach(),
+            (State::Stopped, Request::Supported) => self.forget_leftovers(),
             _ => {}
         }
         self.answer(request);
@@ -184,7 +185,7 @@ impl Session {
     /// makes this unnecessary; a serial line does not tell.
     fn is_new_client(&self, request: &Request) -> bool {
         match request {
-            Request::Supported => self.greeted,
+            Request::Supported => self.greeted || self.state == State::Running,
             Request::NoAcks => !self.outbox.expects_acks(),
             _ => false,
         }
@@ -211,6 +212,16 @@ impl Session {
         self.server.collect_events();
         self.next_line = self.server.next_line(self.space.vm());
         self.told_lost = self.server.periscope().events().total_lost();
+    }
+
+    /// Who introduces itself has set nothing yet. What is set came in packets that a client before it had left in the
+    /// channel.
+    fn forget_leftovers(&mut self) {
+        self.put_all_forward();
+        self.space.forget_breakpoints();
+        self.target.forget_client();
+        self.target.set_focus(self.last_stop.vcpu);
+        self.stub.rebuild(&mut self.target);
     }
 
     /// The client is gone: takes away what was its, and lets the guest go on.
