@@ -71,7 +71,7 @@ mod tests {
         let mut channel = Channel(Vec::new());
         endpoint.receive(b"+$vMustReplyEmpty#3a");
         endpoint.flush(&mut channel);
-        assert_eq!(channel.0, b"+$E.not there#31");
+        assert_eq!(channel.0, b"+$E.not there#fc");
     }
 
     #[test]
