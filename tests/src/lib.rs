@@ -5,6 +5,7 @@
 
 mod console;
 mod gdb;
+mod linux;
 mod lldb;
 mod machine;
 mod suite;
@@ -12,6 +13,7 @@ pub mod tiny;
 
 pub use console::Console;
 pub use gdb::{Gdb, Stop};
+pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
 pub use suite::{Case, Scope, cases, scope, suite};

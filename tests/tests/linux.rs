@@ -1,0 +1,641 @@
+//! Stock Debian kernels under the hypervisor and a stock GDB: vm1 with 2 vCPUs, vm2 beside it, one boot for all cases.
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Case, Console, Gdb, LONG, Linux, MOMENT, Spec, Stop, SymbolFile, TestMachine, suite};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use xtask::guest::Release;
+use xtask::machine::Start;
+
+/// Where nothing is, neither RAM nor a device.
+const NOTHING: u64 = 0x1000_0000;
+/// A file that every guest has.
+const FILE: &str = "/etc/inittab";
+const TRACING: &str = "/sys/kernel/tracing";
+const SHELL_PROMPT: &str = "periscope> ";
+/// How many opens of other files may come before the one that a case waits for.
+const OTHER_OPENS: usize = 20;
+
+const CASES: &[Case<Machine>] = &[
+    Case {
+        name: "boots_and_finds_psci_gic_and_timer",
+        run: boots_and_finds_psci_gic_and_timer,
+    },
+    Case {
+        name: "both_cpus_take_interrupts",
+        run: both_cpus_take_interrupts,
+    },
+    Case {
+        name: "cpus_go_off_and_on",
+        run: cpus_go_off_and_on,
+    },
+    Case {
+        name: "cpus_go_off_and_on_under_gdb",
+        run: cpus_go_off_and_on_under_gdb,
+    },
+    Case {
+        name: "access_to_nothing_aborts",
+        run: access_to_nothing_aborts,
+    },
+    Case {
+        name: "breakpoint_in_the_kernel",
+        run: breakpoint_in_the_kernel,
+    },
+    Case {
+        name: "only_the_attached_vm_stops",
+        run: only_the_attached_vm_stops,
+    },
+    Case {
+        name: "time_stands_still_while_stopped",
+        run: time_stands_still_while_stopped,
+    },
+    Case {
+        name: "kprobe_prints_live",
+        run: kprobe_prints_live,
+    },
+    Case {
+        name: "kprobe_counts_what_the_guest_counts",
+        run: kprobe_counts_what_the_guest_counts,
+    },
+    Case {
+        name: "stop_probe_names_itself",
+        run: stop_probe_names_itself,
+    },
+    Case {
+        name: "action_at_a_breakpoint",
+        run: action_at_a_breakpoint,
+    },
+    Case {
+        name: "wrong_input_says_what_is_wrong",
+        run: wrong_input_says_what_is_wrong,
+    },
+    Case {
+        name: "log_is_clean_at_the_end",
+        run: log_is_clean_at_the_end,
+    },
+];
+
+fn main() -> ExitCode {
+    suite(boot, CASES)
+}
+
+/// The machine of all cases.
+struct Machine {
+    machine: TestMachine,
+    symbols: SymbolFile,
+    shell: Mutex<Console>,
+}
+
+fn boot() -> Result<Machine> {
+    let spec = Spec::hypervisor()
+        .linux(Release::Stable, 2, Start::Immediately)?
+        .linux(Release::Stable, 1, Start::Immediately)?;
+    let machine = TestMachine::start(spec)?;
+    // While the guests boot.
+    let symbols = SymbolFile::make()?;
+    for vm in [1, 2] {
+        machine.wait_for_shell(vm)?;
+        Linux::new(machine.console(vm)?).quieten()?;
+    }
+    let mut shell = Console::connect(machine.ports().shell())?;
+    shell.expect(SHELL_PROMPT, MOMENT)?;
+    Ok(Machine {
+        machine,
+        symbols,
+        shell: Mutex::new(shell),
+    })
+}
+
+impl Machine {
+    fn linux(&self, vm: usize) -> Result<Linux<'_>> {
+        Ok(Linux::new(self.machine.console(vm)?))
+    }
+
+    fn gdb(&self) -> Result<Gdb> {
+        self.machine.gdb(1)
+    }
+
+    /// A GDB at vm1 that knows the kernel's symbols.
+    fn gdb_with_symbols(&self) -> Result<Gdb> {
+        let mut gdb = self.gdb()?;
+        self.symbols.load(&mut gdb)?;
+        Ok(gdb)
+    }
+
+    /// A command in the hypervisor's shell.
+    fn shell(&self, command: &str) -> Result<String> {
+        let mut shell = self
+            .shell
+            .lock()
+            .map_err(|_| anyhow::anyhow!("a case that used the shell has panicked"))?;
+        shell.send(format!("{command}\n"))?;
+        let said = shell.expect(SHELL_PROMPT, MOMENT);
+        said.with_context(|| format!("`{command}` in the shell"))
+    }
+}
+
+// ---- The platform ----
+
+fn boots_and_finds_psci_gic_and_timer(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let log = linux.run("dmesg")?;
+    for line in [
+        "psci: PSCIv1.1 detected in firmware.",
+        "psci: Trusted OS migration not required",
+        "psci: SMC Calling Convention v1.1",
+        "GICv3: CPU1: found redistributor 1 ",
+        "arch_timer: cp15 timer(s) running at",
+        "smp: Brought up 1 node, 2 CPUs",
+    ] {
+        ensure!(log.contains(line), "no `{line}` in the guest's log:\n{log}");
+    }
+    let version = linux.run("uname -r")?;
+    ensure!(version.contains("-cloud-arm64"), "the guest runs {version}");
+    ensure!(linux.run("nproc")?.trim() == "2", "vCPUs of vm1");
+    ensure!(
+        machine.linux(2)?.run("nproc")?.trim() == "1",
+        "vCPUs of vm2"
+    );
+    // What the workaround queries of SMCCC decide.
+    let vulnerable = linux.run("grep -r Vulnerable /sys/devices/system/cpu/vulnerabilities")?;
+    ensure!(vulnerable.is_empty(), "unmitigated: {vulnerable}");
+    Ok(())
+}
+
+/// Interrupts of a kind on each CPU.
+fn interrupts(linux: &mut Linux<'_>, kind: &str) -> Result<Vec<u64>> {
+    let text = linux.run(&format!("grep {kind} /proc/interrupts"))?;
+    let columns = text.split_whitespace().skip(1).take(2);
+    columns
+        .map(|column| {
+            let number = column.parse();
+            number.with_context(|| format!("{kind} in /proc/interrupts: {text}"))
+        })
+        .collect()
+}
+
+fn both_cpus_take_interrupts(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let before = interrupts(&mut linux, "arch_timer")?;
+    linux.run_within("load 1", LONG)?;
+    let after = interrupts(&mut linux, "arch_timer")?;
+    ensure!(
+        before.len() == 2
+            && before
+                .iter()
+                .zip(&after)
+                .all(|(before, after)| before < after),
+        "timer interrupts went from {before:?} to {after:?}"
+    );
+    let console = interrupts(&mut linux, "uart-pl011")?;
+    ensure!(console.iter().sum::<u64>() > 0, "the UART's interrupts");
+    Ok(())
+}
+
+fn set_cpu1(linux: &mut Linux<'_>, state: u32) -> Result<String> {
+    linux.run(&format!(
+        "echo {state} > /sys/devices/system/cpu/cpu1/online; nproc; echo end"
+    ))
+}
+
+fn cpus_go_off_and_on(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    for round in 0..4 {
+        for (state, expected) in [(0, "1\nend\n"), (1, "2\nend\n")] {
+            let said = set_cpu1(&mut linux, state)?;
+            ensure!(said == expected, "round {round}, cpu1 {state}: {said}");
+        }
+    }
+    // It works as before.
+    ensure!(linux.run("taskset 2 nproc")?.trim() == "1", "on cpu1");
+    Ok(())
+}
+
+fn cpus_go_off_and_on_under_gdb(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb()?;
+    for (state, threads) in [(0, 1), (1, 2), (0, 1), (1, 2)] {
+        gdb.resume()?;
+        let said = set_cpu1(&mut linux, state)?;
+        ensure!(said.ends_with("end\n"), "cpu1 {state}: {said}");
+        gdb.interrupt()?;
+        let seen = gdb.console("info threads")?;
+        let count = seen.matches("vm1/vcpu").count();
+        ensure!(
+            count == threads,
+            "cpu1 {state}, but the threads are\n{seen}"
+        );
+    }
+    gdb.detach()?;
+    ensure!(linux.run("nproc")?.trim() == "2", "CPUs at the end");
+    Ok(())
+}
+
+fn access_to_nothing_aborts(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    for (access, line) in [("", "Read"), (" 7", "Write")] {
+        let said = linux.run(&format!("devmem {NOTHING:#x} 32{access}; echo end $?"))?;
+        ensure!(
+            said.contains("Bus error") && said.contains("end 135"),
+            "devmem{access} of nothing: {said}"
+        );
+        let log = machine.shell("log")?;
+        ensure!(
+            log.contains(&format!("{line} of {NOTHING:#x}, where nothing is")),
+            "no line on the {line} in the log:\n{log}"
+        );
+    }
+    Ok(())
+}
+
+// ---- The debugger ----
+
+/// The string at an address in the guest's memory, as GDB reads it.
+fn string_at(gdb: &mut Gdb, address: &str) -> Result<String> {
+    let said = gdb.console(&format!("x/s {address}"))?;
+    let quoted = said.split_once('"').map(|(_, text)| text.trim_end());
+    let text = quoted.and_then(|text| text.strip_suffix('"'));
+    Ok(text
+        .with_context(|| format!("no string in {said}"))?
+        .to_owned())
+}
+
+fn at_breakpoint(stop: &Stop, function: &str) -> Result<()> {
+    ensure!(
+        stop.reason() == "breakpoint-hit" && stop.field("func").as_deref() == Some(function),
+        "not a breakpoint in {function}: {stop:?}"
+    );
+    Ok(())
+}
+
+/// With a breakpoint on `do_sys_openat2` and a guest that is about to open [`FILE`]: goes on until it does.
+fn run_to_the_open(gdb: &mut Gdb) -> Result<Stop> {
+    let mut stop = gdb.wait_stop(MOMENT)?;
+    for _ in 0..OTHER_OPENS {
+        at_breakpoint(&stop, "do_sys_openat2")?;
+        if string_at(gdb, "$x1")? == FILE {
+            return Ok(stop);
+        }
+        stop = gdb.resume_until_stop(MOMENT)?;
+    }
+    anyhow::bail!("{OTHER_OPENS} files were opened and none was {FILE}")
+}
+
+fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
+    const AT_FDCWD: u32 = -100_i32 as u32;
+    let mut linux = machine.linux(1)?;
+    let truth = linux.address("do_sys_openat2")?;
+    let mut gdb = machine.gdb_with_symbols()?;
+    let known = gdb.value("(unsigned long)&do_sys_openat2")?;
+    ensure!(known == truth, "GDB has {known:#x}, the guest {truth:#x}");
+
+    gdb.console("break do_sys_openat2")?;
+    gdb.resume()?;
+    linux.begin(&format!("cat {FILE}"))?;
+    let stop = run_to_the_open(&mut gdb)?;
+    // do_sys_openat2(dfd, filename, how): `how` holds flags, mode and resolve.
+    ensure!(gdb.value("$x0")? as u32 == AT_FDCWD, "x0");
+    let how = ["$x2", "$x2 + 8", "$x2 + 16"]
+        .map(|address| gdb.value(&format!("*(unsigned long *)({address})")));
+    let [flags, mode, resolve] = how;
+    ensure!(flags? & 0b11 == 0, "cat opens for reading");
+    ensure!((mode?, resolve?) == (0, 0), "mode and resolve");
+
+    let frames = gdb.console("backtrace")?;
+    let in_order = ["do_sys_openat2", "__arm64_sys_openat"];
+    let found = in_order.map(|function| frames.find(&format!("in {function} ()")));
+    ensure!(
+        found[0].is_some() && found[0] < found[1],
+        "the frames are\n{frames}"
+    );
+    let threads = gdb.console("info threads")?;
+    for name in ["vm1/vcpu0", "vm1/vcpu1"] {
+        ensure!(threads.contains(name), "no {name} in\n{threads}");
+    }
+
+    let start = stop.pc()?;
+    gdb.console("delete")?;
+    gdb.mi("-exec-step-instruction")?;
+    let stepped = gdb.wait_stop(MOMENT)?;
+    ensure!(stepped.reason() == "end-stepping-range", "{stepped:?}");
+    ensure!(
+        stepped.pc()? == start + 4,
+        "stepped from {start:#x}: {stepped:?}"
+    );
+    gdb.mi("-exec-finish")?;
+    let finished = gdb.wait_stop(MOMENT)?;
+    ensure!(
+        finished.field("func").as_deref() == Some("__arm64_sys_openat"),
+        "finish: {finished:?}"
+    );
+    let descriptor = gdb.value("$x0")?;
+    ensure!(
+        (3..1024).contains(&descriptor),
+        "the file's descriptor: {descriptor}"
+    );
+
+    gdb.detach()?;
+    let said = linux.finish()?;
+    ensure!(said.contains("sysinit"), "cat printed {said}");
+    gdb.connect(machine.machine.ports().vm(1))
+        .context("to connect again")?;
+    gdb.detach()
+}
+
+fn only_the_attached_vm_stops(machine: &Machine) -> Result<()> {
+    let (mut one, mut two) = (machine.linux(1)?, machine.linux(2)?);
+    let mut gdb = machine.gdb()?;
+    one.begin("echo alive; echo end")?;
+    let list = machine.shell("vm list")?;
+    let state = |vm| list.lines().find(|line| line.starts_with(vm));
+    ensure!(
+        state("vm1").is_some_and(|line| line.contains("stopped")),
+        "{list}"
+    );
+    ensure!(
+        state("vm2").is_some_and(|line| line.contains("running")),
+        "{list}"
+    );
+    for _ in 0..3 {
+        ensure!(two.run("echo alive")?.trim() == "alive", "vm2 at its shell");
+    }
+    one.expect_silence(Duration::from_secs(1))?;
+    gdb.detach()?;
+    ensure!(one.finish()?.contains("alive\nend"), "vm1 goes on");
+    Ok(())
+}
+
+/// Seconds since the guest's boot.
+fn uptime(linux: &mut Linux<'_>) -> Result<f64> {
+    let text = linux.run("cat /proc/uptime")?;
+    let seconds = text.split_whitespace().next().unwrap_or_default();
+    seconds
+        .parse()
+        .with_context(|| format!("uptime of `{text}`"))
+}
+
+fn time_stands_still_while_stopped(machine: &Machine) -> Result<()> {
+    const STOPPED: Duration = Duration::from_secs(3);
+    let mut linux = machine.linux(1)?;
+    let started = Instant::now();
+    let before = uptime(&mut linux)?;
+    let mut gdb = machine.gdb()?;
+    std::thread::sleep(STOPPED);
+    gdb.detach()?;
+    let guest = uptime(&mut linux)? - before;
+    let wall = started.elapsed().as_secs_f64();
+    ensure!(
+        guest <= wall - STOPPED.as_secs_f64(),
+        "in {wall:.2} s, {STOPPED:?} of them stopped, the guest's clock went {guest:.2} s"
+    );
+    Ok(())
+}
+
+// ---- Probes ----
+
+/// The number of the probe that `trace kprobe` or `trace attach` says it has attached.
+fn probe_id(said: &str) -> Result<u32> {
+    let id = said.split_whitespace().nth(1);
+    let id = id.and_then(|word| word.trim_end_matches(':').parse().ok());
+    id.with_context(|| format!("not attached: {said}"))
+}
+
+/// The row of a probe in the table of `trace list`.
+fn row(table: &str, id: u32) -> Result<Vec<&str>> {
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect());
+    rows.find(|row: &Vec<&str>| row.first() == Some(&id.to_string().as_str()))
+        .with_context(|| format!("no probe {id} in\n{table}"))
+}
+
+fn number(text: &str) -> Result<u64> {
+    let digits = text.replace(',', "");
+    digits
+        .parse()
+        .with_context(|| format!("`{text}` is no number"))
+}
+
+/// Hits of a probe; none may have been missed.
+fn hits(table: &str, id: u32) -> Result<u64> {
+    let row = row(table, id)?;
+    let [.., hits, missed] = row[..] else {
+        anyhow::bail!("no hits in {row:?}");
+    };
+    ensure!(missed == "0", "missed hits: {row:?}");
+    number(hits)
+}
+
+fn kprobe_prints_live(machine: &Machine) -> Result<()> {
+    /// Nobody else reads so much at once.
+    const SIZE: u64 = 4321;
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb()?;
+    let said = gdb.console("monitor trace kprobe vm1:vfs_read args")?;
+    let id = probe_id(&said)?;
+    gdb.resume()?;
+    linux.run(&format!("dd if={FILE} of=/dev/null bs={SIZE} count=1"))?;
+    let wanted = format!(" x2={SIZE:#x} x3=0x");
+    let output = gdb.wait_target_output(&wanted, MOMENT)?;
+    let line = output.lines().find(|line| line.contains(&wanted));
+    let line = line.with_context(|| format!("no whole line in {output}"))?;
+    ensure!(
+        line.starts_with("[vm1/vcpu") && line.contains("] vfs_read x0=0xffff"),
+        "live output: {line}"
+    );
+    gdb.expect_running(Duration::from_millis(200))?;
+
+    // The same from the shell, while the guest runs.
+    let last = machine.shell("trace stream -n 2")?;
+    let vm1 = last.lines().filter(|line| line.starts_with("[vm1/"));
+    ensure!(vm1.count() == 2, "the last two lines:\n{last}");
+
+    gdb.interrupt()?;
+    let detached = gdb.console(&format!("monitor trace unkprobe {id}"))?;
+    ensure!(detached.contains("detached probe"), "{detached}");
+    let list = gdb.console("monitor trace list")?;
+    ensure!(row(&list, id).is_err(), "still there:\n{list}");
+    gdb.detach()
+}
+
+/// Both counts of `vfs_read` at the same instant: that of our program and that of the guest's own kprobe. A breakpoint
+/// stops the guest while it reads the latter.
+fn both_counts(gdb: &mut Gdb, linux: &mut Linux<'_>) -> Result<(u64, u64)> {
+    linux.begin(&format!("cat {TRACING}/kprobe_profile; echo end"))?;
+    gdb.wait_stop(MOMENT)?;
+    let dump = gdb.console("monitor map dump count count")?;
+    let ours = dump
+        .lines()
+        .nth(1)
+        .and_then(|row| row.split_whitespace().nth(1));
+    let ours = number(ours.with_context(|| format!("no count in {dump}"))?)?;
+    gdb.resume()?;
+    let said = linux.finish()?;
+    let profile = said.lines().find(|line| line.trim().starts_with("mine "));
+    let profile = profile.with_context(|| format!("no probe of the guest's in {said}"))?;
+    let counts = profile.split_whitespace().skip(1).map(number);
+    let theirs: u64 = counts.collect::<Result<Vec<_>>>()?.iter().sum();
+    Ok((ours, theirs))
+}
+
+fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {
+    /// Calls on each vCPU, both at once.
+    const READS: u64 = 1000;
+    let reader = format!("dd if=/dev/zero of=/dev/null bs=1 count={READS} 2> /dev/null");
+    let workload = format!("sh -c 'taskset 1 {reader} & taskset 2 {reader}; wait'");
+    let mut linux = machine.linux(1)?;
+    linux.run(&format!("echo p:mine vfs_read > {TRACING}/kprobe_events"))?;
+    linux.run(&format!("echo 1 > {TRACING}/events/kprobes/mine/enable"))?;
+    let shows = linux.kallsyms("probes_profile_seq_show")?;
+    ensure!(
+        !shows.is_empty(),
+        "the guest has no probes_profile_seq_show"
+    );
+
+    let mut gdb = machine.gdb()?;
+    for address in shows {
+        gdb.console(&format!("break *{address:#x}"))?;
+    }
+    let said = gdb.console("monitor trace kprobe vm1:vfs_read count")?;
+    let id = probe_id(&said)?;
+    gdb.resume()?;
+    let (ours, theirs) = both_counts(&mut gdb, &mut linux)?;
+    linux.run_within(&workload, LONG)?;
+    let (ours_after, theirs_after) = both_counts(&mut gdb, &mut linux)?;
+    let (ours_new, theirs_new) = (ours_after - ours, theirs_after - theirs);
+    ensure!(
+        ours_new == theirs_new && ours_new > 2 * READS,
+        "we counted {ours_new} calls of vfs_read, the guest {theirs_new}"
+    );
+    ensure!(hits(&machine.shell("trace list")?, id)? >= ours_new, "hits");
+
+    gdb.interrupt()?;
+    gdb.console("monitor trace unkprobe vm1:vfs_read")?;
+    gdb.console("delete")?;
+    gdb.detach()?;
+    linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
+    linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    Ok(())
+}
+
+fn stop_probe_names_itself(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb_with_symbols()?;
+    let said = gdb.console("monitor trace kprobe vm1:do_sys_openat2 args --stop")?;
+    let id = probe_id(&said)?;
+    gdb.resume()?;
+    linux.begin(&format!("cat {FILE}"))?;
+    let stop = gdb.wait_stop(MOMENT)?;
+    ensure!(
+        stop.field("signal-name").as_deref() == Some("SIGTRAP"),
+        "a breakpoint stop: {stop:?}"
+    );
+    ensure!(
+        stop.field("func").as_deref() == Some("do_sys_openat2"),
+        "{stop:?}"
+    );
+    let named = format!("probe {id}: kprobe vm1:do_sys_openat2");
+    let output = gdb.wait_target_output("stopped vcpu", MOMENT)?;
+    ensure!(output.contains(&named), "the stop is told as {output}");
+    gdb.console(&format!("monitor trace unkprobe {id}"))?;
+    gdb.detach()?;
+    linux.finish().map(drop)
+}
+
+fn action_at_a_breakpoint(machine: &Machine) -> Result<()> {
+    const STOPS: u64 = 3;
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb_with_symbols()?;
+    gdb.console("break do_sys_openat2")?;
+    let said = gdb.console("monitor trace attach do_sys_openat2 args")?;
+    let id = probe_id(&said)?;
+    gdb.resume()?;
+    linux.begin(&format!("cat {FILE} {FILE} {FILE} {FILE}"))?;
+    run_to_the_open(&mut gdb)?;
+    let first = hits(&gdb.console("monitor trace list")?, id)?;
+    for _ in 1..STOPS {
+        gdb.resume()?;
+        run_to_the_open(&mut gdb)?;
+    }
+    // GDB has removed and inserted its breakpoint at every stop.
+    let list = gdb.console("monitor trace list")?;
+    ensure!(
+        hits(&list, id)? >= first + STOPS - 1,
+        "{first} hits at first, then\n{list}"
+    );
+    let lines = gdb.wait_target_output("] do_sys_openat2", MOMENT)?;
+    ensure!(lines.contains(" x0=0x"), "the action prints {lines}");
+
+    gdb.console(&format!("monitor trace unkprobe {id}"))?;
+    let said = gdb.console("monitor trace attach do_sys_openat2 count --go")?;
+    let id = probe_id(&said)?;
+    gdb.resume()?;
+    linux.finish().context("--go lets the guest pass")?;
+    linux.run(&format!("cat {FILE}"))?;
+    gdb.expect_running(Duration::from_millis(200))?;
+    ensure!(hits(&machine.shell("trace list")?, id)? > 0, "hits of --go");
+    gdb.interrupt()?;
+    gdb.console(&format!("monitor trace unkprobe {id}"))?;
+    gdb.detach()
+}
+
+fn wrong_input_says_what_is_wrong(machine: &Machine) -> Result<()> {
+    let mut gdb = machine.gdb()?;
+    for (command, answer) in [
+        (
+            "trace kprobe vm1:do_sys_openat args",
+            "Did you mean do_sys_openat2",
+        ),
+        ("trace kprobe vm1:no_such_function_at_all args", "no symbol"),
+        (
+            "trace kprobe vm0:vfs_read args",
+            "vm0 is the hypervisor itself",
+        ),
+        (
+            "trace kprobe vm3:vfs_read args",
+            "no such VM: vm3. There are vm1 (stopped), vm2 (running).",
+        ),
+        (
+            "trace kprobe vm1:vfs_read cuont",
+            "no program cuont. There are args, count",
+        ),
+        ("trace kprobe vm1:vfs_read", "usage: trace kprobe"),
+        ("trace unkprobe 4711", "4711"),
+        ("trace stream -n many", "no number"),
+        ("map dump count nix", "count has no map nix. It has count."),
+        ("map dump nix nix", "no program nix"),
+        ("frobnicate", "`help` shows what there is"),
+        ("vm start vm1", "vm1 runs already"),
+    ] {
+        let said = gdb.console(&format!("monitor {command}"))?;
+        ensure!(said.contains(answer), "`{command}`: {said}");
+    }
+    let fault = gdb.console("x/x 0x123").err();
+    let fault = fault.with_context(|| "address 0x123 can be read")?;
+    ensure!(fault.to_string().contains("0x123"), "{fault}");
+    let list = gdb.console("monitor trace list")?;
+    ensure!(!list.contains("vm1:"), "something was attached:\n{list}");
+    gdb.detach()?;
+    ensure!(
+        machine.linux(1)?.run("echo on")?.trim() == "on",
+        "vm1 goes on"
+    );
+    Ok(())
+}
+
+fn log_is_clean_at_the_end(machine: &Machine) -> Result<()> {
+    const COMPLAINTS: &str = "WARNING|BUG|Call trace|Oops|rcu.*(stall|detected)|soft lockup|hung task|Unexpected|[Bb]ad mode";
+    for vm in [1, 2] {
+        let mut linux = machine.linux(vm)?;
+        let said = linux.run(&format!("dmesg | grep -E '{COMPLAINTS}'; echo end"))?;
+        ensure!(said == "end\n", "vm{vm} complains:\n{said}");
+        // Levels 0 to 3: emergency, alert, critical, error.
+        let errors = linux.run("dmesg -r | grep -E '^<[0-3]>'; echo end")?;
+        ensure!(errors == "end\n", "errors of vm{vm}:\n{errors}");
+    }
+    let log = machine.machine.log();
+    let ours = log
+        .lines()
+        .find(|line| line.contains("ERROR") || line.contains("panic"));
+    ensure!(ours.is_none(), "the hypervisor complains: {ours:?}");
+    Ok(())
+}
