@@ -5,7 +5,7 @@ use crate::{cpu, hwdebug, time};
 use probes::addr::Gpa;
 use probes::machine::{
     ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, VmId, VmState,
+    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
 };
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 
@@ -94,6 +94,15 @@ impl ExecuteView for Vm {
 
     fn disarm(&self, gpa: Gpa) {
         self.views().lock().disarm(gpa);
+    }
+
+    fn view_usage(&self) -> ViewUsage {
+        let views = self.views().lock();
+        ViewUsage {
+            sites: views.sites(),
+            shadows: views.shadows(),
+            tables: views.tables(),
+        }
     }
 }
 

@@ -184,6 +184,17 @@ pub enum ArmError {
     OutOfMemory,
 }
 
+/// What the probes of a VM take of the hypervisor's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ViewUsage {
+    /// Armed words.
+    pub sites: usize,
+    /// Pages with armed words, each of which has a copy.
+    pub shadows: usize,
+    /// Pages of stage-2 tables. Without armed words, as many as after the VM's creation.
+    pub tables: usize,
+}
+
 /// The execute view of a VM: what its vCPUs fetch where probes are. The VM is held.
 pub trait ExecuteView {
     /// Makes fetches of the word at `gpa` (a multiple of 4) see `instruction`; data accesses keep seeing the original.
@@ -191,6 +202,8 @@ pub trait ExecuteView {
     fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError>;
     /// Makes fetches see the original again. With the last armed word of a page its shadow goes away.
     fn disarm(&self, gpa: Gpa);
+    /// What the view takes now. The VM may run.
+    fn view_usage(&self) -> ViewUsage;
 }
 
 /// One hardware breakpoint or watchpoint of the debugger.

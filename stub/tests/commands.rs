@@ -61,6 +61,24 @@ fn vms_start_stop_and_reset() {
 }
 
 #[test]
+fn the_memory_of_probes_is_shown() {
+    let bench = Bench::new(1);
+    shell(&bench, "trace kprobe vm1:work count");
+    shell(&bench, &format!("trace kprobe vm1:{AGAIN:#x} count"));
+    let heading = "VM   SITES  SHADOW PAGES  TABLE PAGES\n";
+    let (first, second) = (
+        "vm1      2             1            0\n",
+        "vm2      0             0            0\n",
+    );
+    assert_eq!(
+        shell(&bench, "vm memory"),
+        format!("{heading}{first}{second}")
+    );
+    assert_eq!(shell(&bench, "vm memory vm2"), format!("{heading}{second}"));
+    assert!(shell(&bench, "vm memory vm3").starts_with("no such VM: vm3."));
+}
+
+#[test]
 fn places_name_their_vm_in_the_shell() {
     let bench = Bench::new(1);
     let which = "say which VM, as in vm1:vfs_read. There are vm1, vm2.\n";

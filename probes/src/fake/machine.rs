@@ -6,9 +6,10 @@ use crate::addr::Gpa;
 use crate::event::MAX_CPUS;
 use crate::machine::{
     ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, VmId, VmState,
+    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
 };
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs, pstate};
+use alloc::collections::BTreeSet;
 use core::sync::atomic::Ordering;
 
 impl RunControl for FakeMachine {
@@ -144,6 +145,17 @@ impl ExecuteView for FakeMachine {
     fn disarm(&self, gpa: Gpa) {
         self.assert_held("disarming");
         self.state.lock().armed.remove(&gpa);
+    }
+
+    /// A fake has no stage-2 tables.
+    fn view_usage(&self) -> ViewUsage {
+        let state = self.state.lock();
+        let pages: BTreeSet<Gpa> = state.armed.keys().map(|gpa| gpa.page()).collect();
+        ViewUsage {
+            sites: state.armed.len(),
+            shadows: pages.len(),
+            tables: 0,
+        }
     }
 }
 

@@ -90,6 +90,7 @@ const COMMANDS: &[Command] = &[
     help::COMMAND,
     vm::LIST,
     vm::INFO,
+    vm::MEMORY,
     vm::START,
     vm::STOP,
     vm::RESET,

@@ -1,9 +1,10 @@
-//! `vm list`, `vm info`, `vm start`, `vm stop`, `vm reset`.
+//! `vm list`, `vm info`, `vm memory`, `vm start`, `vm stop`, `vm reset`.
 
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem, refused};
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use probes::machine::{Machine, Power, VcpuId, VmState};
 use probes::space::Space;
 
@@ -19,6 +20,13 @@ pub(super) const INFO: Command = Command {
     arguments: "[VM]",
     summary: "show which kernel a VM runs and where",
     run: info,
+};
+
+pub(super) const MEMORY: Command = Command {
+    path: &["vm", "memory"],
+    arguments: "[VM]",
+    summary: "show what the probes in a VM take of the hypervisor's memory",
+    run: memory,
 };
 
 pub(super) const START: Command = Command {
@@ -67,11 +75,7 @@ fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
 }
 
 fn info(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let spaces = match invocation.arguments {
-        [] => invocation.shown_spaces(),
-        _ => [named(invocation)?].to_vec(),
-    };
-    for space in spaces {
+    for space in named_or_shown(invocation)? {
         let vm = space.vm();
         match space.find_symbols() {
             Ok(symbols) => {
@@ -90,12 +94,40 @@ fn info(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
+fn memory(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let mut table = Table::new(&[
+        ("VM", Align::Left),
+        ("SITES", Align::Right),
+        ("SHADOW PAGES", Align::Right),
+        ("TABLE PAGES", Align::Right),
+    ]);
+    for space in named_or_shown(invocation)? {
+        let usage = space.machine().view_usage();
+        table.row([
+            space.vm().to_string(),
+            usage.sites.to_string(),
+            usage.shadows.to_string(),
+            usage.tables.to_string(),
+        ]);
+    }
+    table.write(invocation.out)?;
+    Ok(())
+}
+
 fn state(machine: &dyn Machine) -> &'static str {
     match machine.state() {
         VmState::Ready => "ready",
         VmState::Off => "off",
         VmState::Running if machine.held() => "stopped",
         VmState::Running => "running",
+    }
+}
+
+/// The VM that is named, or without a name all that a listing shows.
+fn named_or_shown(invocation: &Invocation<'_>) -> Result<Vec<&'static Space>, Problem> {
+    match invocation.arguments {
+        [] => Ok(invocation.shown_spaces()),
+        _ => Ok([named(invocation)?].to_vec()),
     }
 }
 
