@@ -7,7 +7,7 @@
 use crate::hwdebug::{DebugRegister, mdscr};
 use crate::inject::{self, Access};
 use crate::live::{self, Stage1};
-use crate::step::{self, Progress};
+use crate::step::{self, Progress, Purpose};
 use crate::vcpu::Vcpu;
 use crate::vectors::{Frame, kind};
 use crate::vm::{GICD, UART};
@@ -230,7 +230,7 @@ fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
         Fault::Retry => Progress::Retry,
         Fault::Probed => {
             if !vcpu.local().stepper.is_active() {
-                step::begin(vcpu, frame);
+                step::begin(vcpu, frame, Purpose::Other);
             }
             Progress::Retry
         }
@@ -377,6 +377,8 @@ fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
                 inject::debug_exception(&mut frame.regs, syndrome, far);
                 return Progress::Done;
             };
+            // Before the stop: a vCPU in the middle of a step does not park.
+            step::abandon(vcpu, frame);
             vcpu.stop(StopReason::Watchpoint {
                 address: Gva(far),
                 kind,

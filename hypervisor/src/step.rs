@@ -38,9 +38,19 @@ pub struct Stepper {
     active: Option<Active>,
 }
 
+/// What an instruction is stepped for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A site displaces it, and its programs have run.
+    Displaced,
+    /// The debugger's step, a data access to a page with probes, a hardware breakpoint to pass.
+    Other,
+}
+
 /// A step in progress.
 #[derive(Clone, Copy, Debug)]
 struct Active {
+    purpose: Purpose,
     /// The guest was about to take a step exception of its own after this instruction.
     guest_steps: bool,
     may_store: bool,
@@ -92,7 +102,7 @@ pub enum Progress {
 }
 
 /// Begins to execute the instruction at the PC of `frame`.
-pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame) {
+pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
     let memory = vcpu.vm().live(&frame.regs);
     let fetch = |at: Gva| {
         let mut word = [0; 4];
@@ -106,6 +116,7 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame) {
     let plan = a64::step_plan(pc, fetch);
     let guest_mdscr = vcpu.local().debug.guest_mdscr();
     let mut active = Active {
+        purpose,
         guest_steps: guest_mdscr & crate::hwdebug::mdscr::SS != 0,
         may_store,
         sequence: None,
@@ -186,9 +197,29 @@ pub fn after_interrupt(vcpu: &'static Vcpu, frame: &mut Frame) {
 
 /// The instruction has been executed (or its exception is being taken): back to the run view.
 fn finish(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let Some(active) = vcpu.local().stepper.active.take() else {
+    if leave_step_view(vcpu, frame).is_some() {
+        instruction_done(vcpu, frame);
+    }
+}
+
+/// A watchpoint of the debugger's fired on the stepped instruction, which has not executed: the step is off. Where it
+/// was to execute what a site displaces, the vCPU does that when it resumes, and the hit is not counted again. No effect
+/// where no step is in progress.
+pub fn abandon(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let Some(purpose) = leave_step_view(vcpu, frame) else {
         return;
     };
+    vcpu.local().stepper.forget_request();
+    if purpose == Purpose::Displaced
+        && let Some(space) = service::space(vcpu.vm().id)
+    {
+        space.interrupted(vcpu.id, &frame.regs);
+    }
+}
+
+/// Ends a step, if there is one, and returns what it was for.
+fn leave_step_view(vcpu: &'static Vcpu, frame: &mut Frame) -> Option<Purpose> {
+    let active = vcpu.local().stepper.active.take()?;
     if active.sequence.is_some() {
         time::stop_timer();
         // The service uses the same timer on its CPU.
@@ -205,7 +236,7 @@ fn finish(vcpu: &'static Vcpu, frame: &mut Frame) {
     if active.may_store {
         refresh_shadows(vcpu);
     }
-    instruction_done(vcpu, frame);
+    Some(active.purpose)
 }
 
 /// An exception that the stepped instruction took saved our SS bit in `SPSR_EL1`, where the guest would see it.
@@ -241,7 +272,7 @@ pub fn advance(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
     }
     match armed_immediate(vcpu, frame.regs.pc) {
         Some(immediate) => hit(vcpu, frame, immediate),
-        None => begin(vcpu, frame),
+        None => begin(vcpu, frame, Purpose::Other),
     }
     true
 }
@@ -271,7 +302,7 @@ pub fn hit(vcpu: &'static Vcpu, frame: &mut Frame, immediate: u16) {
 pub fn finish_hit(vcpu: &'static Vcpu, frame: &mut Frame, outcome: HitOutcome) {
     match outcome {
         HitOutcome::Resume => instruction_done(vcpu, frame),
-        HitOutcome::Step => begin(vcpu, frame),
+        HitOutcome::Step => begin(vcpu, frame, Purpose::Displaced),
         HitOutcome::Breakpoint { immediate } => {
             inject::breakpoint(&mut frame.regs, immediate);
             instruction_done(vcpu, frame);

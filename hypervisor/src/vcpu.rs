@@ -6,7 +6,7 @@
 //! copies back what the debugger changed.
 
 use crate::hwdebug::HwDebug;
-use crate::step::{self, Stepper};
+use crate::step::{self, Purpose, Stepper};
 use crate::vectors::{self, Frame};
 use crate::vm::{self, Vm};
 use crate::{cpu, fp, guest_sys, interrupts, psci, service, stage2, sysreg};
@@ -419,7 +419,7 @@ impl Vcpu {
         let memory = self.vm().live(&frame.regs);
         match space.pass(self.id, &mut frame.regs, &memory, &features) {
             HitOutcome::NotOurs if self.local().debug.breaks_at(Gva(frame.regs.pc)) => {
-                step::begin(self, frame);
+                step::begin(self, frame, Purpose::Other);
             }
             outcome => step::finish_hit(self, frame, outcome),
         }
