@@ -8,6 +8,7 @@ mod gdb;
 mod linux;
 mod lldb;
 mod machine;
+mod shell;
 mod suite;
 pub mod tiny;
 
@@ -16,6 +17,7 @@ pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
+pub use shell::{Probe, Shell};
 pub use suite::{Case, Scope, cases, scope, suite};
 
 use std::time::Duration;

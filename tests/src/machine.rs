@@ -1,6 +1,6 @@
 //! A machine for tests: free ports, consoles connected from the start, gone when dropped.
 
-use crate::{Console, Gdb, LONG, MOMENT};
+use crate::{Console, Gdb, LONG, MOMENT, Shell};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -152,6 +152,11 @@ impl TestMachine {
             .expect("guest# ", MOMENT)
             .with_context(|| format!("vm{vm} has no shell"))?;
         Ok(())
+    }
+
+    /// The hypervisor's shell, for one client at a time.
+    pub fn shell(&self) -> Result<Shell> {
+        Shell::connect(self.machine.ports.shell())
     }
 
     /// A new gdb that is attached to a VM.

@@ -1,0 +1,118 @@
+//! The hypervisor's shell, whose commands are those of GDB's `monitor`, and its tables.
+
+use crate::{Console, MOMENT};
+use anyhow::{Context, Result, bail, ensure};
+
+const PROMPT: &str = "periscope> ";
+
+/// The shell at its prompt.
+pub struct Shell {
+    console: Console,
+}
+
+/// A probe that this shell has attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probe {
+    id: u32,
+}
+
+impl Shell {
+    /// Connects and waits for the prompt.
+    pub fn connect(port: u16) -> Result<Self> {
+        let mut console = Console::connect(port)?;
+        console
+            .expect(PROMPT, MOMENT)
+            .context("the shell's prompt")?;
+        Ok(Self { console })
+    }
+
+    /// Runs a command and returns what it prints.
+    pub fn run(&mut self, command: &str) -> Result<String> {
+        self.console.send(format!("{command}\n"))?;
+        let text = self.console.expect(PROMPT, MOMENT);
+        text.with_context(|| format!("`{command}` in the shell"))
+    }
+
+    /// Attaches `program` as a kprobe to an address in `vm1`, now.
+    pub fn kprobe(&mut self, address: u64, program: &str) -> Result<Probe> {
+        let said = self.run(&format!("trace kprobe vm1:{address:#x} {program}"))?;
+        Probe::attached(&said)
+    }
+
+    /// Detaches a probe and returns how often it was hit.
+    pub fn detach(&mut self, probe: Probe) -> Result<u64> {
+        let said = self.run(&format!("trace unkprobe vm1:{}", probe.id))?;
+        let hits = said.trim_end().strip_suffix(" hits");
+        let hits = hits.and_then(|text| text.rsplit(' ').next());
+        let hits = hits.with_context(|| format!("not detached: {said}"))?;
+        hits.parse().with_context(|| format!("hits of `{said}`"))
+    }
+
+    /// How often a probe has been hit. None of its programs' runs may have failed.
+    pub fn hits(&mut self, probe: Probe) -> Result<u64> {
+        probe.hits_in(&self.run("trace list")?)
+    }
+
+    /// What the probes of `vm1` take: sites, shadow pages, table pages.
+    pub fn memory(&mut self) -> Result<[u64; 3]> {
+        let said = self.run("vm memory vm1")?;
+        let row = said.lines().find(|line| line.starts_with("vm1 "));
+        let row = row.with_context(|| format!("no vm1 in {said}"))?;
+        let numbers: Result<Vec<u64>, _> = row.split_whitespace().skip(1).map(str::parse).collect();
+        let numbers = numbers.with_context(|| format!("numbers of `{row}`"))?;
+        <[u64; 3]>::try_from(numbers.as_slice())
+            .with_context(|| format!("three numbers in `{row}`"))
+    }
+}
+
+impl Probe {
+    /// The probe that `trace kprobe` or `trace attach` says it has attached.
+    pub fn attached(said: &str) -> Result<Self> {
+        let words = said.split_once(' ').map(|(_, rest)| rest);
+        let id = words.and_then(|rest| rest.split(':').next());
+        let id = id.and_then(|digits| digits.parse().ok());
+        match id {
+            Some(id) if !said.contains("not mapped") => Ok(Self { id }),
+            _ => bail!("not attached: {said}"),
+        }
+    }
+
+    /// Its number.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+
+    /// Its hits in the table of `trace list`.
+    pub fn hits_in(self, table: &str) -> Result<u64> {
+        let id = self.id.to_string();
+        let mut rows = table.lines().map(|line| line.split_whitespace());
+        let row = rows.find(|row| row.clone().next() == Some(&id));
+        let row: Vec<&str> = row
+            .with_context(|| format!("no probe {id} in\n{table}"))?
+            .collect();
+        let [.., hits, missed] = row[..] else {
+            bail!("no hits of probe {id} in\n{table}");
+        };
+        ensure!(missed == "0", "failed runs of probe {id}:\n{table}");
+        let digits = hits.replace(',', "");
+        digits.parse().with_context(|| format!("hits `{hits}`"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attached_probes_are_found_in_the_list() {
+        let said = "probe 12: kprobe vm1:0x40205e70 at 0x40205e70, program count\n";
+        let probe = Probe::attached(said).unwrap();
+        let table = "ID  KIND    SITE        PROGRAM  THEN  STATE   HITS  MISSED\n\
+                     12  kprobe  vm1:0x4020  count    go    on     1,204       0\n\
+                     13  kprobe  vm1:0x4024  count    go    on         1       2\n";
+        assert_eq!(probe.hits_in(table).unwrap(), 1204);
+        assert!(Probe { id: 13 }.hits_in(table).is_err());
+        assert!(Probe { id: 1 }.hits_in(table).is_err());
+        assert!(Probe::attached("no such VM: vm9.").is_err());
+    }
+}

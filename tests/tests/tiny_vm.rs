@@ -1,0 +1,439 @@
+//! The tiny guest under the hypervisor: what it must reply, alone and beside probes, and what the
+//! probes must count.
+
+use anyhow::{Context, Result, ensure};
+use e2e::tiny::{Kind, Subject, Tiny, truth};
+use e2e::{Case, Gdb, Probe, Shell, Spec, TestMachine, suite};
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use xtask::build::Program;
+use xtask::machine::Start;
+
+fn main() -> ExitCode {
+    suite(
+        World::boot,
+        &[
+            Case {
+                name: "commands_without_a_debugger",
+                run: commands_without_a_debugger,
+            },
+            Case {
+                name: "every_subject_is_counted_exactly",
+                run: every_subject_is_counted_exactly,
+            },
+            Case {
+                name: "every_instruction_of_a_function_is_counted",
+                run: every_instruction_of_a_function_is_counted,
+            },
+            Case {
+                name: "exclusive_sequences_refuse_probes_inside",
+                run: exclusive_sequences_refuse_probes_inside,
+            },
+            Case {
+                name: "several_probes_share_a_site",
+                run: several_probes_share_a_site,
+            },
+            Case {
+                name: "commands_beside_probes_everywhere",
+                run: commands_beside_probes_everywhere,
+            },
+            Case {
+                name: "probes_come_and_go_under_running_code",
+                run: probes_come_and_go_under_running_code,
+            },
+            Case {
+                name: "the_guest_reads_its_own_text",
+                run: the_guest_reads_its_own_text,
+            },
+            Case {
+                name: "the_guest_debugs_what_is_probed",
+                run: the_guest_debugs_what_is_probed,
+            },
+            Case {
+                name: "the_guest_patches_what_is_probed",
+                run: the_guest_patches_what_is_probed,
+            },
+            Case {
+                name: "nothing_is_left_behind",
+                run: nothing_is_left_behind,
+            },
+        ],
+    )
+}
+
+/// A machine with one tiny guest on two vCPUs, and the hypervisor's shell.
+struct World {
+    machine: TestMachine,
+    shell: Mutex<Shell>,
+    subjects: Vec<Subject>,
+    /// What probes take where there are none.
+    unprobed: [u64; 3],
+}
+
+impl World {
+    fn boot() -> Result<Self> {
+        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
+        let subjects = {
+            let mut console = machine.console(1)?;
+            let mut tiny = Tiny::new(&mut console);
+            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
+            tiny.subjects()?
+        };
+        let mut shell = machine.shell()?;
+        Ok(Self {
+            unprobed: shell.memory()?,
+            machine,
+            shell: Mutex::new(shell),
+            subjects,
+        })
+    }
+
+    /// Runs a case with the guest at its console and the shell at its prompt. Afterwards nothing of
+    /// the case's probes may be left.
+    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
+        let mut console = self.machine.console(1)?;
+        let mut shell = self.shell();
+        let mut tiny = Tiny::new(&mut console);
+        tiny.settle()?;
+        case(&mut tiny, &mut shell)?;
+        let left = shell.memory()?;
+        ensure!(
+            left == self.unprobed,
+            "sites, shadow and table pages: {left:?}, before probes {:?}",
+            self.unprobed
+        );
+        Ok(())
+    }
+
+    fn shell(&self) -> MutexGuard<'_, Shell> {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subject(&self, name: &str) -> Result<&Subject> {
+        let mut subjects = self.subjects.iter();
+        subjects
+            .find(|subject| subject.name == name)
+            .with_context(|| format!("no subject {name}"))
+    }
+
+    /// The subjects that this CPU model can run.
+    fn runnable(&self) -> impl Iterator<Item = &Subject> {
+        let runs = |subject: &&Subject| subject.kind != Kind::Atomic;
+        self.subjects.iter().filter(runs)
+    }
+}
+
+/// Addresses of symbols of the guest that are no subjects.
+fn addresses<const N: usize>(names: [&str; N]) -> Result<[u64; N]> {
+    let mut gdb = Gdb::start()?;
+    gdb.console("set language c")?;
+    gdb.console(&format!("file {}", Program::TinyGuest.elf().display()))?;
+    let mut found = [0; N];
+    for (address, name) in found.iter_mut().zip(names) {
+        *address = gdb.value(&format!("(long)&{name}"))?;
+    }
+    Ok(found)
+}
+
+fn commands_without_a_debugger(world: &World) -> Result<()> {
+    world.with(|tiny, _| truth::check(tiny))
+}
+
+/// Whether a loop of the subject can go through its first instruction more than once a call.
+fn retries(subject: &Subject) -> bool {
+    matches!(subject.name.as_str(), "fn_ldxr" | "fn_ldxr_outer")
+}
+
+fn every_subject_is_counted_exactly(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        for subject in world.runnable() {
+            let probe = shell.kprobe(subject.address, "count")?;
+            count_calls(tiny, shell, subject, probe)
+                .with_context(|| format!("a probe on {}", subject.name))?;
+        }
+        Ok(())
+    })
+}
+
+/// Calls a subject in every way, and compares the hits of the probe on it, which goes.
+fn count_calls(
+    tiny: &mut Tiny<'_>,
+    shell: &mut Shell,
+    subject: &Subject,
+    probe: Probe,
+) -> Result<()> {
+    let name = &subject.name;
+    let mut before = 0;
+    let mut check = |shell: &mut Shell, command: &str, calls: u64| {
+        let hits = shell.hits(probe)?;
+        let counted = hits - before;
+        before = hits;
+        let contended = command.starts_with("callboth") && retries(subject);
+        let right = counted == calls || contended && counted > calls;
+        ensure!(right, "`{command}`: {counted} hits, not {calls}");
+        Ok(())
+    };
+    for (place, calls) in [
+        ("0", 1),
+        ("0", 500),
+        ("1", 501),
+        ("0 high", 50),
+        ("1 high", 7),
+    ] {
+        let command = format!("call {name} {calls} {place}");
+        let fields = [
+            ("count", subject.count(calls)),
+            ("sum", subject.sum(calls)),
+            ("bad", 0),
+            ("shared", subject.shared(calls)),
+        ];
+        truth::expect(tiny, &command, &fields)?;
+        check(shell, &command, calls)?;
+    }
+    let both = format!("callboth {name} 1000");
+    let fields = [
+        ("count", 2 * subject.count(1000)),
+        ("sum", subject.sum(1000).wrapping_mul(2)),
+        ("bad", 0),
+        ("shared", subject.shared(2000)),
+    ];
+    truth::expect(tiny, &both, &fields)?;
+    check(shell, &both, 2000)?;
+    if subject.runs_unmapped() {
+        let command = format!("mmuoff {name} 50");
+        let fields = [("sum", subject.sum(50)), ("bad", 0)];
+        truth::expect(tiny, &command, &fields)?;
+        check(shell, &command, 50)?;
+    }
+    let last = shell.detach(probe)?;
+    ensure!(last == before, "{last} hits at the end, {before} before");
+    truth::expect(tiny, &format!("call {name} 3"), &[("bad", 0)])
+}
+
+/// The first twelve instructions of these functions, stack and all, execute once a call each.
+fn every_instruction_of_a_function_is_counted(world: &World) -> Result<()> {
+    const INSTRUCTIONS: u64 = 12;
+    world.with(|tiny, shell| {
+        for name in ["fn_stp", "fn_sub_sp", "fn_paciasp"] {
+            let subject = world.subject(name)?;
+            let offsets = (0..INSTRUCTIONS).map(|index| 4 * index);
+            let probes: Result<Vec<Probe>> = offsets
+                .map(|offset| shell.kprobe(subject.address + offset, "count"))
+                .collect();
+            let fields = [("bad", 0), ("count", 600)];
+            truth::expect(tiny, &format!("callboth {name} 300"), &fields)?;
+            for (index, probe) in probes?.into_iter().enumerate() {
+                let hits = shell.detach(probe)?;
+                ensure!(hits == 600, "instruction {index} of {name}: {hits} hits");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn exclusive_sequences_refuse_probes_inside(world: &World) -> Result<()> {
+    world.with(|_, shell| {
+        let inside = world.subject("fn_ldxr_outer")?.address + 4;
+        let said = shell.run(&format!("trace kprobe vm1:{inside:#x} count"))?;
+        let reason = format!("{inside:#x} is between a load-exclusive and its store-exclusive");
+        ensure!(said.contains(&reason), "{said}");
+        // The CBNZ behind the STXR.
+        let after = format!("use {:#x}", inside + 8);
+        ensure!(said.contains(&after), "{said}");
+        Ok(())
+    })
+}
+
+fn several_probes_share_a_site(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let address = world.subject("fn_bl")?.address;
+        let first = shell.kprobe(address, "count")?;
+        truth::expect(tiny, "callboth fn_bl 10", &[("bad", 0)])?;
+        let second = shell.kprobe(address, "count")?;
+        truth::expect(tiny, "callboth fn_bl 100", &[("bad", 0)])?;
+        let hits = shell.detach(first)?;
+        ensure!(hits == 220, "{hits} hits of the first");
+        truth::expect(tiny, "callboth fn_bl 1000", &[("bad", 0)])?;
+        let hits = shell.detach(second)?;
+        ensure!(hits == 2200, "{hits} hits of the second");
+        Ok(())
+    })
+}
+
+/// All the guest's commands with a probe on every subject. The guest's own counters say how often
+/// each was called.
+fn commands_beside_probes_everywhere(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let mut probed = Vec::new();
+        for subject in world.runnable() {
+            let before = calls_so_far(tiny, subject)?;
+            probed.push((subject, before, shell.kprobe(subject.address, "count")?));
+        }
+        truth::check(tiny)?;
+        for (subject, before, probe) in probed {
+            let hits = shell.detach(probe)?;
+            let calls = calls_so_far(tiny, subject)? - before;
+            let right = hits == calls || hits > calls && retries(subject);
+            // `fn_ret` has no counter.
+            ensure!(
+                right || subject.kind == Kind::Bare && hits > 0,
+                "{}: {hits} hits in {calls} calls",
+                subject.name
+            );
+        }
+        Ok(())
+    })
+}
+
+fn calls_so_far(tiny: &mut Tiny<'_>, subject: &Subject) -> Result<u64> {
+    let counts = tiny.run(&format!("counts {}", subject.name))?;
+    Ok(counts.number("count0")? + counts.number("count1")?)
+}
+
+/// One CPU spins in a function and the other calls it, while a probe on it comes and goes.
+fn probes_come_and_go_under_running_code(world: &World) -> Result<()> {
+    const CALLS: u64 = 20_000;
+    world.with(|tiny, shell| {
+        for name in [
+            "fn_stp",
+            "fn_svc",
+            "fn_paciasp",
+            "fn_ldxr",
+            "fn_msr",
+            "fn_hvc",
+            "fn_brk",
+        ] {
+            let subject = world.subject(name)?;
+            tiny.run(&format!("spin {name}"))?;
+            tiny.send(&format!("call {name} {CALLS}"))?;
+            for _ in 0..5 {
+                let probe = shell.kprobe(subject.address, "count")?;
+                // The CPU that spins comes by in any case.
+                while shell.hits(probe)? == 0 {}
+                shell.detach(probe)?;
+            }
+            let called = tiny.reply()?;
+            ensure!(called.number("bad")? == 0, "{name}: {}", called.text);
+            ensure!(
+                called.number("sum")? == subject.sum(CALLS),
+                "{name}: {}",
+                called.text
+            );
+            let spun = tiny.run("stop")?;
+            ensure!(spun.number("bad")? == 0, "{name}: {}", spun.text);
+            ensure!(
+                spun.number("calls")? == spun.number("count")?,
+                "{name}: {}",
+                spun.text
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Text as data is the original through every alias, before, beside and after probes.
+fn the_guest_reads_its_own_text(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let mut probed = Vec::new();
+        let before = tiny.run("checksum")?.text;
+        for subject in world.runnable() {
+            let words = tiny.run(&format!("read {}", subject.name))?.text;
+            let probe = shell.kprobe(subject.address, "count")?;
+            probed.push((subject, words, probe));
+        }
+        for (subject, words, _) in &probed {
+            for alias in ["", " high"] {
+                let read = tiny.run(&format!("read {}{alias}", subject.name))?.text;
+                ensure!(
+                    read == *words,
+                    "{}{alias}: {read}, not {words}",
+                    subject.name
+                );
+            }
+        }
+        for alias in ["low", "high", "writable"] {
+            let beside = tiny.run(&format!("checksum {alias}"))?.text;
+            ensure!(beside == before, "{alias}: {beside}, not {before}");
+        }
+        for (_, _, probe) in probed {
+            shell.detach(probe)?;
+        }
+        let after = tiny.run("checksum")?.text;
+        ensure!(after == before, "{after}, not {before}");
+        Ok(())
+    })
+}
+
+/// The guest steps through instructions that carry probes, and has its hardware breakpoint where a
+/// probe is.
+fn the_guest_debugs_what_is_probed(world: &World) -> Result<()> {
+    let [step_loop, target] = addresses(["step_loop", "hwbp_target"])?;
+    world.with(|tiny, shell| {
+        let [cbnz, add, branch] = [0, 4, 8].map(|offset| shell.kprobe(step_loop + offset, "count"));
+        let (first, second) = (
+            shell.kprobe(target, "count")?,
+            shell.kprobe(target + 4, "count")?,
+        );
+        truth::own_debug(tiny)?;
+        // `own_debug` steps 1 + 2 + 3 + 100 instructions on either CPU; the CBNZ that ends the loop
+        // executes once more, unstepped.
+        let rounds = 2 * (1..=4).count() as u64;
+        let adds = 2 * [1, 2, 3, 100].map(e2e::tiny::step_adds).iter().sum::<u64>();
+        let steps = 2 * (1 + 2 + 3 + 100);
+        let hits = [
+            shell.detach(cbnz?)?,
+            shell.detach(add?)?,
+            shell.detach(branch?)?,
+        ];
+        ensure!(hits[1] == adds, "ADD: {hits:?} hits, {adds} executed");
+        let executed: u64 = hits.iter().sum();
+        ensure!(executed >= steps + rounds, "{hits:?} hits in {steps} steps");
+        let calls = 2 * (1 + 2 + 3 + 100);
+        let hits = [shell.detach(first)?, shell.detach(second)?];
+        ensure!(hits[1] == calls, "{hits:?} hits in {calls} calls");
+        ensure!(hits[0] == calls, "{hits:?} hits in {calls} calls");
+        Ok(())
+    })
+}
+
+/// The site adopts what the guest writes there.
+fn the_guest_patches_what_is_probed(world: &World) -> Result<()> {
+    let [patched] = addresses(["fn_patch"])?;
+    world.with(|tiny, shell| {
+        let probe = shell.kprobe(patched, "count")?;
+        truth::patching(tiny)?;
+        // Four kinds on two CPUs, 50 times there and back; then two calls in each of five states.
+        let calls = 4 * 2 * 50 * 2 + 5 * 2;
+        let hits = shell.detach(probe)?;
+        ensure!(hits == calls, "{hits} hits in {calls} calls");
+        // A probe that comes while the patch is there, and stays when it goes.
+        for (command, adds) in [
+            ("patch-now b", 0),
+            ("patch-now add", 0x11),
+            ("patch-now brk", 0x21),
+            ("patch-now bl", 0x101),
+        ] {
+            tiny.run(command)?;
+            let probe = shell.kprobe(patched, "count")?;
+            truth::expect(tiny, "patch-call 5", &[("result", 5 + adds)])?;
+            tiny.run("patch-undo")?;
+            truth::expect(tiny, "patch-call 5 1", &[("result", 6)])?;
+            let hits = shell.detach(probe)?;
+            ensure!(hits == 2, "{command}: {hits} hits");
+        }
+        Ok(())
+    })
+}
+
+/// After everything above: the guest is well, and the hypervisor's log has no complaint.
+fn nothing_is_left_behind(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        truth::expect(tiny, "callboth fn_nop 10", &[("count", 20), ("bad", 0)])?;
+        let list = shell.run("trace list")?;
+        ensure!(!list.contains("vm1:"), "probes are left:\n{list}");
+        Ok(())
+    })?;
+    let log = world.machine.log();
+    ensure!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
+    Ok(())
+}
