@@ -30,6 +30,7 @@ pub fn display(command: &Command) -> String {
 
 /// Runs a command on this terminal. Not to succeed is an error.
 pub fn run(command: &mut Command) -> Result<()> {
+    die_with_parent(command);
     let status = command
         .status()
         .with_context(|| format!("cannot start `{}`", display(command)))?;
