@@ -4,6 +4,7 @@ use crate::{Console, Gdb, LONG, MOMENT, Shell};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use xtask::build::Program;
 use xtask::guest::{self, Freshness, READY_MARKER, Release};
 use xtask::machine::{Config, Machine, Ports, Start, Timing, Vm};
@@ -16,6 +17,7 @@ pub struct Spec {
     cpus: Option<u32>,
     vms: Vec<Vm>,
     timing: Timing,
+    append: String,
 }
 
 impl Spec {
@@ -26,6 +28,7 @@ impl Spec {
             cpus: None,
             vms: Vec::new(),
             timing: Timing::Free,
+            append: String::new(),
         }
     }
 
@@ -44,6 +47,12 @@ impl Spec {
     /// Time counted by instructions.
     pub fn icount(mut self) -> Self {
         self.timing = Timing::Icount;
+        self
+    }
+
+    /// More words for the hypervisor's command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = words.to_owned();
         self
     }
 
@@ -77,6 +86,26 @@ impl Spec {
             start,
         }))
     }
+
+    /// The machine, on free ports.
+    pub fn config(self) -> Result<Config> {
+        let hypervisor = Program::Hypervisor.image();
+        require_built(&hypervisor)?;
+        for vm in &self.vms {
+            require_built(&vm.kernel)?;
+        }
+        Ok(Config {
+            qemu: "qemu-system-aarch64".into(),
+            cpu: self.cpu,
+            cpus: self.cpus,
+            timing: self.timing,
+            hypervisor,
+            append: self.append,
+            ports: Ports::find_free(self.vms.len())?,
+            vms: self.vms,
+            record: None,
+        })
+    }
 }
 
 /// A running machine whose hypervisor is ready.
@@ -89,21 +118,7 @@ pub struct TestMachine {
 impl TestMachine {
     /// Boots a machine and waits until its hypervisor serves.
     pub fn start(spec: Spec) -> Result<Self> {
-        let hypervisor = Program::Hypervisor.image();
-        require_built(&hypervisor)?;
-        for vm in &spec.vms {
-            require_built(&vm.kernel)?;
-        }
-        let config = Config {
-            qemu: "qemu-system-aarch64".into(),
-            cpu: spec.cpu,
-            cpus: spec.cpus,
-            timing: spec.timing,
-            hypervisor,
-            ports: Ports::find_free(spec.vms.len())?,
-            vms: spec.vms,
-            record: None,
-        };
+        let config = spec.config()?;
         let machine = Machine::start(&config)?;
         let ready = machine.wait_ready(MOMENT)?;
         let consoles = (1..)
@@ -125,6 +140,13 @@ impl TestMachine {
     /// The hypervisor's log so far.
     pub fn log(&self) -> String {
         self.machine.emulator.serial.text_from(0)
+    }
+
+    /// Waits until the hypervisor's log says `wanted`.
+    pub fn wait_log(&self, wanted: &str, limit: Duration) -> Result<()> {
+        let emulator = &self.machine.emulator;
+        emulator.wait_for(&emulator.serial, 0, wanted, limit)?;
+        Ok(())
     }
 
     /// Where its endpoints listen.

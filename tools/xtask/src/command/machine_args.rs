@@ -89,6 +89,7 @@ impl MachineArgs {
             },
         };
         Ok(Config {
+            append: String::new(),
             qemu: self.qemu.clone(),
             cpu: self.cpu.clone(),
             cpus: None,

@@ -68,6 +68,8 @@ pub struct Config {
     pub hypervisor: PathBuf,
     /// The guests.
     pub vms: Vec<Vm>,
+    /// More words for the hypervisor's own command line.
+    pub append: String,
     /// Where the endpoints listen.
     pub ports: Ports,
     /// Directory for transcripts of the hypervisor's log and all channels.
@@ -165,7 +167,8 @@ impl Config {
                 vm.vcpus, vm.memory
             )
         });
-        vms.collect::<Vec<_>>().join(" ")
+        let own = (!self.append.is_empty()).then(|| self.append.clone());
+        vms.chain(own).collect::<Vec<_>>().join(" ")
     }
 
     /// `guest-loader` devices for kernels and initramfs, by address: a kernel begins a VM, and what follows it is the
@@ -235,6 +238,7 @@ mod tests {
             start: Start::Halted,
         };
         Config {
+            append: String::new(),
             qemu: "qemu".into(),
             cpu: "max".to_owned(),
             cpus: None,
