@@ -10,6 +10,7 @@ use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicCpuInterface, GicV3, SgiTarget, SgiTargetGroup};
 use arm_gic::{IntId, InterruptGroup, Trigger, UniqueMmioPointer};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
 /// Makes a CPU look at its vCPU's requests: holds, power, new virtual interrupts.
@@ -26,6 +27,15 @@ pub const PPI_VIRTUAL_TIMER: u32 = 27;
 /// Priority of everything: EL2 does not nest interrupts.
 const PRIORITY: u8 = 0x80;
 
+/// Address of the SGI frame of each CPU's redistributor.
+static SGI_FRAMES: [AtomicU64; cpu::MAX_CPUS] = [const { AtomicU64::new(0) }; cpu::MAX_CPUS];
+/// Address of the first redistributor.
+static REDISTRIBUTORS: AtomicU64 = AtomicU64::new(0);
+/// Size of a GICv3 redistributor: RD and SGI frame.
+const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+/// Offset of the SGI frame in it.
+const SGI_FRAME: u64 = 0x1_0000;
+
 static GIC: Mutex<Option<GicV3<'static>>> = Mutex::new(None);
 
 /// Sets up the distributor and this CPU's interface. Boot CPU, once.
@@ -40,6 +50,7 @@ pub unsafe fn init(platform: &Platform) {
     // SAFETY: forwarded to the caller.
     let mut gic = unsafe { GicV3::new(UniqueMmioPointer::new(gicd), gicr, cpus) }
         .expect("redistributors as the GICv3 architecture lays them out");
+    REDISTRIBUTORS.store(platform.gicr.start, Ordering::Relaxed);
     GicCpuInterface::enable_system_register_el2(true);
     gic.setup(0);
     *GIC.lock() = Some(gic);
@@ -47,10 +58,13 @@ pub unsafe fn init(platform: &Platform) {
 }
 
 /// Sets up the calling CPU's interface and private interrupts.
-pub fn init_cpu(_index: usize) {
+pub fn init_cpu(index: usize) {
     GicCpuInterface::enable_system_register_el2(true);
     sysreg::isb();
     let own = redistributor_of_this_cpu();
+    let frame =
+        REDISTRIBUTORS.load(Ordering::Relaxed) + own as u64 * REDISTRIBUTOR_SIZE + SGI_FRAME;
+    SGI_FRAMES[index].store(frame, Ordering::Relaxed);
     let mut guard = GIC.lock();
     let gic = guard.as_mut().expect("gic::init has run");
     gic.init_cpu(own);
@@ -104,7 +118,7 @@ pub fn enable_spi(intid: u32, affinity: u64) {
 
 /// Sends software-generated interrupt `sgi` to a CPU.
 pub fn send(target: &cpu::Cpu, sgi: u32) {
-    let affinity = target.affinity.load(core::sync::atomic::Ordering::Relaxed);
+    let affinity = target.affinity.load(Ordering::Relaxed);
     sysreg::dsb_ish();
     let target = SgiTarget::List {
         affinity3: 0,
@@ -125,6 +139,16 @@ pub fn acknowledge() -> Option<u32> {
 pub fn drop_priority(intid: u32) {
     // SAFETY: ends an interrupt that this CPU has acknowledged; no memory is concerned.
     unsafe { sysreg::write!("icc_eoir1_el1", u64::from(intid)) };
+}
+
+/// Deactivates a private interrupt of this CPU, whether it is active or not: what it was handed to has gone.
+pub fn clear_active(intid: u32) {
+    /// `GICR_ICACTIVER0`, in the SGI frame.
+    const ICACTIVER0: u64 = 0x380;
+    let frame = SGI_FRAMES[cpu::this().index].load(Ordering::Relaxed);
+    // SAFETY: the SGI frame of this CPU's redistributor, mapped as device memory; write-one-to-clear bits of private
+    // interrupts.
+    unsafe { core::ptr::write_volatile((frame + ICACTIVER0) as *mut u32, 1 << intid) };
 }
 
 /// Deactivation: this interrupt may come again.

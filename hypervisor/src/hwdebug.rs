@@ -309,8 +309,9 @@ impl HwDebug {
     fn settle(&mut self) {
         if self.has_points() {
             self.take();
-            let breaks: Vec<Gva> = self.breaks.clone();
+            let breaks = core::mem::take(&mut self.breaks);
             self.program(&breaks, GuestBreaks::Kept);
+            self.breaks = breaks;
             let guest = self.guest.mdscr & mdscr::SS;
             write_mdscr(mdscr::MDE | guest);
         } else {

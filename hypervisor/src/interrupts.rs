@@ -67,6 +67,8 @@ pub fn reset_cpu_interface() {
     let mut regs = ListRegs::new(list_register_count());
     regs.hcr = devices::vgic::hcr::EN;
     write_list_registers(&regs);
+    // The last guest may have gone with its timer interrupt in a list register: nobody would deactivate it.
+    gic::clear_active(gic::PPI_VIRTUAL_TIMER);
     // SAFETY: the guest's interrupt state only.
     unsafe {
         sysreg::write!("ich_vmcr_el2", 0);

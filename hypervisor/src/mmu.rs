@@ -171,6 +171,14 @@ pub fn sync_icache(start: u64, bytes: u64) {
     }
 }
 
+/// Makes all that was written and cleaned visible to instruction fetches of all CPUs: for much of it at once.
+pub fn sync_all_icaches() {
+    // SAFETY: invalidates instruction caches, which hold nothing of their own.
+    unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
+    crate::sysreg::dsb_ish();
+    crate::sysreg::isb();
+}
+
 /// Writes `bytes` back to the point of coherency and drops them from the caches: a guest with its caches off sees
 /// what we wrote, and we what it wrote.
 pub fn clean_and_invalidate(start: u64, bytes: u64) {

@@ -134,9 +134,12 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
         }
         StepPlan::Sequence { ends } => {
             // One more end: the sequence faults and the guest's handler begins.
-            let mut stops = alloc::vec::Vec::from(ends.as_slice());
-            stops.push(Gva(sysreg::read!("vbar_el1").wrapping_add(VECTOR_SYNC_EL1)));
-            vcpu.local().debug.begin_step(StepKind::Until(&stops));
+            let handler = Gva(sysreg::read!("vbar_el1").wrapping_add(VECTOR_SYNC_EL1));
+            let mut stops = [handler; a64::MAX_ENDS + 1];
+            let known = ends.as_slice();
+            stops[..known.len()].copy_from_slice(known);
+            let stops = &stops[..=known.len()];
+            vcpu.local().debug.begin_step(StepKind::Until(stops));
             active.sequence = Some(ends);
             active.deadline = time::now_ns() + SEQUENCE_TIME;
             time::start_timer(SEQUENCE_TIME);

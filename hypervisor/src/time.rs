@@ -28,6 +28,14 @@ pub fn start_timer(ns: u64) {
     }
 }
 
+/// Makes the EL2 timer of this CPU interrupt in `ns` nanoseconds, unless it runs already.
+pub fn ensure_timer(ns: u64) {
+    const ENABLE: u64 = 1;
+    if sysreg::read!("cnthp_ctl_el2") & ENABLE == 0 {
+        start_timer(ns);
+    }
+}
+
 /// Switches the EL2 timer of this CPU off.
 pub fn stop_timer() {
     // SAFETY: as above.

@@ -330,14 +330,9 @@ impl Vcpu {
             self.parked.store(true, Ordering::SeqCst);
             interrupts::serve(Some(self));
             service::run_if_due();
-            if self.vm().is_held() || self.stays.load(Ordering::Relaxed) {
-                wait();
-                continue;
-            }
-            if self.start_if_requested(frame) {
-                return;
-            }
-            if self.power() == Power::Off {
+            self.start_if_requested(frame);
+            let stays = self.stays.load(Ordering::Relaxed);
+            if self.power() == Power::Off || self.vm().is_held() || stays {
                 wait();
                 continue;
             }
@@ -359,15 +354,10 @@ impl Vcpu {
         self.set_time();
     }
 
-    /// If it has been switched on, brings it to its first instruction and returns `true`. Parked, not held.
-    fn start_if_requested(&'static self, frame: &mut Frame) -> bool {
-        let start = {
-            let mut place = self.start.lock();
-            let Some(start) = place.take() else {
-                return false;
-            };
-            self.power.store(ON, Ordering::Release);
-            start
+    /// If it has been switched on, brings it to its first instruction. Parked.
+    fn start_if_requested(&'static self, frame: &mut Frame) {
+        let Some(start) = self.start.lock().take() else {
+            return;
         };
         guest_sys::reset();
         fp::restore(&FpRegs::default());
@@ -382,17 +372,13 @@ impl Vcpu {
         };
         frame.regs.x[0] = start.context;
         self.switch_view(View::Run);
-        {
-            let mut saved = self.saved.lock();
-            saved.core = frame.regs;
-            saved.fp = FpRegs::default();
-            saved.sys = guest_sys::save(&frame.regs, 0);
-            saved.fp_changed = false;
-            saved.sys_changed = false;
-        }
-        self.set_time();
-        self.parked.store(false, Ordering::SeqCst);
-        true
+        *self.saved.lock() = Saved {
+            core: frame.regs,
+            sys: guest_sys::save(&frame.regs, 0),
+            ..Saved::default()
+        };
+        // Only now: whoever sees it on may read its registers.
+        self.power.store(ON, Ordering::Release);
     }
 
     /// Guest time and the debugger's hardware points, which may have changed while the vCPU was parked.

@@ -16,7 +16,7 @@ use devices::vgic::{VcpuMask, Vgic};
 use devices::vuart::Vuart;
 use log::{error, info, warn};
 use probes::addr::{Gpa, Hpa, PAGE_SIZE};
-use probes::machine::{HwPoint, PhysFault, RunMode, Stop, StopReason, VcpuId, VmId, VmState};
+use probes::machine::{HwPoint, PhysFault, RunMode, Stop, VcpuId, VmId, VmState};
 use probes::regs::CoreRegs;
 use probes::view::{Limits, Roots, Views};
 use spin::{Mutex, Once};
@@ -32,8 +32,8 @@ pub const UART: Range = Range::sized(0x0900_0000, 0x1000);
 /// The PL011's interrupt: SPI 1.
 pub const UART_INTID: u32 = 33;
 
-/// How many stops may wait to be taken: one for each vCPU, and one more for a reset.
-const MAX_STOPS: usize = devices::vgic::MAX_VCPUS + 1;
+/// How many stops may wait to be taken: one for each vCPU.
+const MAX_STOPS: usize = devices::vgic::MAX_VCPUS;
 
 /// How long a held vCPU may take to come to EL2 before its CPU is given up for dead, in nanoseconds.
 const HOLD_TIMEOUT: u64 = 2_000_000_000;
@@ -325,12 +325,14 @@ impl Vm {
 
     /// Called by a vCPU on its own CPU: stops the VM with a hold that belongs to whoever takes the stop.
     pub fn request_stop(&self, stop: Stop) {
-        self.add_hold();
         {
             let mut stops = self.stops.lock();
-            if stops.len() < MAX_STOPS {
-                stops.push_back(stop);
+            // A vCPU parks behind its stop, so there is never more than one of each.
+            if stops.len() == MAX_STOPS {
+                return;
             }
+            stops.push_back(stop);
+            self.add_hold();
         }
         for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.id != stop.vcpu) {
             vcpu.kick();
@@ -451,31 +453,44 @@ impl Vm {
 
     // ---- Life ----
 
-    /// Loads the guest and lets vCPU 0 start it (once nobody holds the VM).
+    /// Starts the guest (once nobody holds the VM). One that waits for a debugger goes on.
     pub fn start(&self) {
-        if self.state() == VmState::Running {
-            return;
+        match self.state() {
+            VmState::Running => {}
+            VmState::Ready => self.leave_ready(VmState::Running),
+            VmState::Off => self.enter(VmState::Running),
         }
+    }
+
+    /// Loads the guest and brings vCPU 0 to its first instruction.
+    fn enter(&self, state: VmState) {
         match self.load() {
             Ok(start) => {
-                *self.state.lock() = VmState::Running;
+                *self.state.lock() = state;
                 self.vcpus[0].request_start(start);
             }
             Err(reason) => error!("{} cannot start: {reason}", self.name),
         }
     }
 
-    /// First start at boot: held where the command line says `halt`.
+    /// Ends the hold of a VM that has been waiting for a debugger.
+    fn leave_ready(&self, next: VmState) {
+        let was_ready = core::mem::replace(&mut *self.state.lock(), next) == VmState::Ready;
+        if was_ready {
+            self.release();
+        }
+    }
+
+    /// First start at boot: where the command line says `halt`, the VM is ready, with a hold of its own that ends when
+    /// somebody starts it.
     pub fn boot(&self) {
         if self.config.halt {
             self.add_hold();
-            self.stops.lock().push_back(Stop {
-                vcpu: VcpuId(0),
-                reason: StopReason::Reset,
-            });
+            self.enter(VmState::Ready);
             info!("{} waits for a debugger", self.name);
+        } else {
+            self.enter(VmState::Running);
         }
-        self.start();
     }
 
     /// Takes the power away. Holds stay.
@@ -484,7 +499,7 @@ impl Vm {
         for vcpu in &self.vcpus {
             vcpu.power_off();
         }
-        *self.state.lock() = VmState::Off;
+        self.leave_ready(VmState::Off);
         self.release();
         info!("{} is off", self.name);
     }
@@ -495,7 +510,7 @@ impl Vm {
         for vcpu in &self.vcpus {
             vcpu.power_off();
         }
-        *self.state.lock() = VmState::Off;
+        self.leave_ready(VmState::Off);
         self.vgic.lock().reset();
         *self.vuart.lock() = Vuart::new();
         self.uart_level.store(false, Ordering::Release);
@@ -579,7 +594,7 @@ impl Vm {
                 }
                 // A guest starts with its caches off and fetches from memory.
                 mmu::clean_and_invalidate(hpa.0, bytes.len() as u64);
-                mmu::sync_icache(hpa.0, bytes.len() as u64);
+                mmu::sync_all_icaches();
             }
             Err(fault) => warn!("{}: loading outside memory: {fault:?}", self.name),
         }

@@ -34,6 +34,10 @@ use stub::{ByteChannel, Server, Session};
 const SERVICE_CPU: usize = 0;
 /// How often to look for output of programs, pending sites and the like, while there is a reason to, in nanoseconds.
 const TICK: u64 = 5_000_000;
+/// How long a guest's output waits for more, in nanoseconds.
+const CONSOLE_DELAY: u64 = 1_000_000;
+/// How much of it is fetched at once, in bytes.
+const CONSOLE_BATCH: usize = 1024;
 /// How often the console device is asked for its ports at start.
 const PORT_POLLS: usize = 1000;
 
@@ -223,11 +227,13 @@ pub fn request(vm: &Vm, request: Request) {
     notify();
 }
 
-/// The guest's UART has been accessed.
+/// The guest's UART has been accessed. What it sends is fetched in a moment, in one go: a guest writes byte by byte, and
+/// an interrupt to the service CPU for each would cost more than the byte.
 pub fn console_changed(vm: &Vm) {
-    let news = vm.vuart.lock().tx_len() != 0;
-    if news {
-        notify();
+    match vm.vuart.lock().tx_len() {
+        0 => {}
+        CONSOLE_BATCH.. => notify(),
+        _ => time::ensure_timer(CONSOLE_DELAY),
     }
 }
 
@@ -239,11 +245,9 @@ pub fn device_interrupt(intid: u32) {
     }
 }
 
-/// The timer of this CPU has gone off.
+/// The timer of this CPU has gone off: somebody wants the service to look.
 pub fn tick() {
-    if cpu::this().index == SERVICE_CPU {
-        DUE.store(true, Ordering::SeqCst);
-    }
+    notify();
 }
 
 /// Whether this CPU has service work to do.
