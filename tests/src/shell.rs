@@ -66,15 +66,19 @@ impl Shell {
 }
 
 impl Probe {
-    /// The probe that `trace kprobe` or `trace attach` says it has attached.
+    /// The probe that `trace kprobe` or `trace attach` says it has attached, and armed.
     pub fn attached(said: &str) -> Result<Self> {
+        ensure!(!said.contains("not mapped"), "not armed: {said}");
+        Self::accepted(said)
+    }
+
+    /// The same, armed or not yet.
+    pub fn accepted(said: &str) -> Result<Self> {
         let words = said.split_once(' ').map(|(_, rest)| rest);
         let id = words.and_then(|rest| rest.split(':').next());
         let id = id.and_then(|digits| digits.parse().ok());
-        match id {
-            Some(id) if !said.contains("not mapped") => Ok(Self { id }),
-            _ => bail!("not attached: {said}"),
-        }
+        let id = id.with_context(|| format!("not attached: {said}"))?;
+        Ok(Self { id })
     }
 
     /// Its number.

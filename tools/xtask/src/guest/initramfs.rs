@@ -39,16 +39,22 @@ const PROFILE: &str = "export PS1='guest# '\n";
 const LOAD: &str = "\
 #!/bin/sh
 # load [SECONDS]: process creation and file I/O on every CPU; prints how many rounds each CPU made.
+# Ends early when there is a file /tmp/load.stop.
 end=$(( $(date +%s) + ${1:-10} ))
 round() {
-    file=/tmp/load.$1
-    echo \"$2\" > \"$file\"
-    cat \"$file\" > \"$file.copy\"
-    rm \"$file\" \"$file.copy\"
+    dir=/tmp/load.$1
+    mkdir \"$dir\"
+    echo \"$2\" > \"$dir/file\"
+    cat \"$dir/file\" | cat > \"$dir/copy\"
+    chmod 600 \"$dir/copy\"
+    ln \"$dir/copy\" \"$dir/hard\"
+    ln -s copy \"$dir/soft\"
+    mv \"$dir/copy\" \"$dir/moved\"
+    rm -r \"$dir\"
 }
 worker() {
     rounds=0
-    while [ \"$(date +%s)\" -lt \"$end\" ]; do
+    while [ ! -e /tmp/load.stop ] && [ \"$(date +%s)\" -lt \"$end\" ]; do
         rounds=$((rounds + 1))
         round \"$1\" \"$rounds\"
     done
