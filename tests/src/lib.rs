@@ -18,7 +18,7 @@ pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
 pub use shell::{Probe, Shell};
-pub use suite::{Case, Scope, cases, scope, suite};
+pub use suite::{Case, Named, Scope, cases, named, scope, suite};
 
 use std::time::Duration;
 

@@ -61,6 +61,14 @@ fn run_on<M>(shared: &Shared<M>, boot: fn() -> Result<M>, case: &Case<M>) -> Res
     (case.run)(machine)
 }
 
+/// A test of its own, by its name, where the tests of a list differ in kind.
+pub type Named = (String, Box<dyn FnOnce() -> Result<()> + Send>);
+
+/// Gives a test its name.
+pub fn named(name: &str, run: impl FnOnce() -> Result<()> + Send + 'static) -> Named {
+    (name.to_owned(), Box::new(run))
+}
+
 /// Runs named cases, one after another.
 pub fn cases<F>(list: Vec<(String, F)>) -> ExitCode
 where

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::tiny::Tiny;
-use e2e::{Gdb, MOMENT, Spec, TestMachine, cases};
+use e2e::{Gdb, MOMENT, Spec, TestMachine, cases, named};
 use std::process::ExitCode;
 use xtask::machine::Start;
 
@@ -12,19 +12,13 @@ fn main() -> ExitCode {
         ("fault", "EL2 fault on cpu3: synchronous exception"),
         ("overflow", "EL2 stack overflow on cpu3"),
     ];
-    let mut list: Vec<(String, Box<dyn FnOnce() -> Result<()> + Send>)> = Vec::new();
+    let mut list = Vec::new();
     for (kind, says) in crashes {
         let name = format!("{kind}_stops_its_cpu_only");
-        list.push((name, Box::new(move || crash(kind, says))));
+        list.push(named(&name, move || crash(kind, says)));
     }
-    list.push((
-        "gdb_over_the_pl011".to_owned(),
-        Box::new(gdb_over_the_pl011),
-    ));
-    list.push((
-        "hyp_endpoint_says_what_is_missing".to_owned(),
-        Box::new(hyp_endpoint),
-    ));
+    list.push(named("gdb_over_the_pl011", gdb_over_the_pl011));
+    list.push(named("hyp_endpoint_says_what_is_missing", hyp_endpoint));
     cases(list)
 }
 
