@@ -60,7 +60,7 @@ impl fmt::Display for Backtrace {
         }
         let mut frame = self.frame;
         for _ in 0..MAX_DEPTH {
-            if !stack.contains(frame) || frame % 16 != 0 || frame + 16 > stack.end {
+            if !stack.contains(frame) || !frame.is_multiple_of(16) || frame + 16 > stack.end {
                 break;
             }
             // SAFETY: both words lie in this CPU's own mapped stack.

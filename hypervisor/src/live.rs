@@ -116,10 +116,10 @@ pub fn copy_from(hpa: Hpa, buffer: &mut [u8]) {
     // partition, identity mapped at EL2. Guests may write it at the same time, so every access is volatile.
     unsafe {
         while !rest.is_empty() {
-            let taken = if at % 8 == 0 && rest.len() >= 8 {
+            let taken = if at.is_multiple_of(8) && rest.len() >= 8 {
                 rest[..8].copy_from_slice(&ptr::read_volatile(at as *const u64).to_le_bytes());
                 8
-            } else if at % 4 == 0 && rest.len() >= 4 {
+            } else if at.is_multiple_of(4) && rest.len() >= 4 {
                 rest[..4].copy_from_slice(&ptr::read_volatile(at as *const u32).to_le_bytes());
                 4
             } else {
@@ -139,12 +139,12 @@ pub fn copy_to(hpa: Hpa, bytes: &[u8]) {
     // SAFETY: as in `copy_from`.
     unsafe {
         while !rest.is_empty() {
-            if at % 8 == 0
+            if at.is_multiple_of(8)
                 && let Some((word, after)) = rest.split_first_chunk::<8>()
             {
                 ptr::write_volatile(at as *mut u64, u64::from_le_bytes(*word));
                 (at, rest) = (at + 8, after);
-            } else if at % 4 == 0
+            } else if at.is_multiple_of(4)
                 && let Some((word, after)) = rest.split_first_chunk::<4>()
             {
                 ptr::write_volatile(at as *mut u32, u32::from_le_bytes(*word));

@@ -29,8 +29,8 @@ impl Port {
         let before = sysreg::read!("vttbr_el2");
         let foreign = before >> 48 != u64::from(self.vmid);
         if foreign {
-            // SAFETY: EL2's own translation does not use VTTBR_EL2; no guest runs on this CPU until it is put back.
             let root = EMPTY_ROOT.0.as_ptr() as u64;
+            // SAFETY: EL2's own translation does not use VTTBR_EL2; no guest runs on this CPU until it is put back.
             unsafe { sysreg::write!("vttbr_el2", u64::from(self.vmid) << 48 | root) };
             sysreg::isb();
         }
