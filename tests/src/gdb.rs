@@ -29,7 +29,9 @@ enum Record {
     Console(String),
     /// `@"…"`: what the target says (`monitor` and `O` packets).
     Target(String),
-    /// Everything else: notifications, GDB's log, prompts.
+    /// `&"…"`: GDB's log, where its warnings are.
+    Log(String),
+    /// Everything else: notifications, prompts.
     Other(String),
 }
 
@@ -68,6 +70,7 @@ pub struct Gdb {
     seen: Vec<Record>,
     stops: Vec<Stop>,
     target_output: String,
+    log: String,
     token: u64,
 }
 
@@ -101,6 +104,7 @@ impl Gdb {
             seen: Vec::new(),
             stops: Vec::new(),
             target_output: String::new(),
+            log: String::new(),
             token: 0,
         };
         // So that commands are taken while the target runs, `-exec-interrupt` among them.
@@ -222,6 +226,15 @@ impl Gdb {
         Ok(std::mem::take(&mut self.target_output))
     }
 
+    /// Waits until GDB has warned of `wanted`, and takes all its warnings.
+    pub fn wait_warning(&mut self, wanted: &str, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        while !self.log.contains(wanted) {
+            self.next_record(deadline, &format!("the warning `{wanted}`"))?;
+        }
+        Ok(std::mem::take(&mut self.log))
+    }
+
     /// Lets the target go and disconnects.
     pub fn detach(&mut self) -> Result<()> {
         self.mi_within("-target-detach", LONG).map(drop)
@@ -252,6 +265,7 @@ impl Gdb {
                 record: text.clone(),
             }),
             Record::Target(text) => self.target_output += text,
+            Record::Log(text) => self.log += text,
             _ => {}
         }
         self.seen.push(record);
@@ -284,6 +298,9 @@ fn parse(line: &str) -> Record {
     }
     if let Some(text) = line.strip_prefix('@') {
         return Record::Target(unquote(text));
+    }
+    if let Some(text) = line.strip_prefix('&') {
+        return Record::Log(unquote(text));
     }
     if let Some(text) = line.strip_prefix("*stopped") {
         return Record::Stopped(text.to_owned());
