@@ -2,6 +2,7 @@
 
 use crate::{Console, Gdb, LONG, MOMENT, Shell};
 use anyhow::{Context, Result, bail};
+use std::env;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,11 @@ use xtask::build::Program;
 use xtask::guest::{self, Freshness, READY_MARKER, Release};
 use xtask::machine::{Config, Machine, Ports, Start, Timing, Vm};
 use xtask::report::Report;
+
+/// Names QEMU's CPU model for all machines that do not say which they want.
+const CPU_VARIABLE: &str = "PERISCOPE_CPU";
+/// The model where nobody names one.
+const DEFAULT_CPU: &str = "cortex-a72";
 
 /// What a test wants of its machine.
 #[derive(Clone, Debug)]
@@ -21,10 +27,10 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// The hypervisor alone, on QEMU's `cortex-a72`.
+    /// The hypervisor alone, on the CPU model that the tests are to run on.
     pub fn hypervisor() -> Self {
         Self {
-            cpu: "cortex-a72".to_owned(),
+            cpu: env::var(CPU_VARIABLE).unwrap_or_else(|_| DEFAULT_CPU.to_owned()),
             cpus: None,
             vms: Vec::new(),
             timing: Timing::Free,

@@ -439,7 +439,7 @@ fn kprobe_prints_live(machine: &Machine) -> Result<()> {
     let line = output.lines().find(|line| line.contains(&wanted));
     let line = line.with_context(|| format!("no whole line in {output}"))?;
     ensure!(
-        line.starts_with("[vm1/vcpu") && line.contains("] vfs_read x0=0xffff"),
+        line.starts_with("[vm1/vcpu") && line.contains("] vfs_read x0=0xfff"),
         "live output: {line}"
     );
     gdb.expect_running(Duration::from_millis(200))?;

@@ -139,6 +139,9 @@ fn commands_without_a_debugger(world: &World) -> Result<()> {
     world.with(|tiny, _| truth::check(tiny))
 }
 
+/// How often interrupts may disturb an exclusive sequence during calls on one vCPU.
+const INTERRUPTED: u64 = 5;
+
 /// Whether a loop of the subject can go through its first instruction more than once a call.
 fn retries(subject: &Subject) -> bool {
     matches!(subject.name.as_str(), "fn_ldxr" | "fn_ldxr_outer")
@@ -168,8 +171,13 @@ fn count_calls(
         let hits = shell.hits(probe)?;
         let counted = hits - before;
         before = hits;
-        let contended = command.starts_with("callboth") && retries(subject);
-        let right = counted == calls || contended && counted > calls;
+        // On one vCPU only an interrupt between the load and the store makes the loop go round again.
+        let more = match (retries(subject), command.starts_with("callboth")) {
+            (true, true) => u64::MAX,
+            (true, false) => INTERRUPTED,
+            (false, _) => 0,
+        };
+        let right = (calls..=calls.saturating_add(more)).contains(&counted);
         ensure!(right, "`{command}`: {counted} hits, not {calls}");
         Ok(())
     };
