@@ -1,16 +1,40 @@
-//! What takes too long for every change: the soak, every CPU model, oldstable's kernel. `cargo xtask test --full` runs
-//! them; otherwise there is nothing here.
+//! What takes too long for every change: the soak, and Debian's kernels beside their own tracers. `cargo xtask test
+//! --full` runs them, and the other end-to-end tests on every CPU model; otherwise there is nothing here.
 
 mod guest;
+mod kernels;
 mod random;
 mod soak;
 
 use e2e::{Named, Scope, cases, named, scope};
+use kernels::Kernel;
 use std::process::ExitCode;
+use xtask::guest::Release;
+
+/// Debian 13's.
+const STABLE: Kernel = Kernel {
+    release: Release::Stable,
+    version: "6.12.",
+    symbols: 100_000,
+};
+/// Debian 12's: without `KALLSYMS_ALL` there are symbols of code only.
+const OLDSTABLE: Kernel = Kernel {
+    release: Release::Oldstable,
+    version: "6.1.",
+    symbols: 40_000,
+};
 
 fn main() -> ExitCode {
     match scope() {
         Scope::Quick => cases(Vec::<Named>::new()),
-        Scope::Full => cases(vec![named("soak", soak::soak)]),
+        Scope::Full => cases(vec![
+            named("stable_kernel_beside_its_tracers", || {
+                kernels::check(&STABLE)
+            }),
+            named("oldstable_kernel_beside_its_tracers", || {
+                kernels::check(&OLDSTABLE)
+            }),
+            named("soak", soak::soak),
+        ]),
     }
 }
