@@ -9,6 +9,11 @@ use crate::setup::toolchain::BareToolchain;
 use anyhow::{Context, Result};
 use std::process::Command;
 
+/// QEMU's CPU models beside the default `cortex-a72`, with their cheap pointer authentication.
+const MORE_MODELS: [&str; 2] = ["neoverse-n1", "max,pauth-impdef=on"];
+/// End-to-end tests that `--full` repeats on these models.
+const ON_EVERY_MODEL: [&str; 2] = ["tiny_vm", "linux"];
+
 /// Test everything: formatting, lints, the host's unit tests, and real debuggers against real guests.
 ///
 /// The end is cargo's own summary. Everything that a test needs is found or installed first.
@@ -56,8 +61,23 @@ pub fn run(args: &Args) -> Result<()> {
             .env("PERISCOPE_FULL", "1")
             .env("PERISCOPE_OLDSTABLE_IMAGE", &oldstable.kernel);
     }
-    // Ignored are the tests that need what was found or installed above.
-    process::run(tests.args(["--", "--include-ignored"]).args(&args.filters))
+    run_tests(&mut tests, &args.filters)?;
+    if args.full {
+        for model in MORE_MODELS {
+            report.done("CPU model", model);
+            let mut tests = process::cargo();
+            tests.args(["test", "--no-fail-fast", "--package", "e2e"]);
+            tests.args(ON_EVERY_MODEL.iter().flat_map(|name| ["--test", name]));
+            tests.env("PERISCOPE_CPU", model);
+            run_tests(&mut tests, &args.filters)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs tests, also the ignored: those need what was found or installed before.
+fn run_tests(tests: &mut Command, filters: &[String]) -> Result<()> {
+    process::run(tests.args(["--", "--include-ignored"]).args(filters))
 }
 
 /// All packages of the workspace but those that build for the bare-metal target only.
