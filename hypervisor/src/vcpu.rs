@@ -142,7 +142,8 @@ impl Vcpu {
 
     /// Switches it off. By its own CPU, or with the VM held.
     pub fn power_off(&self) {
-        *self.start.lock() = None;
+        let mut place = self.start.lock();
+        *place = None;
         self.power.store(OFF, Ordering::Release);
     }
 
@@ -356,7 +357,9 @@ impl Vcpu {
 
     /// If it has been switched on, brings it to its first instruction. Parked.
     fn start_if_requested(&'static self, frame: &mut Frame) {
-        let Some(start) = self.start.lock().take() else {
+        // Held to the end: a power-off comes wholly before or wholly after.
+        let mut place = self.start.lock();
+        let Some(start) = place.take() else {
             return;
         };
         guest_sys::reset();
