@@ -32,7 +32,7 @@ fn a_client_comes_looks_and_goes() {
         bench.vm().held() && !bench.machines[1].held(),
         "only the endpoint's VM stands"
     );
-    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
+    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;name:vm1/vcpu0;#4e");
     assert_eq!(
         bench.raw(&[b"+", frame("D").as_slice()].concat()),
         "+$OK#9a"
@@ -149,7 +149,7 @@ fn a_breakpoint_stops_names_its_thread_and_is_passed() {
     for count in 0..3 {
         assert_eq!(bench.ask_all("vCont;c"), [""; 0]);
         assert!(!bench.vm().held());
-        assert_eq!(bench.run(100), ["T05thread:01;swbreak:;"]);
+        assert_eq!(bench.run(100), ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
         assert_eq!((bench.register(32), bench.register(0)), (WORK, count));
         assert_eq!(
             bench.ask(&format!("m{WORK:x},4")),
@@ -170,15 +170,15 @@ fn a_breakpoint_stops_names_its_thread_and_is_passed() {
 fn stepping_one_thread_while_the_other_stays_or_runs() {
     let mut bench = Bench::connected(2);
     bench.ask_all("vCont;s:1");
-    assert_eq!(bench.run(10), ["T05thread:01;"]);
+    assert_eq!(bench.run(10), ["T05thread:01;name:vm1/vcpu0;"]);
     assert_eq!(bench.register(32), ENTRY + 4);
     assert_eq!(bench.ask("Hg2"), "OK");
     assert_eq!(bench.register(32), ENTRY, "scheduler-locking");
     bench.ask_all("vCont;s:2;c");
-    assert_eq!(bench.run(1), ["T05thread:02;"]);
+    assert_eq!(bench.run(1), ["T05thread:02;name:vm1/vcpu1;"]);
     assert_eq!(bench.register(32), ENTRY + 4);
     bench.ask_all(&format!("vCont;r{ENTRY:x},{AGAIN:x}:2"));
-    assert_eq!(bench.run(100), ["T05thread:02;"]);
+    assert_eq!(bench.run(100), ["T05thread:02;name:vm1/vcpu1;"]);
     assert_eq!(bench.register(32), AGAIN);
 }
 
@@ -186,14 +186,14 @@ fn stepping_one_thread_while_the_other_stays_or_runs() {
 fn bare_c_and_s_of_lldb_and_scripts() {
     let mut bench = Bench::connected(2);
     bench.ask_all("s");
-    assert_eq!(bench.run(1), ["T05thread:01;"]);
+    assert_eq!(bench.run(1), ["T05thread:01;name:vm1/vcpu0;"]);
     assert_eq!(bench.ask("Hc2"), "OK");
     bench.ask_all("S05");
-    assert_eq!(bench.run(1), ["T05thread:02;"]);
+    assert_eq!(bench.run(1), ["T05thread:02;name:vm1/vcpu1;"]);
     assert_eq!(bench.ask("Hc-1"), "OK");
     bench.ask_all("c");
     assert!(bench.run(1).is_empty());
-    assert_eq!(bench.raw(b"\x03"), "$T02thread:02;#05");
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:02;name:vm1/vcpu1;#4d");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn ctrl_c_stops_and_is_nothing_while_stopped() {
     assert_eq!(bench.raw(b"\x03"), "");
     bench.ask_all("vCont;c");
     bench.run(10);
-    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#04");
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;name:vm1/vcpu0;#4b");
     assert!(bench.vm().held());
     bench.ask_all("vCont;c");
     assert!(!bench.vm().held());
@@ -213,12 +213,15 @@ fn watchpoints_and_hardware_breakpoints() {
     let mut bench = Bench::connected(1);
     assert_eq!(bench.ask(&format!("Z2,{DATA:x},8")), "OK");
     bench.ask_all("vCont;c");
-    assert_eq!(bench.run(100), [format!("T05thread:01;watch:{DATA:x};")]);
+    assert_eq!(
+        bench.run(100),
+        [format!("T05thread:01;watch:{DATA:x};name:vm1/vcpu0;")]
+    );
     assert_eq!(bench.register(32), STORE);
     assert_eq!(bench.ask(&format!("z2,{DATA:x},8")), "OK");
     assert_eq!(bench.ask(&format!("Z1,{AGAIN:x},4")), "OK");
     bench.ask_all("vCont;c");
-    assert_eq!(bench.run(100), ["T05thread:01;hwbreak:;"]);
+    assert_eq!(bench.run(100), ["T05thread:01;hwbreak:;name:vm1/vcpu0;"]);
     assert_eq!(bench.register(32), AGAIN);
 }
 
@@ -240,7 +243,7 @@ fn two_vcpus_stop_at_once_and_no_stop_is_lost() {
     bench.ask(&format!("Z0,{WORK:x},4"));
     bench.ask_all("vCont;c");
     let first = bench.run(100);
-    assert_eq!(first, ["T05thread:01;swbreak:;"]);
+    assert_eq!(first, ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
     // The other was on its way; with every resume one of them stops, and each call is seen.
     for _ in 0..6 {
         bench.ask(&format!("z0,{WORK:x},4"));
@@ -252,7 +255,7 @@ fn two_vcpus_stop_at_once_and_no_stop_is_lost() {
             told
         };
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].ends_with("swbreak:;"), "{told:?}");
+        assert!(told[0].contains(";swbreak:;"), "{told:?}");
     }
     let list = bench.monitor("trace list");
     assert!(list.contains("break"), "{list}");
@@ -269,6 +272,17 @@ fn threads_have_names() {
         xml.contains("<thread id=\"02\" name=\"vm1/vcpu1\"/>"),
         "{xml}"
     );
+    // As LLDB asks. vm1/vcpu1 stands because vm1/vcpu0 does.
+    assert_eq!(
+        bench.ask("qThreadStopInfo1"),
+        "T05thread:01;name:vm1/vcpu0;"
+    );
+    assert_eq!(
+        bench.ask("qThreadStopInfo2"),
+        "T00thread:02;name:vm1/vcpu1;"
+    );
+    assert_eq!(bench.ask("qThreadStopInfo9"), "E03");
+    assert_eq!(bench.ask("qThreadStopInfozz"), "E16");
     assert_eq!(bench.ask("T2"), "OK");
     assert_eq!(bench.ask("T3"), "E03");
     assert_eq!(bench.ask("qThreadExtraInfo,9"), "E03");
@@ -298,7 +312,7 @@ fn a_program_prints_while_the_guest_runs_and_never_while_it_stands() {
     bench.vm().run(20);
     let stop = bench.raw(b"\x03");
     let told = support::bodies(&stop);
-    assert_eq!(told.last().unwrap(), "T02thread:01;");
+    assert_eq!(told.last().unwrap(), "T02thread:01;name:vm1/vcpu0;");
     assert!(
         told[0].starts_with("O:"),
         "what was printed comes before the stop: {told:?}"
@@ -327,7 +341,7 @@ fn a_stop_probe_stops_and_names_itself() {
         bench.run(100),
         [
             "O:probe 1: kprobe vm1:work stopped vcpu0\n",
-            "T05thread:01;"
+            "T05thread:01;name:vm1/vcpu0;"
         ],
         "no swbreak: GDB would take it for a breakpoint that it has just removed"
     );
@@ -408,19 +422,23 @@ fn a_client_killed_in_mid_packet_costs_the_next_one_nothing() {
             .raw(&frame("qSupported:"))
             .starts_with("+$PacketSize=")
     );
-    // And on a line that does not tell who comes and goes:
+}
+
+#[test]
+fn a_client_killed_in_mid_packet_on_a_serial_line() {
+    let mut bench = Bench::connected_by_line(1);
     bench.session.receive(b"+$X4000");
     let hello = bench.raw(&[b"+", frame("qSupported:swbreak+").as_slice()].concat());
     assert!(
         hello.starts_with("+$PacketSize="),
         "a fresh client is acknowledged again: {hello}"
     );
-    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;#07");
+    assert_eq!(bench.raw(b"+$?#3f"), "+$T05thread:01;name:vm1/vcpu0;#4e");
 }
 
 #[test]
-fn a_fresh_introduction_while_the_vm_runs_is_a_new_client() {
-    let mut bench = Bench::connected(1);
+fn a_fresh_introduction_while_the_vm_runs_is_a_new_client_on_a_serial_line() {
+    let mut bench = Bench::connected_by_line(1);
     bench.ask(&format!("Z0,{WORK:x},4"));
     bench.ask_all("vCont;c");
     let hello = bench.raw(&frame("qSupported:"));
@@ -454,6 +472,18 @@ fn packets_that_an_old_client_left_in_the_channel_are_not_the_new_ones() {
         assert!(bench.run(100).is_empty(), "{left}");
         assert!(bench.vm().armed().is_empty());
     }
+}
+
+#[test]
+fn lldb_introduces_itself_twice() {
+    let mut bench = Bench::connected(1);
+    bench.ask(&format!("Z0,{WORK:x},4"));
+    let hello = bench.raw(&frame("qSupported:xmlRegisters=i386"));
+    assert!(
+        hello.starts_with("$PacketSize="),
+        "the session goes on without acknowledgements: {hello}"
+    );
+    assert!(bench.monitor("trace list").contains("break"));
 }
 
 #[test]
@@ -506,7 +536,7 @@ fn a_reset_under_the_debugger_stands_before_the_first_instruction() {
     assert_eq!(bench.monitor("vm reset vm1"), "vm1 starts anew\n");
     assert_eq!((bench.register(32), bench.run(10).len()), (ENTRY, 0));
     bench.ask_all("vCont;s:1;c");
-    assert_eq!(bench.run(1), ["T05thread:01;"]);
+    assert_eq!(bench.run(1), ["T05thread:01;name:vm1/vcpu0;"]);
     assert_eq!(bench.register(32), ENTRY + 4);
 }
 
@@ -515,8 +545,8 @@ fn somebody_else_asks_for_a_stop() {
     let mut bench = Bench::connected(2);
     bench.ask_all("vCont;c");
     bench.vm().interrupt();
-    assert_eq!(bench.run(10), ["T02thread:01;"]);
-    assert_eq!(bench.ask("?"), "T05thread:01;");
+    assert_eq!(bench.run(10), ["T02thread:01;name:vm1/vcpu0;"]);
+    assert_eq!(bench.ask("?"), "T05thread:01;name:vm1/vcpu0;");
 }
 
 #[test]
@@ -653,7 +683,7 @@ fn packets_that_are_fatal_to_gdbstub() {
     }
     bench.ask_all("vCont;c");
     assert_eq!(bench.ask("g"), "E10", "busy: the vCPUs run");
-    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;#04");
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:01;name:vm1/vcpu0;#4b");
 }
 
 /// Turns the MMU of vm1's vCPU 0 on, puts a function that begins with a landing pad into a guarded page, and the vCPU
@@ -685,11 +715,11 @@ fn a_breakpoint_on_a_landing_pad_is_seen_where_it_was_set() {
     assert_eq!(bench.ask(&insert), "OK");
     assert!(bench.ask_all("vCont;c").is_empty());
     for calls in 0..3 {
-        assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+        assert_eq!(bench.run(20), ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
         assert_eq!((bench.register(32), bench.register(0)), (function, calls));
         // As GDB goes on: without breakpoints over the instruction, then with them.
         bench.ask(&remove);
-        assert_eq!(bench.ask("vCont;s:1"), "T05thread:01;");
+        assert_eq!(bench.ask("vCont;s:1"), "T05thread:01;name:vm1/vcpu0;");
         assert_eq!(
             (bench.register(32), bench.register(0)),
             (function + 4, calls)
@@ -698,9 +728,9 @@ fn a_breakpoint_on_a_landing_pad_is_seen_where_it_was_set() {
         assert!(bench.ask_all("vCont;c").is_empty());
     }
     // And as a client that relies on the server.
-    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
     assert!(bench.ask_all("vCont;c").is_empty());
-    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;"]);
+    assert_eq!(bench.run(20), ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
     assert_eq!((bench.register(32), bench.register(0)), (function, 4));
     let list = bench.monitor("trace list");
     assert!(list.contains("   5       0"), "each call hits once: {list}");

@@ -92,6 +92,8 @@ pub(crate) enum Request {
     Threads,
     /// `qThreadExtraInfo`.
     ThreadName(Threads),
+    /// `qThreadStopInfo` (LLDB): why one thread stands.
+    ThreadStop(Threads),
     /// `qXfer:threads:read`: a window, offset and length.
     ThreadXml((u64, u64)),
     /// Bare `c` or `s`: the motion of the thread that `Hc` chose.
@@ -168,7 +170,11 @@ fn query(body: &[u8]) -> Request {
         b"qWatchpointSupportInfo" => Request::Fixed(WATCHPOINT_INFO),
         b"qProcessInfo" => Request::Fixed(PROCESS_INFO),
         b"qMemoryRegionInfo" => hex_number(rest).map_or(UNKNOWN, Request::MemoryRegion),
-        _ => UNKNOWN,
+        // No separator stands between its name and the thread.
+        _ => match body.strip_prefix(b"qThreadStopInfo") {
+            Some(id) => with_threads(id, Request::ThreadStop),
+            None => UNKNOWN,
+        },
     }
 }
 

@@ -38,6 +38,7 @@ impl Session {
             },
             Request::Threads => self.list_threads(),
             Request::ThreadName(threads) => self.name_thread(threads),
+            Request::ThreadStop(threads) => self.tell_why_stands(threads),
             Request::ThreadXml(window) => {
                 let xml = self.thread_xml();
                 self.transfer(xml.as_bytes(), window);

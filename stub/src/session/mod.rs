@@ -37,6 +37,15 @@ enum State {
     Running,
 }
 
+/// How the session learns that another client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arrivals {
+    /// The channel says so.
+    Told,
+    /// From what clients say first, as on a serial line.
+    Guessed,
+}
+
 /// A stop that the client does not know of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pending {
@@ -54,6 +63,7 @@ pub struct Session {
     stub: Stub,
     target: DebugTarget,
     state: State,
+    arrivals: Arrivals,
     /// Whether the client has introduced itself: a second introduction is another client's.
     greeted: bool,
     /// Why the VM stands, as the client was told.
@@ -83,6 +93,7 @@ impl Session {
             stub: Stub::new(&mut target),
             target,
             state: State::Vacant,
+            arrivals: Arrivals::Guessed,
             greeted: false,
             last_stop: Stop {
                 vcpu: VcpuId(0),
@@ -103,6 +114,7 @@ impl Session {
 
     /// The channel says that a client came. Nothing is sent, and nothing stops before it speaks.
     pub fn opened(&mut self) {
+        self.arrivals = Arrivals::Told;
         self.end_client();
     }
 
@@ -175,18 +187,20 @@ impl Session {
         match (self.state, &request) {
             (State::Vacant, Request::Detach | Request::Kill) => {}
             (State::Vacant, _) => self.attach(),
-            (State::Stopped, Request::Supported) => self.forget_leftovers(),
+            (State::Stopped, Request::Supported) if !self.greeted => self.forget_leftovers(),
             _ => {}
         }
         self.answer(request);
     }
 
-    /// Whether a packet can only come from a client that has not spoken before. A channel that tells when clients come
-    /// makes this unnecessary; a serial line does not tell.
+    /// Whether a packet comes from a client that has not spoken before, where the channel does not tell. LLDB 22
+    /// introduces itself once more before its first read of memory, which costs it its session there.
     fn is_new_client(&self, request: &Request) -> bool {
-        match request {
-            Request::Supported => self.greeted || self.state == State::Running,
-            Request::NoAcks => !self.outbox.expects_acks(),
+        let runs = self.state == State::Running;
+        match (self.arrivals, request) {
+            (Arrivals::Told, Request::Supported) => !self.greeted && runs,
+            (Arrivals::Guessed, Request::Supported) => self.greeted || runs,
+            (Arrivals::Guessed, Request::NoAcks) => !self.outbox.expects_acks(),
             _ => false,
         }
     }

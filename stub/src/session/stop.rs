@@ -2,10 +2,11 @@
 
 use super::{Pending, Session, State};
 use crate::commands::kind_name;
-use crate::packet::request::Threads;
+use crate::packet::request::{Errno, Threads};
 use crate::target::tid;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use gdbstub::common::Signal;
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::breakpoints::WatchKind as GdbWatchKind;
@@ -119,9 +120,20 @@ impl Session {
         self.explain(stop);
         self.rewind_to_pad(stop);
         match self.stub.report(&mut self.target, reason(stop)) {
-            Ok(bodies) => bodies.iter().for_each(|body| self.outbox.packet(body)),
+            Ok(bodies) => bodies.into_iter().for_each(|body| {
+                let body = self.with_name(body, stop.vcpu);
+                self.outbox.packet(&body);
+            }),
             Err(_) => self.tell_why_halted(),
         }
+    }
+
+    /// A stop reply that names its thread: the only place where LLDB looks for names. GDB skips the key.
+    fn with_name(&self, mut body: Vec<u8>, vcpu: VcpuId) -> Vec<u8> {
+        if body.starts_with(b"T") {
+            body.extend(format!("name:{};", self.target.vcpu_name(vcpu)).bytes());
+        }
+        body
     }
 
     /// `?`, and the stop reply where gdbstub could not make one.
@@ -132,10 +144,25 @@ impl Session {
             .vcpu(last)
             .or_else(|| self.target.active().next());
         match vcpu {
-            Some(vcpu) => self.reply(format!("T05thread:{:02x};", tid(vcpu)).as_bytes()),
+            Some(vcpu) => self.tell_stands(Signal::SIGTRAP, vcpu),
             // No vCPU is on: to the client a process that has exited.
             None => self.reply(b"W00"),
         }
+    }
+
+    /// `qThreadStopInfo`: signal 0 is a thread that stands because another one stopped.
+    pub(super) fn tell_why_stands(&mut self, threads: Threads) {
+        match self.one_of(threads) {
+            Some(vcpu) if vcpu == self.last_stop.vcpu => self.tell_stands(Signal::SIGTRAP, vcpu),
+            Some(vcpu) => self.tell_stands(Signal::SIGZERO, vcpu),
+            None => self.refuse(Errno::Srch),
+        }
+    }
+
+    fn tell_stands(&mut self, signal: Signal, vcpu: VcpuId) {
+        let body = format!("T{:02x}thread:{:02x};", signal.0, tid(vcpu));
+        let body = self.with_name(body.into_bytes(), vcpu);
+        self.reply(&body);
     }
 
     /// A stop that the client did not ask for says what it is.

@@ -129,10 +129,19 @@ impl Bench {
     pub fn connected(vcpus: u8) -> Self {
         let mut bench = Self::new(vcpus);
         bench.session.opened();
-        bench.raw(&frame("qSupported:multiprocess+;swbreak+;hwbreak+"));
-        assert_eq!(bench.raw(&frame("QStartNoAckMode")), "+$OK#9a");
-        bench.session.receive(b"+");
-        bench
+        bench.hello()
+    }
+
+    /// The same on a channel that does not tell when clients come and go.
+    pub fn connected_by_line(vcpus: u8) -> Self {
+        Self::new(vcpus).hello()
+    }
+
+    fn hello(mut self) -> Self {
+        self.raw(&frame("qSupported:multiprocess+;swbreak+;hwbreak+"));
+        assert_eq!(self.raw(&frame("QStartNoAckMode")), "+$OK#9a");
+        self.session.receive(b"+");
+        self
     }
 
     /// vm1.
