@@ -63,6 +63,13 @@ pub enum StoreError {
     BadName(String),
     /// The store is full.
     Full,
+    /// The maps of all objects would take more than [`MAP_MEMORY`].
+    NoMapMemory {
+        /// Bytes that the object's maps would take.
+        needed: u64,
+        /// Bytes that the maps of the others leave.
+        left: u64,
+    },
     /// Probes use the object.
     InUse {
         /// The object.
@@ -75,9 +82,7 @@ pub enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Parse(_) => f.write_str(
-                "these bytes are not a linked program; make one with `periscope link prog.bpf.o`",
-            ),
+            Self::Parse(error) => error.fmt(f),
             Self::Load(error) => write!(f, "refused: {error}"),
             Self::NoSuchObject { name, known } => {
                 write!(f, "no program {name}. There are {}.", known.join(", "))
@@ -116,6 +121,11 @@ impl fmt::Display for StoreError {
                 f,
                 "there are {MAX_OBJECTS} programs already: unload one first"
             ),
+            Self::NoMapMemory { needed, left } => write!(
+                f,
+                "the maps take {needed} bytes and {left} are left: give them fewer entries, or \
+                 unload another program first"
+            ),
             Self::InUse { name, users } => {
                 write!(f, "{name} is in use by {}: detach first", users.join(", "))
             }
@@ -127,6 +137,10 @@ impl core::error::Error for StoreError {}
 
 /// How many objects can be loaded besides the built-in ones.
 pub const MAX_OBJECTS: usize = 64;
+
+/// Bytes that the maps of all uploaded objects may take together. The rest of the hypervisor's
+/// heap is for what must not fail.
+pub const MAP_MEMORY: u64 = 32 << 20;
 
 /// Bytes of an object's name at most.
 pub const MAX_NAME: usize = 64;
@@ -208,6 +222,7 @@ impl ProgramStore {
     pub(crate) fn load(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         self.changeable(name)?;
         let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
+        self.check_map_memory(name, &linked)?;
         let object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
         let mut objects = self.objects.write();
         let uploaded = objects.len().saturating_sub(ebpf::builtin::NAMES.len());
@@ -215,6 +230,21 @@ impl ProgramStore {
             return Err(StoreError::Full);
         }
         objects.insert(name.to_string(), Arc::new(object));
+        Ok(())
+    }
+
+    /// Whether there is memory for the maps of `linked` beside those of all objects but `name`,
+    /// which it would replace.
+    fn check_map_memory(&self, name: &str, linked: &Linked) -> Result<(), StoreError> {
+        let objects = self.objects.read();
+        let others = objects.iter().filter(|(other, _)| *other != name);
+        let maps = others.flat_map(|(_, object)| object.maps());
+        let taken: u64 = maps.map(|map| map.definition().memory(self.cpus)).sum();
+        let needed = linked.maps.iter().map(|map| map.memory(self.cpus)).sum();
+        let left = MAP_MEMORY.saturating_sub(taken);
+        if needed > left {
+            return Err(StoreError::NoMapMemory { needed, left });
+        }
         Ok(())
     }
 
@@ -309,5 +339,23 @@ mod tests {
         assert_eq!(store.load("p0", &good), Ok(()));
         store.unload("p1").unwrap();
         assert_eq!(store.load("more", &good), Ok(()));
+    }
+
+    #[test]
+    fn maps_of_all_objects_have_a_limit() {
+        let store = ProgramStore::new(1).unwrap();
+        let mut linked = ebpf::builtin::linked("count").unwrap();
+        linked.maps[0].max_entries = 1 << 20;
+        let large = linked.encode().unwrap();
+        for name in ["a", "b", "c"] {
+            store.load(name, &large).unwrap();
+        }
+        assert!(matches!(
+            store.load("d", &large),
+            Err(StoreError::NoMapMemory { left, .. }) if left < 8 << 20
+        ));
+        assert_eq!(store.load("a", &large), Ok(()), "in place of itself");
+        store.unload("b").unwrap();
+        assert_eq!(store.load("d", &large), Ok(()));
     }
 }

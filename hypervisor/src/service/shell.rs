@@ -2,6 +2,7 @@
 
 use super::{Backlog, ChannelPort, drain};
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use devices::channel::{Channel, ChannelEvent};
@@ -10,12 +11,15 @@ use stub::commands::{self, Caller};
 
 /// Longest line of the shell, in bytes.
 const MAX_LINE: usize = 1024;
+/// Above this many bytes of output the client does not read what it asked for, and gets no more.
+const FULL: usize = 256 * 1024;
 const PROMPT: &str = "periscope> ";
 
 /// The hypervisor's shell.
 pub struct Shell {
     server: &'static Server,
     port: ChannelPort,
+    /// The line so far; of one that is too long, a byte more than [`MAX_LINE`].
     line: Vec<u8>,
     output: VecDeque<u8>,
 }
@@ -64,20 +68,30 @@ impl Shell {
             b'\r' => {}
             b'\n' => {
                 let line = core::mem::take(&mut self.line);
-                let mut text = String::new();
-                let words = String::from_utf8_lossy(&line);
-                commands::run(self.server, &Caller::Shell, &words, &mut text);
-                if !text.is_empty() && !text.ends_with('\n') {
-                    text.push('\n');
+                if self.output.len() < FULL {
+                    self.command(&line);
                 }
-                self.output.extend(text.as_bytes());
-                self.output.extend(PROMPT.as_bytes());
             }
             0x08 | 0x7f => {
                 self.line.pop();
             }
-            _ if self.line.len() < MAX_LINE => self.line.push(byte),
+            _ if self.line.len() <= MAX_LINE => self.line.push(byte),
             _ => {}
         }
+    }
+
+    fn command(&mut self, line: &[u8]) {
+        let mut text = String::new();
+        if line.len() > MAX_LINE {
+            text = format!("the line is too long: {MAX_LINE} bytes are possible");
+        } else {
+            let line = String::from_utf8_lossy(line);
+            commands::run(self.server, &Caller::Shell, &line, &mut text);
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        self.output.extend(text.as_bytes());
+        self.output.extend(PROMPT.as_bytes());
     }
 }

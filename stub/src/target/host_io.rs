@@ -143,7 +143,7 @@ impl HostIoClose for DebugTarget {
             Err(error) => {
                 self.notice(alloc::format!("{}: {error}", upload.stem));
                 errno(match error {
-                    StoreError::Full => HostIoErrno::ENOSPC,
+                    StoreError::Full | StoreError::NoMapMemory { .. } => HostIoErrno::ENOSPC,
                     StoreError::InUse { .. } => HostIoErrno::EBUSY,
                     StoreError::Builtin(_) => HostIoErrno::EPERM,
                     _ => HostIoErrno::EINVAL,
