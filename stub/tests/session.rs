@@ -475,6 +475,17 @@ fn packets_that_an_old_client_left_in_the_channel_are_not_the_new_ones() {
 }
 
 #[test]
+fn a_client_that_replaces_another_is_not_told_what_that_asked_for() {
+    let mut bench = Bench::connected(1);
+    bench.session.replaced();
+    assert!(!bench.vm().held(), "the first one is gone");
+    assert_eq!(bench.raw(b"$m40000000,4#81$qC#00$vCont;c#a8\x03-"), "");
+    let hello = bench.raw(&[b"$m40+", frame("qSupported:").as_slice()].concat());
+    assert!(hello.starts_with("+$PacketSize="), "{hello}");
+    assert_eq!(bench.raw(b"+$qC#b4"), "+$QC01#f5");
+}
+
+#[test]
 fn lldb_introduces_itself_twice() {
     let mut bench = Bench::connected(1);
     bench.ask(&format!("Z0,{WORK:x},4"));
@@ -506,9 +517,9 @@ fn lldb_ends_acks_before_it_introduces_itself() {
     assert_eq!(bench.ask("qRegisterInfo0"), "");
     bench.ask_all("c");
     assert_eq!(
-        bench.raw(&frame("k")),
-        "",
-        "a kill is a detach, and has no reply"
+        bench.ask("k"),
+        "X09",
+        "a kill is a detach; LLDB quits when it hears of an end"
     );
     assert!(!bench.vm().held());
 }

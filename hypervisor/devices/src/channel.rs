@@ -9,10 +9,15 @@ pub enum ChannelEvent {
     Opened,
     /// The peer is gone. Bytes that it sent before may still be unread.
     Closed,
+    /// The peer is gone and somebody else has connected, so quickly that what is read next may begin with bytes of the
+    /// one who is gone.
+    Replaced,
 }
 
 /// A stream of bytes in both directions. No call ever waits.
 pub trait Channel: ByteChannel {
+    /// Whether there is something to read, perhaps of a peer whose coming is not known yet.
+    fn has_data(&self) -> bool;
     /// Moves received bytes to the front of `buffer`; returns how many, 0 when there are none.
     fn read(&mut self, buffer: &mut [u8]) -> usize;
     /// The next coming or going that nobody has taken yet. Always `None` where the carrier cannot tell.

@@ -75,10 +75,14 @@ impl<M: Mmio> ByteChannel for Pl011<M> {
 }
 
 impl<M: Mmio> Channel for Pl011<M> {
+    fn has_data(&self) -> bool {
+        self.get(register::FR) & flag::RX_EMPTY == 0
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         let mut length = 0;
         for place in buffer {
-            if self.get(register::FR) & flag::RX_EMPTY != 0 {
+            if !self.has_data() {
                 break;
             }
             *place = self.get(register::DR) as u8;

@@ -3,6 +3,8 @@
 use super::ChannelPort;
 use alloc::boxed::Box;
 use devices::channel::{Channel, ChannelEvent};
+use devices::mmio::MmioRegion;
+use devices::virtio::Console;
 use probes::space::Space;
 use stub::{ByteChannel, Session, Unavailable};
 
@@ -31,18 +33,28 @@ impl Endpoint {
         self.session.wants_poll()
     }
 
-    /// Serves what has come.
-    pub fn run(&mut self) {
+    /// Serves what has come. `console` knows who came and went.
+    pub fn run(&mut self, mut console: Option<&mut Console<MmioRegion>>) {
         // A client's `Opened` comes before its bytes, and its `Closed` after the last of them.
         loop {
+            let has_data = self.channel.has_data();
+            if let Some(console) = console.as_mut().filter(|_| has_data) {
+                // Who came and went before these bytes.
+                console.handle_interrupt();
+            }
             let event = self.channel.take_event();
             match event {
                 Some(ChannelEvent::Opened) => self.session.opened(),
                 Some(ChannelEvent::Closed) => self.session.closed(),
+                Some(ChannelEvent::Replaced) => self.session.replaced(),
                 None => {}
             }
             let mut buffer = [0; 1024];
-            let count = self.channel.read(&mut buffer);
+            let count = if has_data {
+                self.channel.read(&mut buffer)
+            } else {
+                0
+            };
             self.session.receive(&buffer[..count]);
             self.session.flush(&mut Out(&mut *self.channel));
             if event.is_none() && count == 0 {

@@ -286,7 +286,7 @@ impl Service {
         }
         let mut wants_tick = false;
         for endpoint in &mut self.endpoints {
-            endpoint.run();
+            endpoint.run(self.console.as_mut());
             let space = endpoint.space();
             if space.has_pending() {
                 space.retry_pending();

@@ -43,7 +43,7 @@ impl Shell {
                 self.line.clear();
                 self.output.clear();
             }
-            if event == Some(ChannelEvent::Opened) {
+            if matches!(event, Some(ChannelEvent::Opened | ChannelEvent::Replaced)) {
                 self.output.extend(PROMPT.as_bytes());
             }
             let mut buffer = [0; 256];

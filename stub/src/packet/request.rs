@@ -4,6 +4,7 @@
 //! on, or half understands. Whatever is not known here gets the empty reply, as the protocol asks.
 
 use super::{hex_decode, hex_number};
+use crate::target::arch;
 use alloc::format;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
@@ -102,7 +103,7 @@ pub(crate) enum Request {
     Resume(Vec<Action>),
     /// `D` and `vKill`: reply OK, then the client is gone.
     Detach,
-    /// `k`: the same without a reply.
+    /// `k`: the same with the reply that LLDB expects.
     Kill,
     /// `qMemoryRegionInfo` (LLDB): about an address.
     MemoryRegion(u64),
@@ -299,13 +300,18 @@ fn unescaped_length(data: &[u8]) -> Option<u64> {
 }
 
 fn read_register(number: &[u8]) -> Option<Request> {
-    let number = hex_number(number)?;
+    let number = register_number(number)?;
     Some(Request::Stub(format!("p{number:x}").into_bytes()))
+}
+
+/// A register that there is: gdbstub would say of another one that it does not know the packet.
+fn register_number(digits: &[u8]) -> Option<u64> {
+    hex_number(digits).filter(|number| *number < arch::COUNT as u64)
 }
 
 fn write_register(bytes: &[u8]) -> Option<Request> {
     let (number, value) = split_at(bytes, b'=')?;
-    let number = hex_number(number)?;
+    let number = register_number(number)?;
     hex_decode(value)?;
     let mut packet = format!("P{number:x}=").into_bytes();
     packet.extend_from_slice(value);

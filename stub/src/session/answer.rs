@@ -49,7 +49,10 @@ impl Session {
                 self.reply(b"OK");
                 self.release_client();
             }
-            Request::Kill => self.release_client(),
+            Request::Kill => {
+                self.reply(KILLED);
+                self.release_client();
+            }
             Request::MemoryRegion(address) => self.tell_region(Gva(address)),
         }
     }
@@ -177,6 +180,10 @@ impl Session {
         Some(format!("permissions:{read}{write}{execute};"))
     }
 }
+
+/// The reply to `k`: what was debugged has ended by signal 9, as far as the client is concerned. GDB does not read it,
+/// LLDB waits for it.
+const KILLED: &[u8] = b"X09";
 
 /// What a client may ask while it waits for a stop. Anything else would need the vCPUs to stand.
 fn answered_while_running(request: &Request) -> bool {

@@ -46,6 +46,15 @@ enum Arrivals {
     Guessed,
 }
 
+/// Whose bytes come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaker {
+    /// The client's.
+    Client,
+    /// The client's or its predecessor's, until somebody introduces itself.
+    Uncertain,
+}
+
 /// A stop that the client does not know of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pending {
@@ -64,6 +73,7 @@ pub struct Session {
     target: DebugTarget,
     state: State,
     arrivals: Arrivals,
+    speaker: Speaker,
     /// Whether the client has introduced itself: a second introduction is another client's.
     greeted: bool,
     /// Why the VM stands, as the client was told.
@@ -94,6 +104,7 @@ impl Session {
             target,
             state: State::Vacant,
             arrivals: Arrivals::Guessed,
+            speaker: Speaker::Client,
             greeted: false,
             last_stop: Stop {
                 vcpu: VcpuId(0),
@@ -116,6 +127,13 @@ impl Session {
     pub fn opened(&mut self) {
         self.arrivals = Arrivals::Told;
         self.end_client();
+    }
+
+    /// The channel says that another client has come in the place of the last one, and that it cannot tell whose bytes
+    /// come next. What comes before an introduction is not answered.
+    pub fn replaced(&mut self) {
+        self.opened();
+        self.speaker = Speaker::Uncertain;
     }
 
     /// The channel says that the client is gone. The guest goes on.
@@ -163,6 +181,12 @@ impl Session {
     }
 
     fn incoming(&mut self, incoming: Incoming) {
+        if self.speaker == Speaker::Uncertain {
+            if !is_introduction(&incoming) {
+                return;
+            }
+            self.speaker = Speaker::Client;
+        }
         match incoming {
             Incoming::Ack => self.outbox.acked(),
             Incoming::Nack => self.outbox.nacked(),
@@ -242,6 +266,7 @@ impl Session {
     fn end_client(&mut self) {
         self.framer.reset();
         self.outbox = Outbox::new();
+        self.speaker = Speaker::Client;
         self.release_client();
     }
 
@@ -277,4 +302,12 @@ impl Session {
         self.target.set_focus(vcpu);
         self.stub.focus(&mut self.target, tid(vcpu));
     }
+}
+
+/// Whether this is what clients say first: `qSupported` of GDB, `QStartNoAckMode` of LLDB.
+fn is_introduction(incoming: &Incoming) -> bool {
+    let Incoming::Packet(body) = incoming else {
+        return false;
+    };
+    matches!(request::parse(body), Request::Supported | Request::NoAcks)
 }

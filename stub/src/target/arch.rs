@@ -18,7 +18,7 @@ const FPSR: usize = 66;
 const FPCR: usize = 67;
 const SYSTEM: usize = 68;
 
-/// How many registers a vCPU shows.
+/// How many registers a vCPU shows. Their numbers are dense.
 pub(crate) const COUNT: usize = SYSTEM + SysReg::COUNT;
 
 /// AArch64 at EL1 and EL0.

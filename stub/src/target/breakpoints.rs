@@ -95,7 +95,8 @@ impl SwBreakpoint for DebugTarget {
 
 impl HwBreakpoint for DebugTarget {
     fn add_hw_breakpoint(&mut self, address: u64, kind: usize) -> TargetResult<bool, Self> {
-        if kind != A64_INSTRUCTION {
+        let aligned = address.is_multiple_of(A64_INSTRUCTION as u64);
+        if kind != A64_INSTRUCTION || !aligned {
             return Ok(false);
         }
         self.insert_hw(HwPoint::Break(Gva(address)))

@@ -10,8 +10,9 @@
 //! leaves [`Port`]'s buffers full, and [`ByteChannel::write`] returns what it could take. Received bytes stay in their
 //! buffers until they are read, so a slow reader holds its client back and nothing is lost. Data and control go through
 //! different queues; [`Port`] puts them in order again: nothing is read of a client before its `Opened` is taken, and its
-//! `Closed` comes when all that it sent has been read. (Of two clients that follow each other faster than the control
-//! queue is served, the bytes cannot be told apart: they run together before the first one's `Closed`.)
+//! `Closed` comes when all that it sent has been read. Of two clients that follow each other faster than the control
+//! queue is served, the bytes cannot be told apart: they all come after `Replaced`. For this the control queue has to be
+//! served after [`Channel::has_data`] said yes and before the data is read.
 //!
 //! The crate virtio-drivers 0.13 has a console without ports; its queue wants its buffers lent anew for each
 //! transfer. Fixed buffers make this queue shorter than that interface would be.
@@ -347,6 +348,10 @@ impl<M: Mmio> ByteChannel for Port<M> {
 }
 
 impl<M: Mmio> Channel for Port<M> {
+    fn has_data(&self) -> bool {
+        self.receiver.has_data()
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> usize {
         if self.opened_last() {
             self.receiver.read(buffer)
@@ -357,8 +362,17 @@ impl<M: Mmio> Channel for Port<M> {
 
     fn take_event(&mut self) -> Option<ChannelEvent> {
         let unread = self.opened_last() && self.receiver.has_data();
-        if unread || self.seen == self.link.changes() {
-            return None;
+        let changes = self.link.changes();
+        match changes.wrapping_sub(self.seen) {
+            0 => return None,
+            // What it sent comes before its `Closed`.
+            1 if unread => return None,
+            _ if unread => {
+                // The last client that came, be it still there or not.
+                self.seen = changes - u32::from(changes % 2 == 0);
+                return Some(ChannelEvent::Replaced);
+            }
+            _ => {}
         }
         self.seen = self.seen.wrapping_add(1);
         Some(if self.opened_last() {

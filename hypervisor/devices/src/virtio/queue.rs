@@ -238,35 +238,23 @@ impl<M: Mmio> Receiver<M> {
         self.current.is_some() || self.queue.has_used()
     }
 
-    /// Moves received bytes to the front of `bytes`; returns how many.
+    /// Moves received bytes to the front of `bytes`; returns how many. They are of one buffer of the device's: of the
+    /// one that [`Receiver::has_data`] has seen.
     pub(super) fn read(&mut self, bytes: &mut [u8]) -> usize {
-        let mut done = 0;
-        let mut returned = false;
-        while done < bytes.len() {
-            let Some((used, from)) = self
-                .current
-                .take()
-                .or_else(|| Some((self.queue.take()?, 0)))
-            else {
-                break;
-            };
-            let length = (used.length - from).min(bytes.len() - done);
-            let offset = self.queue.offset(used.buffer) + from;
-            self.queue
-                .memory
-                .copy_out(offset, &mut bytes[done..done + length]);
-            done += length;
-            if from + length < used.length {
-                self.current = Some((used, from + length));
-            } else {
-                self.queue.give(used.buffer);
-                returned = true;
-            }
-        }
-        if returned {
+        let next = self.current.take();
+        let Some((used, from)) = next.or_else(|| Some((self.queue.take()?, 0))) else {
+            return 0;
+        };
+        let length = (used.length - from).min(bytes.len());
+        let offset = self.queue.offset(used.buffer) + from;
+        self.queue.memory.copy_out(offset, &mut bytes[..length]);
+        if from + length < used.length {
+            self.current = Some((used, from + length));
+        } else {
+            self.queue.give(used.buffer);
             self.queue.notify();
         }
-        done
+        length
     }
 
     /// Moves the next message, one buffer of the device's, to the front of `bytes`; returns its length. What does not

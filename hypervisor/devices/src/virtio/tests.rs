@@ -176,6 +176,31 @@ fn what_a_client_sends_lies_between_its_coming_and_its_going() {
 }
 
 #[test]
+fn clients_faster_than_the_control_queue_cannot_be_told_apart() {
+    let (device, mut console, mut port) = connected();
+    device.borrow_mut().host_send(VM1, b"$m0");
+    device.borrow_mut().disconnect(VM1);
+    device.borrow_mut().connect(VM1);
+    device.borrow_mut().host_send(VM1, b"+$qSupported#37");
+    assert!(port.has_data());
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Replaced));
+    assert_eq!(read_all(&mut port), b"$m0+$qSupported#37");
+    assert_eq!(port.take_event(), None);
+    device.borrow_mut().host_send(VM1, b"$k#6b");
+    for _ in 0..2 {
+        device.borrow_mut().disconnect(VM1);
+        device.borrow_mut().connect(VM1);
+    }
+    device.borrow_mut().disconnect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Replaced));
+    assert_eq!(read_all(&mut port), b"$k#6b");
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    assert_eq!(port.take_event(), None);
+}
+
+#[test]
 fn with_nobody_there_writing_goes_on() {
     let (device, _console, mut port) = opened();
     for _ in 0..1000 {
