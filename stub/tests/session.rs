@@ -80,7 +80,7 @@ fn registers_one_by_one_and_together() {
     assert_eq!(bench.ask(&format!("G{changed}")), "OK");
     assert_eq!(bench.ask("g"), changed);
     assert_eq!(bench.ask("Gabcd"), "E05");
-    assert_eq!(bench.ask("pffff"), "", "no such register");
+    assert_eq!(bench.ask("pffff"), "E16", "no such register");
     assert_eq!(bench.ask("P0=11"), "E16", "a value of the wrong size");
 }
 

@@ -153,11 +153,11 @@ mod tests {
         );
         assert_eq!(
             outcome("vm"),
-            "vm what? One of list, info, start, stop, reset."
+            "vm what? One of list, info, memory, start, stop, reset."
         );
         assert_eq!(
             outcome("vm dance"),
-            "no command vm dance. There are list, info, start, stop, reset."
+            "no command vm dance. There are list, info, memory, start, stop, reset."
         );
     }
 

@@ -1,5 +1,6 @@
 //! What a machine needs to build and run the project, found or installed.
 
 pub(crate) mod apt;
+pub mod lldb;
 pub mod packages;
 pub mod toolchain;

@@ -1,5 +1,6 @@
 //! Programs that come from the distribution: QEMU, debuggers, clang.
 
+use super::lldb;
 use crate::process;
 use crate::report::Report;
 use anyhow::{Context, Result, bail};
@@ -36,10 +37,11 @@ pub fn find_or_install(report: &Report) -> Result<()> {
         .filter(|tool| !tool.is_there())
         .map(|tool| tool.package)
         .collect();
-    if !missing.is_empty() {
+    if !missing.is_empty() || lldb::newest_installed().is_none() {
         install(report, &missing)?;
     }
-    let versions: Vec<String> = TOOLS.iter().map(Tool::describe).collect();
+    let mut versions: Vec<String> = TOOLS.iter().map(Tool::describe).collect();
+    versions.extend(lldb::newest_installed().map(|lldb| describe(&lldb)));
     report.done("tools", &versions.join(", "));
     Ok(())
 }
@@ -58,14 +60,19 @@ impl Tool {
 
     /// Name and version in words.
     fn describe(&self) -> String {
-        let Some(program) = self.find() else {
-            return format!("no {}", self.programs[0]);
-        };
-        let text = process::output(Command::new(program).arg("--version")).unwrap_or_default();
-        match version_number(&text) {
-            Some(version) => format!("{program} {version}"),
-            None => program.to_owned(),
+        match self.find() {
+            Some(program) => describe(program),
+            None => format!("no {}", self.programs[0]),
         }
+    }
+}
+
+/// Name and version of a program that is there.
+fn describe(program: &str) -> String {
+    let text = process::output(Command::new(program).arg("--version")).unwrap_or_default();
+    match version_number(&text) {
+        Some(version) => format!("{program} {version}"),
+        None => program.to_owned(),
     }
 }
 
@@ -78,21 +85,32 @@ fn version_number(text: &str) -> Option<&str> {
         .find(|word| word.contains('.'))
 }
 
+/// Installs `packages`, and the newest LLDB if there is none.
 fn install(report: &Report, packages: &[&str]) -> Result<()> {
+    let mut packages: Vec<String> = packages.iter().map(|&name| name.to_owned()).collect();
+    if lldb::newest_installed().is_none() {
+        packages.push(lldb::newest_offered());
+    }
     let list = packages.join(" ");
     if process::find_program("apt-get").is_none() {
         bail!("missing: {list} (Debian's names). Install your distribution's packages of these");
     }
-    let by_hand = format!("run `apt-get update && apt-get install {list}` as root");
     let step = report.step("tools", &format!("apt-get install {list}"));
-    process::output(&mut apt_get(&["update"])?)
-        .and_then(|_| {
-            let words = ["install", "-y", "--no-install-recommends"];
-            process::output(apt_get(&words)?.args(packages))
-        })
-        .with_context(|| format!("cannot install {list}: {by_hand}"))?;
+    apt_get_install(packages).with_context(|| {
+        format!("cannot install {list}: run `apt-get update && apt-get install {list}` as root")
+    })?;
     drop(step);
     Ok(())
+}
+
+fn apt_get_install(mut packages: Vec<String>) -> Result<()> {
+    process::output(&mut apt_get(&["update"])?)?;
+    // On a fresh machine apt knows no package before this update.
+    for package in packages.iter_mut().filter(|name| name.starts_with("lldb")) {
+        *package = lldb::newest_offered();
+    }
+    let words = ["install", "-y", "--no-install-recommends"];
+    process::output(apt_get(&words)?.args(packages)).map(drop)
 }
 
 /// apt-get as root, without questions.
