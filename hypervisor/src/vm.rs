@@ -458,18 +458,41 @@ impl Vm {
         match self.state() {
             VmState::Running => {}
             VmState::Ready => self.leave_ready(VmState::Running),
-            VmState::Off => self.enter(VmState::Running),
+            VmState::Off => {
+                self.hold();
+                self.begin_life(VmState::Running);
+                self.release();
+            }
         }
     }
 
-    /// Loads the guest and brings vCPU 0 to its first instruction.
-    fn enter(&self, state: VmState) {
+    /// Everything as after power-on, the guest loaded, and vCPU 0 at its first instruction. Held, all vCPUs off.
+    fn begin_life(&self, state: VmState) {
+        self.vgic.lock().reset();
+        *self.vuart.lock() = Vuart::new();
+        self.uart_level.store(false, Ordering::Release);
+        {
+            // Guest time begins anew: when the holds end, their length is added to this.
+            let mut holds = self.holds.lock();
+            holds.offset = holds.since;
+        }
         match self.load() {
             Ok(start) => {
                 *self.state.lock() = state;
                 self.vcpus[0].request_start(start);
             }
             Err(reason) => error!("{} cannot start: {reason}", self.name),
+        }
+    }
+
+    /// All vCPUs off; probes wait for the next kernel. Held.
+    fn end_life(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.power_off();
+        }
+        self.leave_ready(VmState::Off);
+        if let Some(space) = service::space(self.id) {
+            space.guest_reset();
         }
     }
 
@@ -485,21 +508,18 @@ impl Vm {
     /// somebody starts it.
     pub fn boot(&self) {
         if self.config.halt {
-            self.add_hold();
-            self.enter(VmState::Ready);
+            self.hold();
+            self.begin_life(VmState::Ready);
             info!("{} waits for a debugger", self.name);
         } else {
-            self.enter(VmState::Running);
+            self.start();
         }
     }
 
     /// Takes the power away. Holds stay.
     pub fn power_off(&self) {
         self.hold();
-        for vcpu in &self.vcpus {
-            vcpu.power_off();
-        }
-        self.leave_ready(VmState::Off);
+        self.end_life();
         self.release();
         info!("{} is off", self.name);
     }
@@ -507,22 +527,8 @@ impl Vm {
     /// Ends the guest and loads it anew.
     pub fn reset(&self) {
         self.hold();
-        for vcpu in &self.vcpus {
-            vcpu.power_off();
-        }
-        self.leave_ready(VmState::Off);
-        self.vgic.lock().reset();
-        *self.vuart.lock() = Vuart::new();
-        self.uart_level.store(false, Ordering::Release);
-        {
-            // Guest time begins anew: when the holds end, their length is added to this.
-            let mut holds = self.holds.lock();
-            holds.offset = holds.since;
-        }
-        if let Some(space) = service::space(self.id) {
-            space.guest_reset();
-        }
-        self.start();
+        self.end_life();
+        self.begin_life(VmState::Running);
         self.release();
         info!("{} is reset", self.name);
     }

@@ -259,10 +259,11 @@ pub fn is_due() -> bool {
 pub fn run_if_due() {
     while is_due() {
         DUE.store(false, Ordering::SeqCst);
-        serve_requests();
+        // In this order, so that what a guest has said before its end goes out.
         if let Some(service) = SERVICE.lock().as_mut() {
             service.run();
         }
+        serve_requests();
     }
 }
 
