@@ -369,7 +369,7 @@ impl<M: Mmio> Channel for Port<M> {
             1 if unread => return None,
             _ if unread => {
                 // The last client that came, be it still there or not.
-                self.seen = changes - u32::from(changes % 2 == 0);
+                self.seen = changes - u32::from(changes.is_multiple_of(2));
                 return Some(ChannelEvent::Replaced);
             }
             _ => {}
