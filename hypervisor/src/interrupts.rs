@@ -7,6 +7,7 @@
 use crate::vcpu::Vcpu;
 use crate::{cpu, gic, service, sysreg};
 use devices::vgic::{Delivery, ListRegs, PhysicalTimer, VcpuMask, Vgic};
+use probes::machine::Power;
 
 /// `CNTV_CTL_EL0`: ENABLE and ISTATUS set, IMASK clear.
 const TIMER_ASSERTED: u64 = 0b101;
@@ -14,6 +15,9 @@ const TIMER_BITS: u64 = 0b111;
 
 /// Handles every interrupt that is pending on this CPU. `vcpu` is the one that lives here.
 pub fn serve(vcpu: Option<&'static Vcpu>) {
+    // The list registers of a vCPU that is off are of a life that has ended: they must not get into the virtual GIC, which
+    // may have been reset for the next.
+    let vcpu = vcpu.filter(|vcpu| vcpu.power() == Power::On);
     while let Some(intid) = gic::acknowledge() {
         gic::drop_priority(intid);
         match (intid, vcpu) {
@@ -24,7 +28,7 @@ pub fn serve(vcpu: Option<&'static Vcpu>) {
             }
             (gic::PPI_VIRTUAL_TIMER, None) => {
                 // Nobody's timer: switch it off, or it fires for ever.
-                // SAFETY: no vCPU lives here.
+                // SAFETY: no vCPU uses it.
                 unsafe { sysreg::write!("cntv_ctl_el0", 0) };
             }
             (gic::SGI_KICK | gic::PPI_MAINTENANCE, Some(vcpu)) => {
