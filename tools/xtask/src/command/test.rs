@@ -4,6 +4,7 @@ use crate::build::Program;
 use crate::guest::{self, Freshness, Release};
 use crate::process;
 use crate::report::Report;
+use crate::setup::lldb;
 use crate::setup::packages;
 use crate::setup::toolchain::BareToolchain;
 use anyhow::{Context, Result};
@@ -54,6 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
     tests
         .env("PERISCOPE_KERNEL_IMAGE", &linux.kernel)
         .env("PERISCOPE_INITRD", &linux.initrd);
+    if let Some(lldb) = lldb::newest_installed() {
+        tests.env("LLDB", lldb);
+    }
     if args.full {
         let oldstable = guest::linux(&report, Release::Oldstable, Freshness::Cached)?;
         report.done("guest kernel", &oldstable.describe()?);
