@@ -16,7 +16,7 @@ use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::site::{Attachment, Table};
-use crate::space::{AfterRun, MAX_SITES, Placement, ProbeKind};
+use crate::space::{AfterRun, MAX_SITES, Placement, ProbeKind, ProbeOptions};
 use crate::symbols::Symbols;
 use crate::target::Target;
 use alloc::sync::Arc;
@@ -85,7 +85,7 @@ pub(crate) struct Wish<'a> {
     /// The target's address, where it is known.
     pub(crate) address: Option<Gva>,
     pub(crate) program: ProgramRef,
-    pub(crate) after: AfterRun,
+    pub(crate) options: ProbeOptions,
 }
 
 /// The world around a registry.
@@ -283,7 +283,7 @@ impl Registry {
             attachment: Attachment::new(Some(self.last_probe), wish.program),
             kind,
             target: wish.target.clone(),
-            after: wish.after,
+            after: wish.options.after,
             address: wish.address,
             searched: around.generation,
             standing,

@@ -43,6 +43,27 @@ pub enum AfterRun {
     Stop,
 }
 
+/// What a user wants of a probe besides its place and its program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProbeOptions {
+    /// What a hit does after the program has run.
+    pub after: AfterRun,
+}
+
+impl Default for ProbeOptions {
+    fn default() -> Self {
+        Self {
+            after: AfterRun::Go,
+        }
+    }
+}
+
+impl From<AfterRun> for ProbeOptions {
+    fn from(after: AfterRun) -> Self {
+        Self { after }
+    }
+}
+
 /// How a breakpoint or probe has been accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Placement {
@@ -301,9 +322,9 @@ impl Space {
         &self,
         target: &Target,
         program: ProgramRef,
-        after: AfterRun,
+        options: impl Into<ProbeOptions>,
     ) -> Result<(ProbeId, Placement), Refusal> {
-        let wish = self.wish(target, program, after)?;
+        let wish = self.wish(target, program, options.into())?;
         self.edit(|registry, around| {
             let (id, placement) = registry.attach_probe(around, wish)?;
             Ok((ProbeId(id), placement))
@@ -319,7 +340,7 @@ impl Space {
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<ProbeId, Refusal> {
-        let wish = self.wish(target, program, after)?;
+        let wish = self.wish(target, program, after.into())?;
         self.edit(|registry, around| registry.attach_action(around, wish).map(ProbeId))
     }
 
@@ -328,7 +349,7 @@ impl Space {
         &self,
         target: &'a Target,
         program: ProgramRef,
-        after: AfterRun,
+        options: ProbeOptions,
     ) -> Result<Wish<'a>, Refusal> {
         if target.is_symbol() {
             // Without symbols the wish waits for them.
@@ -339,7 +360,7 @@ impl Space {
             target,
             address,
             program,
-            after,
+            options,
         })
     }
 
