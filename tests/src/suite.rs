@@ -1,6 +1,7 @@
 //! Test files: cases in order, printed as cargo's own runner prints them.
 
 use anyhow::{Result, anyhow};
+use clap::Parser;
 use libtest_mimic::{Arguments, Trial};
 use std::env;
 use std::process::ExitCode;
@@ -74,7 +75,7 @@ pub fn cases<F>(list: Vec<(String, F)>) -> ExitCode
 where
     F: FnOnce() -> Result<()> + Send + 'static,
 {
-    let mut arguments = Arguments::from_args();
+    let (mut arguments, filters) = RunnerArguments::parse().split();
     arguments.test_threads = Some(1);
     let trials = list.into_iter().map(|(name, run)| {
         let test = Trial::test(name, move || {
@@ -83,5 +84,65 @@ where
         // These need QEMU, debuggers and images: `cargo xtask test` has them, plain `cargo test` may not.
         test.with_ignored_flag(true)
     });
+    let trials = trials.filter(|trial| is_wanted(trial, &filters, &arguments));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Arguments of a test program. libtest takes several filters, libtest-mimic one: here are the others.
+#[derive(Parser)]
+struct RunnerArguments {
+    #[command(flatten)]
+    arguments: Arguments,
+    /// More filters: tests that any of them matches are run.
+    #[arg(value_name = "FILTER")]
+    more_filters: Vec<String>,
+}
+
+impl RunnerArguments {
+    /// The arguments without a filter, and all filters.
+    fn split(mut self) -> (Arguments, Vec<String>) {
+        let first = self.arguments.filter.take();
+        let filters = first.into_iter().chain(self.more_filters);
+        (self.arguments, filters.collect())
+    }
+}
+
+/// Whether one of the filters matches, or there is none.
+fn is_wanted(trial: &Trial, filters: &[String], arguments: &Arguments) -> bool {
+    let matches = |filter: &String| {
+        let with_filter = Arguments {
+            filter: Some(filter.clone()),
+            ..arguments.clone()
+        };
+        !with_filter.is_filtered_out(trial)
+    };
+    filters.is_empty() || filters.iter().any(matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted<'a>(words: &[&str], names: &[&'a str]) -> Vec<&'a str> {
+        let command = std::iter::once(&"program").chain(words);
+        let (arguments, filters) = RunnerArguments::try_parse_from(command).unwrap().split();
+        let is_wanted = |name: &&&str| {
+            let trial = Trial::test(**name, || Ok(()));
+            is_wanted(&trial, &filters, &arguments)
+        };
+        names.iter().filter(is_wanted).copied().collect()
+    }
+
+    #[test]
+    fn each_filter_adds_its_tests() {
+        let names = ["boots", "stops", "a_probe_counts"];
+        assert_eq!(wanted(&["--include-ignored"], &names), names);
+        assert_eq!(wanted(&["oo"], &names), ["boots"]);
+        assert_eq!(
+            wanted(&["oo", "probe", "--nocapture"], &names),
+            ["boots", "a_probe_counts"]
+        );
+        assert_eq!(wanted(&["--exact", "boots", "stop"], &names), ["boots"]);
+        assert_eq!(wanted(&["nothing", "matches"], &names), [""; 0]);
+    }
 }

@@ -7,7 +7,7 @@ use crate::report::Report;
 use crate::setup::lldb;
 use crate::setup::packages;
 use crate::setup::toolchain::BareToolchain;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::process::Command;
 
 /// QEMU's CPU models beside the default `cortex-a72`, with their cheap pointer authentication.
@@ -23,13 +23,12 @@ pub struct Args {
     /// Also the long tests: all CPU models, oldstable's kernel, the soak.
     #[arg(long)]
     full: bool,
-    /// Only tests whose names contain one of these; options of the runner after `--`.
-    #[arg(
-        value_name = "FILTER",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    /// Only tests whose names contain one of these.
+    #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+    /// Options of the test runner, such as `--exact` or `--skip NAME`.
+    #[arg(last = true, value_name = "OPTION")]
+    options: Vec<String>,
 }
 
 /// Runs the subcommand.
@@ -65,7 +64,8 @@ pub fn run(args: &Args) -> Result<()> {
             .env("PERISCOPE_FULL", "1")
             .env("PERISCOPE_OLDSTABLE_IMAGE", &oldstable.kernel);
     }
-    run_tests(&mut tests, &args.filters)?;
+    check_filters(args)?;
+    run_tests(&mut tests, args)?;
     if args.full {
         for model in MORE_MODELS {
             report.done("CPU model", model);
@@ -73,15 +73,51 @@ pub fn run(args: &Args) -> Result<()> {
             tests.args(["test", "--no-fail-fast", "--package", "e2e"]);
             tests.args(ON_EVERY_MODEL.iter().flat_map(|name| ["--test", name]));
             tests.env("PERISCOPE_CPU", model);
-            run_tests(&mut tests, &args.filters)?;
+            run_tests(&mut tests, args)?;
         }
     }
     Ok(())
 }
 
+/// Refuses a filter that no test's name contains: to run nothing is not to pass.
+fn check_filters(args: &Args) -> Result<()> {
+    if args.filters.is_empty() {
+        return Ok(());
+    }
+    let every_test = || {
+        let mut tests = process::cargo();
+        host_packages(tests.arg("test"));
+        tests
+    };
+    // Compilers speak for themselves.
+    process::run(every_test().args(["--quiet", "--no-run"]))?;
+    let listed = process::output(every_test().args(["--", "--list"]))?;
+    let unmatched: Vec<&str> = unmatched(&args.filters, &listed).collect();
+    if !unmatched.is_empty() {
+        bail!(
+            "no test has `{}` in its name: `cargo xtask test -- --list` lists them all",
+            unmatched.join("` or `")
+        );
+    }
+    Ok(())
+}
+
+/// The filters that match none of the tests in a list of libtest's: `module::name: test`.
+fn unmatched<'a>(filters: &'a [String], listed: &str) -> impl Iterator<Item = &'a str> {
+    let names = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"));
+    let names: Vec<&str> = names.collect();
+    let unmatched = filters
+        .iter()
+        .filter(move |filter| !names.iter().any(|name| name.contains(filter.as_str())));
+    unmatched.map(String::as_str)
+}
+
 /// Runs tests, also the ignored: those need what was found or installed before.
-fn run_tests(tests: &mut Command, filters: &[String]) -> Result<()> {
-    process::run(tests.args(["--", "--include-ignored"]).args(filters))
+fn run_tests(tests: &mut Command, args: &Args) -> Result<()> {
+    let words = args.filters.iter().chain(&args.options);
+    process::run(tests.args(["--", "--include-ignored"]).args(words))
 }
 
 /// All packages of the workspace but those that build for the bare-metal target only.
@@ -91,4 +127,19 @@ fn host_packages(cargo: &mut Command) -> &mut Command {
         bare.iter()
             .flat_map(|program| ["--exclude", program.package()]),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_that_match_nothing_are_found() {
+        let filters = ["read", "raed", "test"].map(str::to_owned);
+        let listed = "memory::reads_bytes: test\nboots: test\n\n2 tests, 0 benchmarks\n";
+        assert_eq!(
+            unmatched(&filters, listed).collect::<Vec<_>>(),
+            ["raed", "test"]
+        );
+    }
 }
