@@ -86,8 +86,8 @@ impl Stepper {
         self.requested.is_some()
     }
 
-    /// Forgets the debugger's request: something else has stopped the vCPU.
-    fn forget_request(&mut self) {
+    /// Forgets the debugger's request: something else has stopped the vCPU, or the debugger lets it go.
+    pub fn forget_request(&mut self) {
         self.requested = None;
     }
 }

@@ -68,8 +68,9 @@ pub struct Vcpu {
     dead: AtomicBool,
     withhold: AtomicBool,
     start: Mutex<Option<Start>>,
-    mode: Mutex<RunMode>,
-    /// `mode` is `Stay`: for a look without the lock.
+    /// What the debugger has asked for since the vCPU last went on. `None`: nothing new, a step that has begun goes on.
+    mode: Mutex<Option<RunMode>>,
+    /// The last that it asked for is `Stay`: for a look without the lock.
     stays: AtomicBool,
     saved: Mutex<Saved>,
     local: Mutex<Local>,
@@ -87,7 +88,7 @@ impl Vcpu {
             dead: AtomicBool::new(false),
             withhold: AtomicBool::new(false),
             start: Mutex::new(None),
-            mode: Mutex::new(RunMode::Continue),
+            mode: Mutex::new(None),
             stays: AtomicBool::new(false),
             saved: Mutex::new(Saved::default()),
             local: Mutex::new(Local::default()),
@@ -168,10 +169,10 @@ impl Vcpu {
         }
     }
 
-    /// How it goes on when its VM is released.
+    /// How it goes on when its VM is released, whatever it was asked for before.
     pub fn set_mode(&self, mode: RunMode) {
         self.stays.store(mode == RunMode::Stay, Ordering::Relaxed);
-        *self.mode.lock() = mode;
+        *self.mode.lock() = Some(mode);
     }
 
     fn saved(&self) -> Result<MutexGuard<'_, Saved>, NoVcpu> {
@@ -295,6 +296,7 @@ impl Vcpu {
         stage2::switch_view(self.vm().roots().vttbr(view, self.vm.0));
     }
 
+    /// Whether it must not execute.
     pub fn must_park(&self) -> bool {
         self.power.load(Ordering::Acquire) != ON
             || self.vm().is_held()
@@ -332,14 +334,14 @@ impl Vcpu {
             interrupts::serve(Some(self));
             service::run_if_due();
             self.start_if_requested(frame);
-            let stays = self.stays.load(Ordering::Relaxed);
-            if self.power() == Power::Off || self.vm().is_held() || stays {
+            if self.must_park() {
                 wait();
                 continue;
             }
             self.parked.store(false, Ordering::SeqCst);
-            // A hold that came in between has either seen `parked` clear and waits for it, or we see it here.
-            if !self.vm().is_held() {
+            // A hold that came in between has either seen `parked` clear and waits for it, or we see here that it is
+            // there, or what it has changed before it went.
+            if !self.must_park() {
                 break;
             }
         }
@@ -395,11 +397,13 @@ impl Vcpu {
 
     /// Executes what a site displaces at the PC where the vCPU stopped, and begins the step that the debugger asked for.
     fn leave_stop(&'static self, frame: &mut Frame) {
-        let mode = core::mem::replace(&mut *self.mode.lock(), RunMode::Continue);
-        match mode {
-            RunMode::Step => self.local().stepper.request(Gva(0)..Gva(0)),
-            RunMode::StepRange { start, end } => self.local().stepper.request(start..end),
-            RunMode::Continue | RunMode::Stay => {}
+        let asked = self.mode.lock().take();
+        match asked {
+            Some(RunMode::Step) => self.local().stepper.request(Gva(0)..Gva(0)),
+            Some(RunMode::StepRange { start, end }) => self.local().stepper.request(start..end),
+            Some(RunMode::Continue | RunMode::Stay) => self.local().stepper.forget_request(),
+            // A hold that was not the debugger's is over.
+            None => {}
         }
         let Some(space) = service::space(self.vm) else {
             return;

@@ -144,7 +144,9 @@ pub trait RunControl {
     fn release(&self);
     /// Whether anybody holds the VM.
     fn held(&self) -> bool;
-    /// How `vcpu` goes on at the next release. The VM is held. `Continue` after every stop until set anew.
+    /// How `vcpu` goes on from the next release, whatever was set before: `Continue` ends a step that has not come to
+    /// its end. The VM is held. A hold and its release alone change nothing; every stop that is taken sets `Continue`
+    /// for all vCPUs.
     fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode);
     /// The next stop that nobody has taken yet, if any. A vCPU that stops its VM takes a hold in the name of the
     /// debugger: who takes the stop owns that hold and releases it.

@@ -8,6 +8,7 @@ mod gdb;
 mod linux;
 mod lldb;
 mod machine;
+pub mod remote;
 mod shell;
 mod suite;
 pub mod tiny;

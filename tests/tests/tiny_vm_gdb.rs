@@ -1,6 +1,7 @@
 //! Real GDB attached to the tiny guest, which counts what a debugger might lose.
 
 use anyhow::{Context, Result, ensure};
+use e2e::remote::{Remote, frame};
 use e2e::tiny::{Kind, Subject, Tiny, truth};
 use e2e::{Case, Gdb, MOMENT, Probe, Spec, Stop, TestMachine, suite};
 use std::io::{Read, Write};
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
             stop_probes_name_themselves,
             a_linked_program_counts,
             clients_come_and_go,
+            a_step_ends_with_its_client,
+            a_step_ends_when_all_go_on,
             nothing_is_left_behind,
         ],
     )
@@ -818,6 +821,59 @@ fn clients_come_and_go(world: &World) -> Result<()> {
         gdb.detach()?;
     }
     goes_on(&mut tiny, "all clients")
+}
+
+/// A range that the PC cannot leave: such a step has no end of its own.
+const ENDLESS_STEP: &[u8] = b"vCont;r0,ffffffffffffffff:1";
+
+/// What a client has begun does not outlive it.
+fn a_step_ends_with_its_client(world: &World) -> Result<()> {
+    with_interrupted_step(world, |mut client| {
+        client.send(frame(ENDLESS_STEP))?;
+        drop(client);
+        Ok(())
+    })
+    .context("a client that goes in the middle of a step")?;
+    with_interrupted_step(world, |client| {
+        drop(client);
+        Ok(())
+    })
+    .context("a client that goes after a step")
+}
+
+/// A step that something else has stopped is over: the client may let the vCPU go on freely.
+fn a_step_ends_when_all_go_on(world: &World) -> Result<()> {
+    with_interrupted_step(world, |mut client| {
+        client.send(frame(b"vCont;c"))?;
+        ensure!(client.is_silent(), "the guest stops by itself");
+        client.send("\x03")?;
+        let stop = client.packet()?;
+        ensure!(stop.starts_with("T02"), "not stopped by Ctrl-C: {stop}");
+        ensure!(client.ask("D")? == "OK", "detach");
+        Ok(())
+    })
+}
+
+/// Runs a case with a client that has interrupted a step without end. Afterwards the guest, which is told by interrupts
+/// that there is something to do, does what it always does. A vCPU that is stepped takes none.
+fn with_interrupted_step(world: &World, case: impl FnOnce(Remote) -> Result<()>) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    tiny.run("rx irq")?;
+    let mut client = Remote::attach(world.machine.ports().vm(1))?;
+    client.send(frame(ENDLESS_STEP))?;
+    ensure!(client.is_silent(), "the step has an end");
+    client.send("\x03")?;
+    let stop = client.packet()?;
+    ensure!(stop.starts_with("T02"), "not stopped by Ctrl-C: {stop}");
+    case(client)?;
+    truth::expect(
+        &mut tiny,
+        "callboth fn_stp 10",
+        &[("count", 20), ("bad", 0)],
+    )?;
+    tiny.run("rx poll").map(drop)
 }
 
 /// After everything above: no shadow page, no probe, and no complaint in the hypervisor's log.

@@ -39,6 +39,34 @@ fn a_held_vm_stands_still() {
 }
 
 #[test]
+fn a_step_outlives_a_hold_and_ends_with_continue() {
+    let machine = machine(1);
+    machine.load(gpa(0), &[asm::add(0, 0, 1), asm::b(-4)]);
+    let endless = RunMode::StepRange {
+        start: Gva(0),
+        end: Gva(u64::MAX),
+    };
+    let short = RunMode::StepRange {
+        start: Gva(gpa(0).0),
+        end: Gva(gpa(4).0),
+    };
+    held(machine, || machine.set_run_mode(VCPU0, endless));
+    machine.run(2);
+    held(machine, || machine.set_run_mode(VCPU0, short));
+    held(machine, || ());
+    assert_eq!(machine.run(10), 1);
+    let step = Stop {
+        vcpu: VCPU0,
+        reason: StopReason::Step,
+    };
+    assert_eq!(machine.take_stop(), Some(step));
+    machine.set_run_mode(VCPU0, short);
+    machine.set_run_mode(VCPU0, RunMode::Continue);
+    machine.release();
+    assert_eq!((machine.run(10), machine.take_stop()), (10, None));
+}
+
+#[test]
 fn psci_starts_and_ends_vcpus_and_the_vm() {
     let machine = machine(2);
     // CPU_ON(1, RAM_BASE + 0x100, 42); SYSTEM_OFF of the second ends it all.
