@@ -46,8 +46,11 @@ pub(crate) struct Reported {
     pc: AtomicU64,
     /// The site, or [`Reported::NOTHING`] for a hardware breakpoint.
     gpa: AtomicU64,
-    /// The site whose instruction the vCPU was last asked to step, or [`Reported::NOTHING`].
-    stepped: AtomicU64,
+    /// The address of the instruction that the vCPU was last asked to step, or
+    /// [`Reported::NOTHING`].
+    stepped_pc: AtomicU64,
+    /// Its site, or [`Reported::NOTHING`] for a hardware breakpoint.
+    stepped_gpa: AtomicU64,
 }
 
 impl Reported {
@@ -58,41 +61,48 @@ impl Reported {
         Self {
             pc: AtomicU64::new(Self::NOTHING),
             gpa: AtomicU64::new(Self::NOTHING),
-            stepped: AtomicU64::new(Self::NOTHING),
+            stepped_pc: AtomicU64::new(Self::NOTHING),
+            stepped_gpa: AtomicU64::new(Self::NOTHING),
         }
     }
 
     fn set(&self, pc: u64, site: Option<Gpa>) {
         self.pc.store(pc, Ordering::Relaxed);
-        self.gpa
-            .store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
+        self.gpa.store(Self::word(site), Ordering::Relaxed);
+    }
+
+    fn word(site: Option<Gpa>) -> u64 {
+        site.map_or(Self::NOTHING, |gpa| gpa.0)
+    }
+
+    fn site(word: u64) -> Option<Gpa> {
+        (word != Self::NOTHING).then_some(Gpa(word))
     }
 
     /// Forgets it, and tells whether it was at `pc`: the site if it was one.
     fn take(&self, pc: u64) -> Option<Option<Gpa>> {
         let gpa = self.gpa.swap(Self::NOTHING, Ordering::Relaxed);
         let here = self.pc.swap(Self::NOTHING, Ordering::Relaxed) == pc;
-        here.then_some((gpa != Self::NOTHING).then_some(Gpa(gpa)))
+        here.then_some(Self::site(gpa))
     }
 
-    /// Remembers which site's instruction is stepped now.
-    fn set_stepped(&self, site: Option<Gpa>) {
-        self.stepped
-            .store(site.map_or(Self::NOTHING, |gpa| gpa.0), Ordering::Relaxed);
+    /// Remembers what the vCPU is asked to step now.
+    fn set_stepped(&self, pc: u64, site: Option<Gpa>) {
+        self.stepped_pc.store(pc, Ordering::Relaxed);
+        self.stepped_gpa.store(Self::word(site), Ordering::Relaxed);
     }
 
     /// The step has not executed its instruction: the vCPU is where it was.
     fn interrupted(&self, pc: u64) {
-        let stepped = self.stepped.swap(Self::NOTHING, Ordering::Relaxed);
-        let same_word = Gpa(stepped).page_offset() == Gva(pc).page_offset();
-        if stepped != Self::NOTHING && same_word {
-            self.set(pc, Some(Gpa(stepped)));
+        let gpa = self.stepped_gpa.load(Ordering::Relaxed);
+        if self.stepped_pc.swap(Self::NOTHING, Ordering::Relaxed) == pc {
+            self.set(pc, Self::site(gpa));
         }
     }
 
     pub(crate) fn clear(&self) {
         self.set(Self::NOTHING, None);
-        self.set_stepped(None);
+        self.set_stepped(Self::NOTHING, None);
     }
 }
 
@@ -129,21 +139,30 @@ impl Space {
     pub(crate) fn serve_hw_hit(&self, trap: &mut Trap<'_>) -> HitOutcome {
         let registry = self.registry.read();
         let pc = Gva(trap.regs.pc);
-        let cover_says = match registry.table.cover(pc) {
-            Some(cover) => self.run_all(&cover.bound, trap),
-            None => None,
+        let cover = registry.table.cover(pc);
+        let stops = registry.points.contains(&HwPoint::Break(pc));
+        // The exception came before a probe instruction at the same place.
+        let site = match cover {
+            None if stops => registry.site_at_address(pc),
+            _ => None,
         };
-        let reason = if registry.points.contains(&HwPoint::Break(pc)) {
+        let bound = match (cover, site) {
+            (Some(cover), _) => &cover.bound,
+            (None, Some(site)) => &site.bound,
+            (None, None) => [].as_slice(),
+        };
+        let program_says = self.run_all(bound, trap);
+        let reason = if stops {
             Some(StopReason::HwBreakpoint)
         } else {
-            cover_says
+            program_says
         };
         match reason {
             Some(reason) => {
-                self.report(trap, None);
+                self.report(trap, site.map(|site| site.gpa));
                 HitOutcome::Stop(reason)
             }
-            None if registry.table.cover(pc).is_some() => HitOutcome::Step,
+            None if cover.is_some() => self.step(trap, None),
             None => HitOutcome::NotOurs,
         }
     }
@@ -158,17 +177,17 @@ impl Space {
         };
         let registry = self.registry.read();
         if has_hw_breakpoint(&registry, Gva(pc)) {
-            return HitOutcome::Step;
+            return self.step(trap, gpa);
         }
-        let (slot, check) = match gpa {
-            Some(gpa) => (registry.table.slot_at(gpa), BranchTargetCheck::Passed),
+        let (site, check) = match gpa {
+            Some(gpa) => (registry.table.at(gpa), BranchTargetCheck::Passed),
             // It stopped at a cover, which has become a site meanwhile.
             None => (
-                registry.slot_at_address(Gva(pc)),
+                registry.site_at_address(Gva(pc)),
                 BranchTargetCheck::Pending,
             ),
         };
-        match slot.and_then(|slot| registry.table.get(slot)) {
+        match site {
             Some(site) => self.displaced(site, trap, check),
             None => HitOutcome::NotOurs,
         }
@@ -192,15 +211,20 @@ impl Space {
             branch_target,
             ..*trap.features
         };
-        let simulated = simulate(instruction, trap.regs, trap.memory, &features);
-        if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
-            reported.set_stepped((simulated == Simulated::Step).then_some(site.gpa));
-        }
-        match simulated {
+        match simulate(instruction, trap.regs, trap.memory, &features) {
             Simulated::Done => HitOutcome::Resume,
-            Simulated::Step => HitOutcome::Step,
+            Simulated::Step => self.step(trap, Some(site.gpa)),
             Simulated::Breakpoint { immediate } => HitOutcome::Breakpoint { immediate },
         }
+    }
+
+    /// Has the instruction at the PC stepped, which `site` displaces or a hardware breakpoint
+    /// stops.
+    fn step(&self, trap: &Trap<'_>, site: Option<Gpa>) -> HitOutcome {
+        if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
+            reported.set_stepped(trap.regs.pc, site);
+        }
+        HitOutcome::Step
     }
 
     fn report(&self, trap: &Trap<'_>, site: Option<Gpa>) {

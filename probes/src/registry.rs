@@ -15,7 +15,7 @@ use crate::locate::{Spot, locate, locate_anywhere};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
-use crate::site::{Attachment, Table};
+use crate::site::{Attachment, Site, Table};
 use crate::space::{AfterRun, MAX_SITES, Placement, ProbeKind, ProbeOptions};
 use crate::symbols::Symbols;
 use crate::target::Target;
@@ -388,12 +388,10 @@ impl Registry {
     }
 
     /// The site that was found by `address`.
-    pub(crate) fn slot_at_address(&self, address: Gva) -> Option<u16> {
-        let places = self.entries.iter().filter_map(Entry::place);
-        places
-            .filter(|place| place.address == address)
-            .map(|place| place.slot)
-            .next()
+    pub(crate) fn site_at_address(&self, address: Gva) -> Option<&Site> {
+        let mut places = self.entries.iter().filter_map(Entry::place);
+        let place = places.find(|place| place.address == address)?;
+        self.table.get(place.slot)
     }
 
     // ---- From entries to sites ----

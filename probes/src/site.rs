@@ -99,6 +99,11 @@ impl Table {
         self.slots.get_mut(usize::from(slot))?.as_mut()
     }
 
+    /// The site at `gpa`.
+    pub(crate) fn at(&self, gpa: Gpa) -> Option<&Site> {
+        self.get(self.slot_at(gpa)?)
+    }
+
     /// The slot of the site at `gpa`.
     pub(crate) fn slot_at(&self, gpa: Gpa) -> Option<u16> {
         self.by_gpa.get(&gpa).copied()

@@ -452,8 +452,7 @@ impl Space {
     /// displaces now. The VM may run.
     pub fn adopt(&self, gpa: Gpa, instruction: u32) {
         let registry = self.registry.read();
-        let slot = registry.table.slot_at(gpa);
-        if let Some(site) = slot.and_then(|slot| registry.table.get(slot)) {
+        if let Some(site) = registry.table.at(gpa) {
             site.displaced.store(instruction, Ordering::Release);
         }
     }

@@ -2,8 +2,9 @@
 
 use super::{CALLS, FUNCTION, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
 use crate::a64::hvc;
+use crate::addr::Gva;
 use crate::engine::HVC_BASE;
-use crate::fake::{HW_BREAKPOINTS, asm};
+use crate::fake::{FakeMachine, HW_BREAKPOINTS, asm};
 use crate::machine::{HwError, HwPoint, RunControl, RunMode, StopReason, WatchKind};
 use crate::refusal::Refusal;
 use crate::space::{AfterRun, Placement, ProbeState};
@@ -194,8 +195,8 @@ fn a_hardware_breakpoint_stops_and_is_passed() {
     assert_eq!((rig.pc(VCPU0), rig.x(VCPU0, 0)), (at(FUNCTION), 1));
 }
 
-#[test]
-fn a_watchpoint_on_a_displaced_store_does_not_count_the_hit_twice() {
+/// A guest that stores to [`WATCHED`] once, at 8, and then stands at 12.
+fn storing_guest() -> Rig {
     let rig = Rig::new(1);
     let code = [
         asm::movz(1, 0x4000),
@@ -204,24 +205,76 @@ fn a_watchpoint_on_a_displaced_store_does_not_count_the_hit_twice() {
         asm::b(0),
     ];
     rig.machine.load(gpa(0), &code);
-    let watch = HwPoint::Watch {
-        address: at(0x4000),
-        length: 4,
-        kind: WatchKind::Write,
-    };
-    rig.space.insert_hw(watch).unwrap();
+    rig
+}
+
+/// What the store of a [`storing_guest`] meets.
+const WATCHED: HwPoint = HwPoint::Watch {
+    address: Gva(FakeMachine::RAM_BASE.0 + 0x4000),
+    length: 4,
+    kind: WatchKind::Write,
+};
+const WATCHPOINT: StopReason = StopReason::Watchpoint {
+    address: Gva(FakeMachine::RAM_BASE.0 + 0x4000),
+    kind: WatchKind::Write,
+};
+
+#[test]
+fn a_watchpoint_on_a_displaced_store_does_not_count_the_hit_twice() {
+    let rig = storing_guest();
+    rig.space.insert_hw(WATCHED).unwrap();
     let target = Target::Address(at(8));
     let (probe, _) = rig
         .space
         .attach_probe(&target, rig.program("count"), AfterRun::Go)
         .unwrap();
-    let stop = StopReason::Watchpoint {
-        address: at(0x4000),
-        kind: WatchKind::Write,
-    };
-    assert_eq!(rig.run_to_stop(), Some(stop));
+    assert_eq!(rig.run_to_stop(), Some(WATCHPOINT));
     assert_eq!((rig.pc(VCPU0), rig.listing(probe).hits), (at(8), 1));
-    rig.space.remove_hw(watch);
+    rig.space.remove_hw(WATCHED);
     assert_eq!(rig.resume(), None);
     assert_eq!((rig.pc(VCPU0), rig.listing(probe).hits), (at(12), 1));
+}
+
+/// The same where a hardware breakpoint makes the vCPU step past the site where it stopped.
+#[test]
+fn nor_does_one_where_a_hardware_breakpoint_is_passed() {
+    let rig = storing_guest();
+    rig.space.insert_hw(WATCHED).unwrap();
+    rig.space.insert_breakpoint(at(8), VCPU0).unwrap();
+    assert_eq!(rig.run_to_stop(), Some(BREAKPOINT));
+    rig.space.insert_hw(HwPoint::Break(at(8))).unwrap();
+    assert_eq!(rig.resume(), Some(WATCHPOINT));
+    rig.space.remove_hw(HwPoint::Break(at(8)));
+    rig.space.remove_hw(WATCHED);
+    assert_eq!(rig.resume(), None);
+    assert_eq!((rig.pc(VCPU0), rig.breakpoint().hits), (at(12), 1));
+}
+
+/// A probe counts what a hardware breakpoint of the user's at the same place stops.
+#[test]
+fn a_hardware_breakpoint_takes_no_hit_from_a_probe() {
+    let rig = Rig::new(1);
+    let target = Target::Address(at(FUNCTION));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Go)
+        .unwrap();
+    let point = HwPoint::Break(at(FUNCTION));
+    rig.space.insert_hw(point).unwrap();
+    let mut stop = rig.run_to_stop();
+    for call in 1..=CALLS {
+        assert_eq!(stop, Some(StopReason::HwBreakpoint));
+        stop = if call % 2 == 0 {
+            rig.resume()
+        } else {
+            // As GDB does it.
+            rig.space.remove_hw(point);
+            rig.machine.set_run_mode(VCPU0, RunMode::Step);
+            assert_eq!(rig.resume(), Some(StopReason::Step));
+            rig.space.insert_hw(point).unwrap();
+            rig.resume()
+        };
+        assert_eq!(rig.listing(probe).hits, (call + 1).min(CALLS));
+    }
+    assert_eq!(stop, None);
 }

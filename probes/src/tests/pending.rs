@@ -2,9 +2,9 @@
 
 use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, at, gpa, symbol};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
-use crate::fake::HW_BREAKPOINTS;
 use crate::fake::stage1::{Page, Stage1};
-use crate::machine::{HwPoint, Lifecycle, RunControl, StopReason};
+use crate::fake::{HW_BREAKPOINTS, asm};
+use crate::machine::{HwPoint, Lifecycle, RunControl, StopReason, WatchKind};
 use crate::space::{AfterRun, Placement, ProbeMode, ProbeState};
 use crate::target::Target;
 
@@ -109,6 +109,42 @@ fn a_cover_that_stays_is_passed() {
         stop = rig.resume();
     }
     assert_eq!((stops, rig.x(VCPU0, 0)), (CALLS, CALLS));
+}
+
+#[test]
+fn a_watchpoint_on_a_covered_store_does_not_count_the_hit_twice() {
+    let rig = Rig::new(1);
+    let code = [asm::str_w(0, 1), asm::b(0)];
+    rig.machine.load(gpa(0), &code);
+    let mut tables = mmu_on(&rig);
+    let target = Target::Address(kernel(0));
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Go)
+        .unwrap();
+    assert_eq!(rig.machine.points(), [HwPoint::Break(kernel(0))]);
+    let watch = HwPoint::Watch {
+        address: at(0),
+        length: 4,
+        kind: WatchKind::Write,
+    };
+    rig.space.insert_hw(watch).unwrap();
+    tables.map(kernel(0), gpa(0), Page::Kernel);
+    rig.held(|machine| {
+        let mut regs = machine.core(VCPU0).unwrap();
+        regs.pc = KERNEL;
+        regs.x[1] = at(0).0;
+        machine.set_core(VCPU0, &regs).unwrap();
+    });
+    let watched = StopReason::Watchpoint {
+        address: at(0),
+        kind: WatchKind::Write,
+    };
+    assert_eq!(rig.run_to_stop(), Some(watched));
+    assert_eq!((rig.pc(VCPU0), rig.listing(probe).hits), (kernel(0), 1));
+    rig.space.remove_hw(watch);
+    assert_eq!(rig.resume(), None);
+    assert_eq!((rig.pc(VCPU0), rig.listing(probe).hits), (kernel(4), 1));
 }
 
 #[test]
