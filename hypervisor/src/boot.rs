@@ -15,7 +15,7 @@ _head:
     b       _start
     .long   0
     .quad   0x200000                // text_offset: load 2 MiB past the start of RAM
-    .quad   __image_end - _head     // image_size; `cargo xtask build` adds the symbol table
+    .quad   __image_end - _head     // image_size
     .quad   0x2                     // flags: little endian, 4 KiB pages
     .quad   0
     .quad   0
@@ -33,6 +33,13 @@ _start:
     b.ne    dead                    // not loaded where linked
     mov     x20, x0                 // the device tree
 
+    ldr     x1, =__bss_start
+    ldr     x2, =__bss_end
+1:  cmp     x1, x2
+    b.hs    2f
+    stp     xzr, xzr, [x1], #16
+    b       1b
+2:
     // First identity map: one table of 1 GiB blocks.
     adrp    x1, boot_table
     add     x1, x1, :lo12:boot_table

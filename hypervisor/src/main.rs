@@ -30,6 +30,7 @@ mod heap;
 mod hwdebug;
 mod inject;
 mod interrupts;
+mod ksyms;
 mod live;
 mod machine;
 mod mmu;
@@ -153,7 +154,7 @@ impl FreeMemory {
         }
         let image = Range {
             start: &raw const __text_start as u64,
-            end: &raw const __image_end as u64 + backtrace::table_size(),
+            end: &raw const __image_end as u64,
         };
         let mut free = Self {
             ranges: platform.ram.clone(),

@@ -12,6 +12,7 @@ pub mod event;
 pub mod fake;
 pub mod kallsyms;
 pub mod kernel;
+pub mod ksyms;
 mod locate;
 pub mod machine;
 pub mod periscope;

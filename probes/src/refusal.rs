@@ -2,6 +2,7 @@
 
 use crate::addr::{Gpa, Gva};
 use crate::machine::{HwError, VmId};
+use crate::symbols::Named;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -39,6 +40,15 @@ pub enum Refusal {
         name: String,
         /// Names that the user may have meant.
         similar: Vec<String>,
+    },
+    /// Several symbols have that name.
+    Ambiguous {
+        /// The space.
+        vm: VmId,
+        /// The name.
+        name: String,
+        /// Where they are; not more than a user wants to read.
+        places: Vec<Named>,
     },
     /// All sites of the VM are taken.
     TooManySites(usize),
@@ -96,6 +106,17 @@ impl fmt::Display for Refusal {
                     "no symbol {name} in {vm}. Did you mean {}?",
                     similar.join(", ")
                 )
+            }
+            Self::Ambiguous { vm, name, places } => {
+                write!(f, "{name} can be several symbols of {vm}: ")?;
+                for (index, named) in places.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", " };
+                    write!(f, "{separator}{}", named.address)?;
+                    if named.name != *name {
+                        write!(f, " ({})", named.name)?;
+                    }
+                }
+                f.write_str(". Say which by its address.")
             }
             Self::TooManySites(limit) => {
                 write!(

@@ -28,6 +28,8 @@ pub(crate) const MAX_ENTRIES: usize = 2 * MAX_SITES;
 
 /// How many similar names a refusal suggests.
 const SUGGESTIONS: usize = 3;
+/// How many symbols of one name a refusal tells apart.
+const MAX_HOMONYMS: usize = 8;
 
 /// Where an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -436,6 +438,12 @@ pub(crate) fn address_of(
         (Target::Address(address), _) => Ok(Some(*address)),
         (Target::Symbol { .. }, None) => Ok(None),
         (Target::Symbol { name, .. }, Some(symbols)) => {
+            let mut places = symbols.named(name, MAX_HOMONYMS);
+            places.dedup_by_key(|named| named.address);
+            if places.len() > 1 {
+                let name = name.clone();
+                return Err(Refusal::Ambiguous { vm, name, places });
+            }
             let found = look_up(symbols, target);
             found.map(Some).ok_or_else(|| Refusal::NoSymbol {
                 vm,

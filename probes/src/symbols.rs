@@ -13,12 +13,23 @@ pub struct Located {
     pub offset: u64,
 }
 
+/// A symbol and where it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Named {
+    /// Its address.
+    pub address: Gva,
+    /// Its whole name.
+    pub name: String,
+}
+
 /// A table of symbols. Built once, then only read.
 pub trait Symbols: Send + Sync {
     /// How many symbols.
     fn count(&self) -> usize;
     /// The address of the symbol `name`; of several, the lowest.
     fn by_name(&self, name: &str) -> Option<Gva>;
+    /// At most `limit` symbols that answer to `name`, by address: a name need not be unique.
+    fn named(&self, name: &str, limit: usize) -> Vec<Named>;
     /// The last symbol at or before `address`, unless `address` lies outside what the table covers.
     fn by_address(&self, address: Gva) -> Option<Located>;
     /// At most `limit` names that a user who typed `name` may have meant, best first.

@@ -54,7 +54,15 @@ impl Target {
             Some((name, offset)) => (name, number(offset).ok_or_else(bad)?),
             None => (text, 0),
         };
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '$');
+        // The second row: Rust's paths.
+        let valid = |c: char| {
+            c.is_ascii_alphanumeric()
+                || matches!(c, '_' | '.' | '$')
+                || matches!(
+                    c,
+                    ':' | '<' | '>' | '{' | '}' | '#' | ',' | '&' | '*' | '[' | ']'
+                )
+        };
         if name.is_empty() || !name.chars().all(valid) {
             return Err(bad());
         }

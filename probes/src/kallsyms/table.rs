@@ -4,7 +4,7 @@ use super::tokens::Tokens;
 use super::{FindError, MAX_NAME};
 use crate::addr::Gva;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Symbols};
+use crate::symbols::{Located, Named, Symbols};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -173,6 +173,11 @@ impl SymbolTable {
 
     /// The first symbol of that name.
     fn find(&self, wanted: &str) -> Option<usize> {
+        self.all_named(wanted).next()
+    }
+
+    /// The symbols of that name, by address.
+    fn all_named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = usize> + 'a {
         let wanted_hash = hash(wanted);
         let hash_of = |index: u32| hash(self.name(index as usize).text());
         let first = self
@@ -181,8 +186,8 @@ impl SymbolTable {
         self.by_hash[first..]
             .iter()
             .map(|&index| (index as usize, self.name(index as usize)))
-            .take_while(|(_, name)| hash(name.text()) == wanted_hash)
-            .find(|(_, name)| name.text() == wanted)
+            .take_while(move |(_, name)| hash(name.text()) == wanted_hash)
+            .filter(move |(_, name)| name.text() == wanted)
             .map(|(index, _)| index)
     }
 }
@@ -194,6 +199,14 @@ impl Symbols for SymbolTable {
 
     fn by_name(&self, name: &str) -> Option<Gva> {
         self.find(name).map(|index| self.address(index))
+    }
+
+    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
+        let named = |index| Named {
+            address: self.address(index),
+            name: name.to_string(),
+        };
+        self.all_named(name).take(limit).map(named).collect()
     }
 
     /// Of several symbols at one address the first, as the kernel's own traces have it.

@@ -13,7 +13,7 @@ use crate::machine::{RunControl, StopReason, VcpuId};
 use crate::periscope::Periscope;
 use crate::programs::ProgramRef;
 use crate::space::{Listing, ProbeId, Space};
-use crate::symbols::{Located, Symbols};
+use crate::symbols::{Located, Named, Symbols};
 use crate::target::Target;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -153,6 +153,17 @@ impl Symbols for Table {
             .iter()
             .find(|(_, other)| *other == name)
             .map(|(address, _)| *address)
+    }
+
+    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
+        let named = self.0.iter().filter(|(_, other)| *other == name);
+        named
+            .take(limit)
+            .map(|(address, name)| Named {
+                address: *address,
+                name: (*name).to_string(),
+            })
+            .collect()
     }
 
     fn by_address(&self, address: Gva) -> Option<Located> {

@@ -7,7 +7,7 @@ use probes::addr::{Gpa, Gva};
 use probes::fake::{FakeMachine, asm, fleet};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
-use probes::symbols::{Located, Symbols};
+use probes::symbols::{Located, Named, Symbols};
 use std::sync::Arc;
 use stub::{ByteChannel, Server, Session};
 
@@ -52,6 +52,17 @@ impl Symbols for GuestSymbols {
             .iter()
             .find(|(_, symbol)| *symbol == name)
             .map(|(address, _)| Gva(*address))
+    }
+
+    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
+        let named = SYMBOLS.iter().filter(|(_, symbol)| *symbol == name);
+        named
+            .take(limit)
+            .map(|(address, name)| Named {
+                address: Gva(*address),
+                name: name.to_string(),
+            })
+            .collect()
     }
 
     fn by_address(&self, address: Gva) -> Option<Located> {

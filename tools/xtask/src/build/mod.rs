@@ -33,12 +33,12 @@ impl Program {
         workspace::image_dir().join(self.package())
     }
 
-    /// Where its boot image is, built or not: an arm64 Image, in the hypervisor's case with its symbols behind it.
+    /// Where its boot image is, built or not: an arm64 Image.
     pub fn image(self) -> PathBuf {
         workspace::image_dir().join(format!("{}.img", self.package()))
     }
 
-    /// Compiles it and makes its boot image.
+    /// Compiles it, gives the hypervisor its symbol table, and makes its boot image.
     pub fn build(self, toolchain: &BareToolchain) -> Result<()> {
         compile(self.package(), toolchain)?;
         fs::create_dir_all(workspace::image_dir())?;
@@ -46,15 +46,12 @@ impl Program {
             .join(BARE_TARGET)
             .join("release")
             .join(self.package());
+        if self == Program::Hypervisor {
+            symbols::inject(&built).with_context(|| built.display().to_string())?;
+        }
         let elf = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-        let image = match self {
-            Program::Hypervisor => image::with_symbols(&elf),
-            Program::TinyGuest => image::plain(&elf),
-        };
-        write(
-            &self.image(),
-            image.with_context(|| built.display().to_string())?,
-        )?;
+        let image = image::flatten(&elf).with_context(|| built.display().to_string())?;
+        write(&self.image(), image)?;
         write(&self.elf(), elf)
     }
 }
