@@ -8,6 +8,7 @@ use crate::machine::{HwPoint, RunControl, WatchKind};
 use crate::refusal::Refusal;
 use crate::space::{AfterRun, MAX_SITES, Placement, ProbeId};
 use crate::target::Target;
+use alloc::format;
 use alloc::string::ToString;
 
 fn refusal(rig: &Rig, address: Gva) -> Refusal {
@@ -97,6 +98,31 @@ fn a_symbol_that_is_not_there() {
         .space
         .attach_action(&symbol("nothing"), program.clone(), AfterRun::Go);
     assert!(matches!(action, Err(Refusal::NoSymbol { .. })));
+}
+
+#[test]
+fn a_symbol_that_is_there_twice() {
+    let rig = Rig::new(1);
+    rig.space.set_symbols(Table::of(&[
+        (at(0), "work"),
+        (at(4), "work"),
+        (at(8), "alias"),
+        (at(8), "alias"),
+    ]));
+    let program = rig.program("args");
+    let attach = |name| {
+        rig.space
+            .attach_probe(&symbol(name), program.clone(), AfterRun::Go)
+    };
+    assert_eq!(
+        attach("work").unwrap_err().to_string(),
+        format!(
+            "work can be several symbols of vm1: {}, {}. Say which by its address.",
+            at(0),
+            at(4)
+        )
+    );
+    assert!(attach("alias").is_ok(), "two names for one place");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! From an ELF file to the raw boot image that QEMU's `-kernel` and `guest-loader` load.
 
 use anyhow::{Context, Result, bail};
+use object::Endianness;
 use object::elf::PT_LOAD;
 use object::read::elf::{ElfFile64, ProgramHeader};
-use object::Endianness;
 
 /// No sane boot image is larger; a stray segment far away would otherwise eat all memory. In bytes.
 const MAX_IMAGE: u64 = 256 << 20;
