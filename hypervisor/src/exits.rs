@@ -29,11 +29,11 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
     match which {
         kind::SYNC => synchronous(vcpu, frame),
         kind::SERROR => {
-            let syndrome = sysreg::read!("esr_el2");
             error!(
-                "{}/vcpu{}: SError, ESR {syndrome:#x}",
+                "{}/vcpu{}: SError, ESR {:#x}",
                 vcpu.vm().name(),
-                vcpu.id.0
+                vcpu.id.0,
+                frame.syndrome
             );
         }
         _ => {
@@ -45,7 +45,7 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
 }
 
 fn synchronous(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let syndrome = sysreg::read!("esr_el2");
+    let syndrome = frame.syndrome;
     if esr::class(syndrome) == esr::ec::HVC && probe_hit(vcpu, frame, syndrome) {
         return;
     }
@@ -214,9 +214,9 @@ const FSC_PERMISSION: u64 = 0b00_1100;
 
 fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
     let iss = esr::iss(syndrome);
-    let far = sysreg::read!("far_el2");
+    let far = frame.fault_address;
     let is_fetch = esr::class(syndrome) == esr::ec::INSTRUCTION_ABORT;
-    let Some(gpa) = faulting_address(&frame.regs, iss, far) else {
+    let Some(gpa) = faulting_address(frame, iss) else {
         // Stage 1 has changed since: let the guest try again.
         return Progress::Retry;
     };
@@ -251,13 +251,14 @@ fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
 
 /// The guest-physical address of a stage-2 fault. HPFAR_EL2 holds it, but not for a permission fault that is not of
 /// the walk itself (Arm ARM D24.2.66): then stage 1 is asked again.
-fn faulting_address(regs: &probes::regs::CoreRegs, iss: u64, far: u64) -> Option<Gpa> {
+fn faulting_address(frame: &Frame, iss: u64) -> Option<Gpa> {
+    let far = frame.fault_address;
     let has_hpfar = iss & FSC_KIND != FSC_PERMISSION || iss & S1PTW != 0;
     if has_hpfar {
-        let page = (sysreg::read!("hpfar_el2") >> 4 & 0xfff_ffff_ffff) << 12;
+        let page = (frame.fault_page >> 4 & 0xfff_ffff_ffff) << 12;
         return Some(Gpa(page | far & 0xfff));
     }
-    let access = if regs.at_el0() {
+    let access = if frame.regs.at_el0() {
         Stage1::UserRead
     } else {
         Stage1::Read
@@ -365,7 +366,7 @@ fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
     if step::debug_exception(vcpu, frame, class) {
         return Progress::Retry;
     }
-    let far = sysreg::read!("far_el2");
+    let far = frame.fault_address;
     match class {
         esr::ec::BREAKPOINT if vcpu.local().debug.breaks_at(Gva(frame.regs.pc)) => {
             hardware_breakpoint(vcpu, frame);

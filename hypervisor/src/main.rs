@@ -21,6 +21,7 @@ mod boot;
 mod console_log;
 mod cpu;
 mod crash;
+mod el2;
 mod esr;
 mod exits;
 mod fp;

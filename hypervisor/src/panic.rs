@@ -21,17 +21,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     stop()
 }
 
-/// An exception from EL2 itself (vectors.rs).
-#[unsafe(no_mangle)]
-extern "C" fn el2_fault(frame: &Frame, kind: u64) -> ! {
+/// An exception that EL2 itself took and that is nobody's (el2.rs). `kind`: which vector.
+pub fn el2_fault(frame: &Frame, kind: u64) -> ! {
     emergency_begin();
-    let esr = sysreg::read!("esr_el2");
+    let esr = frame.syndrome;
     let what = ["synchronous exception", "IRQ", "FIQ", "SError"][kind as usize & 3];
     emergency(format_args!(
         "\nEL2 fault on cpu{}: {what}, ESR {esr:#x} ({}), FAR {:#x}\n",
         cpu::this().index,
         crate::esr::describe(esr),
-        sysreg::read!("far_el2"),
+        frame.fault_address,
     ));
     let regs = &frame.regs;
     for (row, values) in regs.x.chunks(4).enumerate() {

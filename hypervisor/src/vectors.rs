@@ -4,19 +4,26 @@
 //!
 //! Every exception from EL1 or EL0 enters one of four vectors, all of which do the same: push a [`Frame`] with the
 //! guest's x0 to x30, SP, PC and PSTATE (laid out as Linux' `user_pt_regs`, which is also the context of an eBPF
-//! program) and call [`crate::exits::handle`]. When that returns, the frame is written back and `ERET` continues the
-//! guest. Everything else of a vCPU (its EL1 system registers, its SIMD registers, its list registers) stays in the
+//! program) and call `handle_guest_exit` (exits.rs). When that returns, the frame is written back and `ERET` continues
+//! the guest. Everything else of a vCPU (its EL1 system registers, its SIMD registers, its list registers) stays in the
 //! hardware: a vCPU lives on one physical CPU and EL2 code is compiled without SIMD. They are saved only when the vCPU
 //! parks for a debugger (vcpu.rs).
+//!
+//! The syndrome goes into the frame too, and is read from there only: an exception that EL2 takes later, a probe on its
+//! own code for one, overwrites ESR, FAR, HPFAR, ELR and SPSR. From the frame's completion to its way back, none of the
+//! five holds anything that anybody still needs.
 //!
 //! EL2 runs with DAIF masked from the vector to `ERET`; where it waits, it waits in WFI, which wakes for a masked
 //! interrupt too, and asks the GIC itself. So no interrupt is ever taken from EL2.
 //!
 //! # From EL2 itself
 //!
-//! These are our own faults. They print registers and a backtrace and stop this CPU, no other (panic.rs). The stack
-//! may be what is broken: a stack is 32 KiB, aligned to 64 KiB, so that bit 15 of SP is set inside it and clear in the
-//! hole below it; with it clear the CPU borrows the top of its stack again, whose contents no longer matter.
+//! The same frame goes below the interrupted code's stack, and `handle_el2_exception` (el2.rs) is called. Where it
+//! returns, the interrupted code goes on with the registers of the frame, SP included. What is nobody's prints registers
+//! and a backtrace and stops this CPU, no other (panic.rs).
+//!
+//! The stack may be what is broken: a stack is 32 KiB, aligned to 64 KiB, so that bit 15 of SP is set inside it and
+//! clear in the hole below it; with it clear the CPU borrows the top of its stack again, whose contents no longer matter.
 
 use crate::sysreg;
 use core::arch::global_asm;
@@ -29,6 +36,12 @@ use probes::regs::CoreRegs;
 pub struct Frame {
     /// x0 to x30, SP, PC and PSTATE of whoever was interrupted.
     pub regs: CoreRegs,
+    /// `ESR_EL2` of the exception. Of an interrupt: nothing.
+    pub syndrome: u64,
+    /// `FAR_EL2`, where the syndrome says that it holds an address.
+    pub fault_address: u64,
+    /// `HPFAR_EL2`, where the syndrome says that it holds a page.
+    pub fault_page: u64,
 }
 
 /// Which of the four vectors was taken: 1 is IRQ, 2 FIQ, and these.
@@ -63,7 +76,7 @@ global_asm!(
         sub     x0, sp, x0
         sub     sp, sp, x0
         save_begin \kind
-        b       el2_fault_entry
+        b       el2_exit
     1:  mov     x1, #\kind
         b       el2_overflow
     .endm
@@ -106,6 +119,28 @@ vector_table:
         mrs     x2, elr_el2
         mrs     x3, spsr_el2
         stp     x2, x3, [sp, #{PC}]
+        mrs     x4, esr_el2
+        mrs     x5, far_el2
+        stp     x4, x5, [sp, #{SYNDROME}]
+        mrs     x4, hpfar_el2
+        str     x4, [sp, #{FAULT_PAGE}]
+    .endm
+
+    // All but x0 to x3, x30 and SP, from the frame at \base.
+    .macro restore_rest base
+        ldp     x4, x5, [\base, #32]
+        ldp     x6, x7, [\base, #48]
+        ldp     x8, x9, [\base, #64]
+        ldp     x10, x11, [\base, #80]
+        ldp     x12, x13, [\base, #96]
+        ldp     x14, x15, [\base, #112]
+        ldp     x16, x17, [\base, #128]
+        ldp     x18, x19, [\base, #144]
+        ldp     x20, x21, [\base, #160]
+        ldp     x22, x23, [\base, #176]
+        ldp     x24, x25, [\base, #192]
+        ldp     x26, x27, [\base, #208]
+        ldp     x28, x29, [\base, #224]
     .endm
 
 guest_exit:
@@ -131,34 +166,33 @@ enter_guest:
     msr     sp_el1, x4
     b       2f
 1:  msr     sp_el0, x4
-2:  ldp     x4, x5, [sp, #32]
-    ldp     x6, x7, [sp, #48]
-    ldp     x8, x9, [sp, #64]
-    ldp     x10, x11, [sp, #80]
-    ldp     x12, x13, [sp, #96]
-    ldp     x14, x15, [sp, #112]
-    ldp     x16, x17, [sp, #128]
-    ldp     x18, x19, [sp, #144]
-    ldp     x20, x21, [sp, #160]
-    ldp     x22, x23, [sp, #176]
-    ldp     x24, x25, [sp, #192]
-    ldp     x26, x27, [sp, #208]
-    ldp     x28, x29, [sp, #224]
+2:  restore_rest sp
     ldp     x0, x1, [sp, #0]
     ldp     x2, x3, [sp, #16]
     add     sp, sp, #{FRAME}
     eret
-    sb_after_eret:
     dsb     nsh                     // no speculation past ERET
     isb
 
-el2_fault_entry:
+el2_exit:
     save_rest
     add     x4, sp, #{FRAME}
     stp     x30, x4, [sp, #240]
     mov     x0, sp
-    bl      el2_fault
-    b       .
+    bl      handle_el2_exception
+    ldp     x2, x3, [sp, #{PC}]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    mov     x0, sp
+    ldp     x30, x4, [x0, #240]
+    // From here the frame may lie below SP. Nothing comes in between: the exception has masked everything.
+    mov     sp, x4
+    restore_rest x0
+    ldp     x2, x3, [x0, #16]
+    ldp     x0, x1, [x0, #0]
+    eret
+    dsb     nsh
+    isb
 
     // The stack has overflowed. x0 is lost; SP was (SP + x0), x0 the old SP.
 el2_overflow:
@@ -176,6 +210,8 @@ el2_overflow:
     "#,
     FRAME = const size_of::<Frame>(),
     PC = const offset_of!(CoreRegs, pc),
+    SYNDROME = const offset_of!(Frame, syndrome),
+    FAULT_PAGE = const offset_of!(Frame, fault_page),
 );
 
 unsafe extern "C" {
