@@ -1,13 +1,13 @@
 //! The log: every record goes to the PL011 and into a ring that the `log` command shows.
 
 use crate::cpu;
+use crate::lock::MaskedMutex;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::fmt::{self, Write};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
 
 /// How many lines the ring keeps.
 const KEPT_LINES: usize = 500;
@@ -26,8 +26,8 @@ static UART: AtomicU64 = AtomicU64::new(0);
 static OWNS_UART: AtomicBool = AtomicBool::new(true);
 
 /// Held for one line at a time, so that CPUs do not mix their lines. A panic takes its turn by force.
-static LINE: Mutex<()> = Mutex::new(());
-static KEPT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+static LINE: MaskedMutex<()> = MaskedMutex::new(());
+static KEPT: MaskedMutex<VecDeque<String>> = MaskedMutex::new(VecDeque::new());
 
 struct Uart(u64);
 

@@ -7,6 +7,7 @@
 use crate::hwdebug::{DebugRegister, mdscr};
 use crate::inject::{self, Access};
 use crate::live::{self, Stage1};
+use crate::masking::Window;
 use crate::step::{self, Progress, Purpose};
 use crate::vcpu::Vcpu;
 use crate::vectors::{Frame, kind};
@@ -26,6 +27,11 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
     let Some(&vcpu) = cpu::this().vcpu.get() else {
         panic!("an exit from a guest on a CPU without one");
     };
+    if which == kind::SYNC && probe_hit(vcpu, frame) {
+        vcpu.before_entry(frame);
+        return;
+    }
+    let _window = Window::open();
     match which {
         kind::SYNC => synchronous(vcpu, frame),
         kind::SERROR => {
@@ -46,9 +52,6 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
 
 fn synchronous(vcpu: &'static Vcpu, frame: &mut Frame) {
     let syndrome = frame.syndrome;
-    if esr::class(syndrome) == esr::ec::HVC && probe_hit(vcpu, frame, syndrome) {
-        return;
-    }
     let progress = match esr::class(syndrome) {
         esr::ec::HVC => hypercall(vcpu, frame, syndrome),
         esr::ec::SMC => {
@@ -87,9 +90,14 @@ fn skip(frame: &mut Frame, syndrome: u64) {
     frame.regs.retire();
 }
 
-/// An `HVC` with an immediate of ours. Returns whether it was a probe.
-fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> bool {
+/// An `HVC` with an immediate of ours. Returns whether it was a probe. Most hits end without a window (masking.rs): their
+/// way is short, and takes no lock that a stopped CPU can hold.
+fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
+    let syndrome = frame.syndrome;
     let immediate = esr::iss(syndrome) as u16;
+    if esr::class(syndrome) != esr::ec::HVC {
+        return false;
+    }
     if !(HVC_BASE..HVC_BASE + MAX_SITES as u16).contains(&immediate) {
         return false;
     }
@@ -105,6 +113,7 @@ fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> bool {
         frame.regs.pc += 4;
         return false;
     }
+    let _window = (outcome != HitOutcome::Resume).then(Window::open);
     step::finish_hit(vcpu, frame, outcome);
     true
 }

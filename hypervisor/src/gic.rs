@@ -17,6 +17,8 @@ use spin::Mutex;
 pub const SGI_KICK: u32 = 1;
 /// Makes the service CPU look for work (service.rs).
 pub const SGI_SERVICE: u32 = 2;
+/// Stops a CPU, whatever its EL2 code is doing (rendezvous.rs).
+pub const SGI_STOP: u32 = 3;
 /// PPI of the maintenance interrupt of the virtual CPU interface.
 pub const PPI_MAINTENANCE: u32 = 25;
 /// PPI of the EL2 physical timer.
@@ -24,8 +26,25 @@ pub const PPI_HYP_TIMER: u32 = 26;
 /// PPI of the EL1 virtual timer.
 pub const PPI_VIRTUAL_TIMER: u32 = 27;
 
-/// Priority of everything: EL2 does not nest interrupts.
-const PRIORITY: u8 = 0x80;
+/// Priority of the stop interrupt. Smaller numbers come first; all of ours differ in the upper four bits, which every
+/// GIC implements in either security state's view (GICv3 4.8.6).
+const PRIORITY_STOP: u8 = 0x20;
+/// Priority of the debug channels' devices: they are waited for while everything else stands.
+const PRIORITY_CHANNEL: u8 = 0x60;
+/// Priority of everything else.
+const PRIORITY: u8 = 0xa0;
+
+/// What `ICC_PMR_EL1` lets pass to this CPU (masking.rs).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum PriorityMask {
+    /// Every interrupt.
+    Open = 0xf0,
+    /// The stop interrupt and those of the debug channels.
+    ChannelsOnly = 0x80,
+    /// The stop interrupt alone.
+    StopOnly = 0x40,
+}
 
 /// Address of the SGI frame of each CPU's redistributor.
 static SGI_FRAMES: [AtomicU64; cpu::MAX_CPUS] = [const { AtomicU64::new(0) }; cpu::MAX_CPUS];
@@ -57,9 +76,14 @@ pub unsafe fn init(platform: &Platform) {
     init_cpu(0);
 }
 
+/// `HCR_EL2`: RW, and IMO, FMO, AMO. Without these an interrupt is EL1's, and pending for ever while EL2 executes.
+const HCR: u64 = 1 << 31 | 1 << 3 | 1 << 4 | 1 << 5;
+
 /// Sets up the calling CPU's interface and private interrupts.
 pub fn init_cpu(index: usize) {
     GicCpuInterface::enable_system_register_el2(true);
+    // SAFETY: routes interrupts to EL2, which masks them; EL2's own execution does not depend on the rest.
+    unsafe { sysreg::write!("hcr_el2", HCR) };
     sysreg::isb();
     let own = redistributor_of_this_cpu();
     let frame =
@@ -69,19 +93,20 @@ pub fn init_cpu(index: usize) {
     let gic = guard.as_mut().expect("gic::init has run");
     gic.init_cpu(own);
     GicCpuInterface::enable_group1(true);
-    GicCpuInterface::set_priority_mask(0xff);
+    set_priority_mask(PriorityMask::Open);
     // SAFETY: EOImode 1, see the module's head; no memory is concerned.
     unsafe { sysreg::write!("icc_ctlr_el1", 1 << 1) };
+    enable_private(gic, own, IntId::sgi(SGI_STOP), PRIORITY_STOP);
     for sgi in [SGI_KICK, SGI_SERVICE] {
-        enable_private(gic, own, IntId::sgi(sgi));
+        enable_private(gic, own, IntId::sgi(sgi), PRIORITY);
     }
     for ppi in [PPI_MAINTENANCE, PPI_HYP_TIMER, PPI_VIRTUAL_TIMER] {
-        enable_private(gic, own, IntId::ppi(ppi - 16));
+        enable_private(gic, own, IntId::ppi(ppi - 16), PRIORITY);
     }
 }
 
-fn enable_private(gic: &mut GicV3<'_>, own: usize, intid: IntId) {
-    gic.set_interrupt_priority(intid, Some(own), PRIORITY)
+fn enable_private(gic: &mut GicV3<'_>, own: usize, intid: IntId, priority: u8) {
+    gic.set_interrupt_priority(intid, Some(own), priority)
         .expect("a private interrupt");
     gic.enable_interrupt(intid, Some(own), true)
         .expect("a private interrupt");
@@ -100,14 +125,14 @@ fn redistributor_of_this_cpu() -> usize {
         .unwrap_or(0)
 }
 
-/// Enables a shared peripheral interrupt, delivered to the CPU with `affinity`.
-pub fn enable_spi(intid: u32, affinity: u64) {
+/// Enables the interrupt of a debug channel's device, delivered to the CPU with `affinity`.
+pub fn enable_channel_spi(intid: u32, affinity: u64) {
     let mut guard = GIC.lock();
     let gic = guard.as_mut().expect("gic::init has run");
     let id = IntId::spi(intid - 32);
     let distributor = gic.distributor();
     let done = distributor
-        .set_interrupt_priority(id, PRIORITY)
+        .set_interrupt_priority(id, PRIORITY_CHANNEL)
         .and_then(|()| distributor.set_trigger(id, Trigger::Edge))
         .and_then(|()| distributor.set_routing(id, Some(affinity)))
         .and_then(|()| distributor.enable_interrupt(id, true));
@@ -130,7 +155,25 @@ pub fn send(target: &cpu::Cpu, sgi: u32) {
     sysreg::isb();
 }
 
-/// The next pending interrupt, acknowledged.
+/// What this CPU lets pass.
+pub fn priority_mask() -> PriorityMask {
+    const CHANNELS_ONLY: u64 = PriorityMask::ChannelsOnly as u64;
+    const STOP_ONLY: u64 = PriorityMask::StopOnly as u64;
+    match sysreg::read!("icc_pmr_el1") & 0xf0 {
+        STOP_ONLY => PriorityMask::StopOnly,
+        CHANNELS_ONLY => PriorityMask::ChannelsOnly,
+        _ => PriorityMask::Open,
+    }
+}
+
+/// Changes what this CPU lets pass.
+pub fn set_priority_mask(mask: PriorityMask) {
+    // SAFETY: no memory is concerned; what may be taken when is masking.rs' to know.
+    unsafe { sysreg::write!("icc_pmr_el1", mask as u64) };
+    sysreg::isb();
+}
+
+/// The next pending interrupt that the priority mask lets pass, acknowledged.
 pub fn acknowledge() -> Option<u32> {
     GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1).map(u32::from)
 }

@@ -1,12 +1,13 @@
 //! The heap. Page tables and shadow pages come from it too: talc honours page alignment.
 
+use crate::lock::MaskedSpin;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use talc::TalcLock;
 use talc::source::Manual;
 
 #[global_allocator]
-static HEAP: TalcLock<spin::Mutex<()>, Manual> = TalcLock::new(Manual);
+static HEAP: TalcLock<MaskedSpin, Manual> = TalcLock::new(Manual);
 
 /// First memory, for what must be allocated before the device tree has been read.
 const EARLY: usize = 256 * 1024;

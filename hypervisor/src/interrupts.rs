@@ -5,7 +5,7 @@
 //! flush in one go; a vCPU on another CPU is kicked and does its own.
 
 use crate::vcpu::Vcpu;
-use crate::{cpu, gic, service, sysreg};
+use crate::{cpu, gic, masking, rendezvous, service, sysreg};
 use devices::vgic::{Delivery, ListRegs, PhysicalTimer, VcpuMask, Vgic};
 use probes::machine::Power;
 
@@ -18,8 +18,7 @@ pub fn serve(vcpu: Option<&'static Vcpu>) {
     // The list registers of a vCPU that is off are of a life that has ended: they must not get into the virtual GIC, which
     // may have been reset for the next.
     let vcpu = vcpu.filter(|vcpu| vcpu.power() == Power::On);
-    while let Some(intid) = gic::acknowledge() {
-        gic::drop_priority(intid);
+    while let Some(intid) = acknowledge() {
         match (intid, vcpu) {
             // Stays active until the guest deactivates it through its list register, or `update` says so.
             (gic::PPI_VIRTUAL_TIMER, Some(vcpu)) => {
@@ -40,11 +39,25 @@ pub fn serve(vcpu: Option<&'static Vcpu>) {
                 crate::time::stop_timer();
                 service::tick();
             }
+            (gic::SGI_STOP, _) => {
+                gic::deactivate(intid);
+                rendezvous::obey();
+                continue;
+            }
             (intid, _) if intid >= 32 => service::device_interrupt(intid),
             _ => {}
         }
         gic::deactivate(intid);
     }
+}
+
+/// The next interrupt of any priority, acknowledged and dropped to let others come.
+fn acknowledge() -> Option<u32> {
+    masking::with_priority_mask(gic::PriorityMask::Open, || {
+        let intid = gic::acknowledge()?;
+        gic::drop_priority(intid);
+        Some(intid)
+    })
 }
 
 /// Changes the virtual GIC of `vcpu`, which lives on this CPU, and brings its list registers up to date.

@@ -33,11 +33,14 @@ mod inject;
 mod interrupts;
 mod ksyms;
 mod live;
+mod lock;
 mod machine;
+mod masking;
 mod mmu;
 mod panic;
 mod platform;
 mod psci;
+mod rendezvous;
 mod service;
 mod stage2;
 mod step;
@@ -113,9 +116,12 @@ fn run_cpu() -> ! {
         if let Some(vcpu) = cpu::this().vcpu.get() {
             vcpu.run();
         }
-        interrupts::serve(None);
-        service::run_if_due();
-        crash::if_requested();
+        {
+            let _window = masking::Window::open();
+            interrupts::serve(None);
+            service::run_if_due();
+            crash::if_requested();
+        }
         sysreg::dsb_ish();
         aarch64_cpu::asm::wfi();
     }

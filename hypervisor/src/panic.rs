@@ -3,6 +3,7 @@
 
 use crate::backtrace::Backtrace;
 use crate::console_log::{emergency, emergency_begin};
+use crate::rendezvous::brk;
 use crate::vectors::Frame;
 use crate::{cpu, sysreg};
 use core::panic::PanicInfo;
@@ -65,7 +66,6 @@ fn stop() -> ! {
         "cpu{} stopped; the other CPUs go on\n",
         cpu::this().index
     ));
-    loop {
-        aarch64_cpu::asm::wfe();
-    }
+    // SAFETY: the exception's handler (el2.rs) keeps what the registers are now and does not return.
+    unsafe { core::arch::asm!("brk #{}", const brk::CRASHED, options(noreturn)) }
 }

@@ -81,9 +81,9 @@ impl Stepper {
         complete
     }
 
-    /// Whether the debugger waits for more instructions.
-    fn wants_more(&self) -> bool {
-        self.requested.is_some()
+    /// Whether the debugger waits for another instruction, and none is in progress.
+    pub fn wants_next(&self) -> bool {
+        self.requested.is_some() && self.active.is_none()
     }
 
     /// Forgets the debugger's request: something else has stopped the vCPU, or the debugger lets it go.
@@ -267,11 +267,8 @@ fn instruction_done(vcpu: &'static Vcpu, frame: &mut Frame) {
 /// Begins the next instruction of what the debugger asked for. A site at the PC is a hit. Returns whether the vCPU may
 /// have come to a stop, or to another instruction that must not be entered freely.
 pub fn advance(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
-    {
-        let stepper = &vcpu.local().stepper;
-        if !stepper.wants_more() || stepper.is_active() {
-            return false;
-        }
+    if !vcpu.local().stepper.wants_next() {
+        return false;
     }
     match armed_immediate(vcpu, frame.regs.pc) {
         Some(immediate) => hit(vcpu, frame, immediate),

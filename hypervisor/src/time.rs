@@ -1,6 +1,11 @@
 //! Time at EL2, from the physical counter.
 
+use crate::masking::Masked;
 use crate::sysreg;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// How long the physical CPUs have been stopped, in ticks (rendezvous.rs).
+static STOPPED: AtomicU64 = AtomicU64::new(0);
 
 /// The physical counter, in ticks. Ordered after everything before it.
 pub fn ticks() -> u64 {
@@ -16,6 +21,44 @@ pub fn frequency() -> u64 {
 /// Nanoseconds since power-on.
 pub fn now_ns() -> u64 {
     (u128::from(ticks()) * 1_000_000_000 / u128::from(frequency())) as u64
+}
+
+/// How long the physical CPUs have been stopped since power-on, in ticks.
+pub fn stopped_ticks() -> u64 {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+/// A stop of `ticks` ends.
+pub fn add_stopped_ticks(ticks: u64) {
+    STOPPED.fetch_add(ticks, Ordering::Relaxed);
+}
+
+/// A clock that stands still while the physical CPUs are stopped, in ticks.
+pub fn running_ticks() -> u64 {
+    // No stop may come between the two.
+    let _masked = Masked::new();
+    ticks().wrapping_sub(stopped_ticks())
+}
+
+/// The same in nanoseconds: for time limits on what other CPUs do.
+pub fn running_ns() -> u64 {
+    (u128::from(running_ticks()) * 1_000_000_000 / u128::from(frequency())) as u64
+}
+
+/// Sets the virtual counter of this CPU back by `ticks`.
+pub fn shift_guest_time(ticks: u64) {
+    let offset = sysreg::read!("cntvoff_el2").wrapping_add(ticks);
+    // SAFETY: the guest's view of time only.
+    unsafe { sysreg::write!("cntvoff_el2", offset) };
+    sysreg::isb();
+}
+
+/// Sets the virtual counter of this CPU: `offset` is how far it is behind [`running_ticks`].
+pub fn set_guest_time(offset: u64) {
+    let _masked = Masked::new();
+    // SAFETY: the guest's view of time only.
+    unsafe { sysreg::write!("cntvoff_el2", offset.wrapping_add(stopped_ticks())) };
+    sysreg::isb();
 }
 
 /// Makes the EL2 timer of this CPU interrupt in `ns` nanoseconds.

@@ -6,10 +6,12 @@
 //! copies back what the debugger changed.
 
 use crate::hwdebug::HwDebug;
+use crate::lock::{Mutex, MutexGuard};
+use crate::masking::{self, Window};
 use crate::step::{self, Purpose, Stepper};
 use crate::vectors::{self, Frame};
 use crate::vm::{self, Vm};
-use crate::{cpu, fp, guest_sys, interrupts, psci, service, stage2, sysreg};
+use crate::{cpu, fp, gic, guest_sys, interrupts, psci, service, stage2, sysreg};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use devices::vgic::{Delivery, VcpuMask};
 use probes::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
@@ -18,7 +20,6 @@ use probes::engine::HitOutcome;
 use probes::machine::{NoVcpu, Power, RunMode, Stop, StopReason, VcpuId, VmId};
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
 use probes::view::View;
-use spin::{Mutex, MutexGuard};
 
 /// Where a vCPU begins.
 #[derive(Clone, Copy, Debug)]
@@ -283,7 +284,7 @@ impl Vcpu {
 
     /// Lives on the calling CPU for ever.
     pub fn run(&'static self) -> ! {
-        init_controls(self.vm(), self.id);
+        init_controls(self.id);
         self.switch_view(View::Run);
         let mut frame = Frame::default();
         self.before_entry(&mut frame);
@@ -305,6 +306,10 @@ impl Vcpu {
 
     /// Everything between an exit and the next entry. Returns when the vCPU may execute from `frame`.
     pub fn before_entry(&'static self, frame: &mut Frame) {
+        if !self.must_park() && !service::is_due() && !self.local().stepper.wants_next() {
+            return;
+        }
+        let _window = Window::open();
         loop {
             if self.must_park() || service::is_due() {
                 // A step in progress is one instruction that ends soon: the vCPU parks behind it, never inside it.
@@ -335,7 +340,7 @@ impl Vcpu {
             service::run_if_due();
             self.start_if_requested(frame);
             if self.must_park() {
-                wait();
+                masking::wait(gic::PriorityMask::Open);
                 continue;
             }
             self.parked.store(false, Ordering::SeqCst);
@@ -388,9 +393,7 @@ impl Vcpu {
 
     /// Guest time and the debugger's hardware points, which may have changed while the vCPU was parked.
     fn set_time(&'static self) {
-        // SAFETY: the guest's view of time only.
-        unsafe { sysreg::write!("cntvoff_el2", self.vm().time_offset()) };
-        sysreg::isb();
+        self.vm().load_time();
         self.local().debug.load(self.vm());
         interrupts::update(self, |_, _| VcpuMask::NONE);
     }
@@ -420,17 +423,12 @@ impl Vcpu {
 
     /// Stops the VM; the vCPU parks before its next entry.
     pub fn stop(&self, reason: StopReason) {
+        let _window = Window::open();
         self.vm().request_stop(Stop {
             vcpu: self.id,
             reason,
         });
     }
-}
-
-/// Waits for an interrupt, which may be masked.
-fn wait() {
-    sysreg::dsb_ish();
-    aarch64_cpu::asm::wfi();
 }
 
 /// Whether address authentication is implemented with any algorithm.
@@ -442,7 +440,7 @@ fn has_pauth() -> bool {
 }
 
 /// The EL2 controls that hold as long as this CPU runs guests.
-fn init_controls(vm: &Vm, id: VcpuId) {
+fn init_controls(id: VcpuId) {
     /// VM, SWIO, PTW, FMO, IMO, AMO, TSC, RW, APK, API.
     const HCR: u64 =
         1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 19 | 1 << 31 | 1 << 40 | 1 << 41;
@@ -472,7 +470,6 @@ fn init_controls(vm: &Vm, id: VcpuId) {
         sysreg::write!("vmpidr_el2", psci::affinity(id) | 1 << 31);
         // Physical counter and timer trap: guest time is the virtual counter (exits.rs).
         sysreg::write!("cnthctl_el2", 0);
-        sysreg::write!("cntvoff_el2", vm.time_offset());
         sysreg::isb();
         if has_sve {
             sysreg::write!("s3_4_c1_c2_0", 0xf); // ZCR_EL2.LEN

@@ -13,8 +13,8 @@
 //! own code for one, overwrites ESR, FAR, HPFAR, ELR and SPSR. From the frame's completion to its way back, none of the
 //! five holds anything that anybody still needs.
 //!
-//! EL2 runs with DAIF masked from the vector to `ERET`; where it waits, it waits in WFI, which wakes for a masked
-//! interrupt too, and asks the GIC itself. So no interrupt is ever taken from EL2.
+//! EL2 runs with DAIF masked from the vector to `ERET`, but for windows in which it takes the stop interrupt
+//! (masking.rs). Where it waits, it waits in WFI, which wakes for a masked interrupt too, and asks the GIC itself.
 //!
 //! # From EL2 itself
 //!
@@ -44,10 +44,12 @@ pub struct Frame {
     pub fault_page: u64,
 }
 
-/// Which of the four vectors was taken: 1 is IRQ, 2 FIQ, and these.
+/// Which of the four vectors was taken: 2 is FIQ, and these.
 pub mod kind {
     /// Synchronous exception.
     pub const SYNC: u64 = 0;
+    /// IRQ.
+    pub const IRQ: u64 = 1;
     /// SError.
     pub const SERROR: u64 = 3;
 }

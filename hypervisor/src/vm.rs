@@ -1,6 +1,7 @@
 //! A guest: its memory, its devices, its vCPUs, and the holds that stop it.
 
 use crate::live::{self, Live};
+use crate::lock::Mutex;
 use crate::platform::{Module, ModuleKind, Platform, Range};
 use crate::stage2::Port;
 use crate::vcpu::{Start, Vcpu};
@@ -19,7 +20,7 @@ use probes::addr::{Gpa, Hpa, PAGE_SIZE};
 use probes::machine::{HwPoint, PhysFault, RunMode, Stop, VcpuId, VmId, VmState};
 use probes::regs::CoreRegs;
 use probes::view::{Limits, Roots, Views};
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// Where the guest's RAM begins.
 const RAM_BASE: Gpa = Gpa(0x4000_0000);
@@ -55,9 +56,9 @@ struct Config {
 #[derive(Debug)]
 struct Holds {
     count: usize,
-    /// Physical counter when the VM stopped.
+    /// [`time::running_ticks`] when the VM stopped.
     since: u64,
-    /// `CNTVOFF_EL2`: physical minus guest time, in ticks.
+    /// [`time::running_ticks`] minus guest time.
     offset: u64,
 }
 
@@ -257,16 +258,17 @@ impl Vm {
         self.held.load(Ordering::SeqCst) != 0
     }
 
-    /// `CNTVOFF_EL2` of every vCPU.
-    pub fn time_offset(&self) -> u64 {
-        self.holds.lock().offset
+    /// Sets the clock that the vCPU on the calling CPU sees.
+    pub fn load_time(&self) {
+        let offset = self.holds.lock().offset;
+        time::set_guest_time(offset);
     }
 
     fn add_hold(&self) {
         let mut holds = self.holds.lock();
         holds.count += 1;
         if holds.count == 1 {
-            holds.since = time::ticks();
+            holds.since = time::running_ticks();
         }
         self.held.store(holds.count, Ordering::SeqCst);
     }
@@ -283,10 +285,10 @@ impl Vm {
                 vcpu.kick();
             }
         }
-        let deadline = time::now_ns() + HOLD_TIMEOUT;
+        let deadline = time::running_ns() + HOLD_TIMEOUT;
         for vcpu in &self.vcpus {
             while !vcpu.is_parked() {
-                if time::now_ns() > deadline {
+                if time::running_ns() > deadline {
                     error!(
                         "{}/vcpu{} does not stop: its CPU is given up",
                         self.name, vcpu.id.0
@@ -311,7 +313,7 @@ impl Vm {
             if count == 0 {
                 holds.offset = holds
                     .offset
-                    .wrapping_add(time::ticks().wrapping_sub(holds.since));
+                    .wrapping_add(time::running_ticks().wrapping_sub(holds.since));
             }
             self.held.store(count, Ordering::SeqCst);
             if count != 0 {

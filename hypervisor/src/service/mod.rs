@@ -149,7 +149,7 @@ pub fn init(platform: &Platform, cpus: usize) {
     for (place, intid) in CHANNEL_INTIDS.iter().zip([intid, uart_intid]) {
         if let Some(intid) = intid {
             place.store(intid, Ordering::Relaxed);
-            gic::enable_spi(intid, u64::from(affinity));
+            gic::enable_channel_spi(intid, u64::from(affinity));
         }
     }
 }

@@ -1,0 +1,229 @@
+//! Bringing the other CPUs to rest, and letting them go on.
+//!
+//! A CPU **rests** inside an exception that it has taken at EL2: its registers are in that exception's [`Frame`], where
+//! whoever stopped it reads and writes them, and it waits in WFI for nothing but the stop interrupt. It needs no lock to
+//! rest and holds none of the debugger's own ([`crate::lock`]).
+//!
+//! There is one master, the service CPU: it alone stops the others, so no two CPUs ever wait for each other to rest. A CPU
+//! that comes to a breakpoint rests by itself and tells the master (debugger.rs).
+//!
+//! How a CPU is reached: in a guest, the stop interrupt is an exit like any other and is acknowledged in
+//! `interrupts::serve`, which rests through a `BRK` to have a frame of EL2's; in a window of EL2 it is taken right there;
+//! in WFI it wakes the CPU. Code outside of windows is short. What does not come to rest in [`ANSWER_TIME`] is reported by
+//! its number; a CPU that has crashed rests already.
+//!
+//! Guest time stands still from [`stop_cpus`] to [`resume_cpus`]: `time::stopped_ticks` grows by it, and every CPU that
+//! rested puts the difference into its `CNTVOFF_EL2`.
+
+#![allow(
+    dead_code,
+    reason = "the hyp endpoint and probes on EL2 code, its users, land next"
+)]
+
+use crate::vectors::Frame;
+use crate::{cpu, gic, masking, sysreg, time};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+/// The CPU that stops the others.
+pub const MASTER: usize = 0;
+
+/// How long a CPU may take to come to rest, in nanoseconds.
+pub const ANSWER_TIME: u64 = 1_000_000_000;
+
+/// `BRK` immediates of this file. Probes on EL2 code have those from 0x4000 on.
+pub mod brk {
+    /// The stop interrupt has been acknowledged outside of an exception of EL2.
+    pub const OBEY: u16 = 0x3f00;
+    /// This CPU has crashed and goes no further.
+    pub const CRASHED: u16 = 0x3f01;
+}
+
+/// Where one CPU rests.
+struct Place {
+    /// Its frame while it rests, else null.
+    frame: AtomicPtr<Frame>,
+    /// It rests until the master lets it go, however often the others are stopped and resumed meanwhile.
+    kept: AtomicBool,
+}
+
+static PLACES: [Place; cpu::MAX_CPUS] = [const {
+    Place {
+        frame: AtomicPtr::new(ptr::null_mut()),
+        kept: AtomicBool::new(false),
+    }
+}; cpu::MAX_CPUS];
+
+/// How many stops there are that have not been resumed.
+static STOPS: AtomicUsize = AtomicUsize::new(0);
+/// When the first of them began, in ticks.
+static SINCE: AtomicU64 = AtomicU64::new(0);
+/// Whether the master was in a window then.
+static MASTER_UNMASKS: AtomicBool = AtomicBool::new(false);
+
+/// A set of CPUs, by their numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuSet(u32);
+
+impl CpuSet {
+    /// Adds one.
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Their numbers, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..cpu::MAX_CPUS).filter(move |index| self.0 & 1 << index != 0)
+    }
+}
+
+// ---- The master ----
+
+/// Brings every other CPU to rest and masks the caller's interrupts. Nests; [`resume_cpus`] takes it back. Returns the CPUs
+/// that do not answer: they may be executing anything.
+///
+/// On the master only.
+pub fn stop_cpus() -> CpuSet {
+    let before = masking::mask();
+    if STOPS.fetch_add(1, Ordering::SeqCst) != 0 {
+        return wait_for_rest();
+    }
+    MASTER_UNMASKS.store(before == masking::Before::Window, Ordering::Relaxed);
+    for other in others().filter(|other| !rests(other.index)) {
+        gic::send(other, gic::SGI_STOP);
+    }
+    let missing = wait_for_rest();
+    // Only now: no guest may see its time go back.
+    SINCE.store(time::ticks(), Ordering::Relaxed);
+    missing
+}
+
+fn wait_for_rest() -> CpuSet {
+    let deadline = time::now_ns() + ANSWER_TIME;
+    let mut missing = CpuSet::default();
+    for other in others() {
+        while !rests(other.index) {
+            if time::now_ns() > deadline {
+                missing.insert(other.index);
+                break;
+            }
+            core::hint::spin_loop();
+        }
+    }
+    missing
+}
+
+/// Takes one [`stop_cpus`] back; with the last, the others go on from their frames and the caller's interrupts are as they
+/// were.
+///
+/// On the master only.
+pub fn resume_cpus() {
+    if STOPS.load(Ordering::Relaxed) == 1 {
+        let stopped = time::ticks().wrapping_sub(SINCE.load(Ordering::Relaxed));
+        time::add_stopped_ticks(stopped);
+        time::shift_guest_time(stopped);
+    }
+    if STOPS.fetch_sub(1, Ordering::SeqCst) != 1 {
+        return;
+    }
+    for other in others() {
+        gic::send(other, gic::SGI_STOP);
+    }
+    if MASTER_UNMASKS.load(Ordering::Relaxed) {
+        masking::restore(masking::Before::Window);
+    }
+}
+
+fn others() -> impl Iterator<Item = &'static cpu::Cpu> {
+    cpu::online().filter(|cpu| cpu.index != MASTER)
+}
+
+/// Whether a CPU rests, or has crashed.
+pub fn rests(index: usize) -> bool {
+    let place = PLACES.get(index);
+    place.is_some_and(|place| !place.frame.load(Ordering::SeqCst).is_null())
+}
+
+/// Reads or changes the registers of a CPU that rests. On the master, between [`stop_cpus`] and [`resume_cpus`]; `None` where
+/// the CPU does not rest.
+pub fn with_frame<T>(index: usize, action: impl FnOnce(&mut Frame) -> T) -> Option<T> {
+    let frame = PLACES.get(index)?.frame.load(Ordering::SeqCst);
+    // SAFETY: a CPU publishes the frame of the exception that it is in and leaves it alone until it has taken the pointer
+    // back; it does that only with no stop in force, which the caller has. The master is the only caller.
+    unsafe { frame.as_mut() }.map(action)
+}
+
+// ---- A CPU that rests ----
+
+/// The stop interrupt came in an exception of EL2: rests as long as it has to. Not on the master.
+pub fn rest(frame: &mut Frame) {
+    let place = &PLACES[cpu::this().index];
+    let must_rest = || STOPS.load(Ordering::SeqCst) != 0 || place.kept.load(Ordering::SeqCst);
+    if !must_rest() {
+        return;
+    }
+    let stopped_before = time::stopped_ticks();
+    loop {
+        place.frame.store(frame, Ordering::SeqCst);
+        while must_rest() {
+            masking::wait(gic::PriorityMask::StopOnly);
+            take_stop_interrupts();
+        }
+        place.frame.store(ptr::null_mut(), Ordering::SeqCst);
+        // A stop that came in between has either seen the frame gone and waits for it, or we see the stop here. What it may
+        // have seen before that is a CPU which executes this loop and nothing else.
+        if !must_rest() {
+            break;
+        }
+    }
+    time::shift_guest_time(time::stopped_ticks().wrapping_sub(stopped_before));
+    // Code may have changed. The ERET that follows synchronizes as well; this is for what lies before it.
+    sysreg::isb();
+}
+
+/// Rests until the master says otherwise by [`let_go`]: for a CPU that has come to a breakpoint.
+pub fn rest_until_let_go(frame: &mut Frame) {
+    let place = &PLACES[cpu::this().index];
+    place.kept.store(true, Ordering::SeqCst);
+    rest(frame);
+}
+
+/// Ends what [`rest_until_let_go`] began. The CPU goes on when no stop is left.
+pub fn let_go(index: usize) {
+    if let (Some(place), Some(cpu)) = (PLACES.get(index), cpu::get(index))
+        && place.kept.swap(false, Ordering::SeqCst)
+    {
+        gic::send(cpu, gic::SGI_STOP);
+    }
+}
+
+/// Publishes the last registers of a CPU that goes no further, and ends it.
+pub fn rest_for_ever(frame: &mut Frame) -> ! {
+    PLACES[cpu::this().index]
+        .frame
+        .store(frame, Ordering::SeqCst);
+    loop {
+        aarch64_cpu::asm::wfe();
+    }
+}
+
+/// Takes all pending stop interrupts away. They carry no message: who had one looks at what there is to do.
+pub fn take_stop_interrupts() {
+    masking::with_priority_mask(gic::PriorityMask::StopOnly, || {
+        while let Some(intid) = gic::acknowledge() {
+            gic::drop_priority(intid);
+            gic::deactivate(intid);
+        }
+    });
+}
+
+/// Rests, or attends the debugger, where the stop interrupt was acknowledged outside of an exception of EL2.
+pub fn obey() {
+    // SAFETY: the exception's handler (el2.rs) returns behind the instruction with all registers as they were.
+    unsafe { core::arch::asm!("brk #{}", const brk::OBEY) };
+}
