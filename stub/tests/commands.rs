@@ -210,3 +210,60 @@ fn the_log_is_the_hypervisors() {
     assert_eq!(out, "booted\n");
     bench.vm().power_off();
 }
+
+/// The candidates for the last of `words`.
+fn complete(bench: &Bench, words: &str) -> Vec<String> {
+    let said = shell(bench, &format!("complete {words}"));
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn lines_are_completed() {
+    let bench = Bench::new(1);
+    assert_eq!(complete(&bench, "tra"), ["trace"]);
+    assert_eq!(complete(&bench, "vm st"), ["start", "stop"]);
+    assert_eq!(complete(&bench, "vm start ?"), ["vm1", "vm2"]);
+    assert_eq!(complete(&bench, "trace kprobe vm"), ["vm1:", "vm2:"]);
+    assert_eq!(complete(&bench, "tr kp vm1:wo"), ["vm1:work"]);
+    assert_eq!(complete(&bench, "trace kprobe vm1:work co"), ["count"]);
+    assert_eq!(complete(&bench, "trace attach vm1:work count --"), ["--go"]);
+    assert_eq!(complete(&bench, "map dump count ?").len(), 1);
+    assert_eq!(complete(&bench, "help ph"), ["phys"]);
+    for nothing in ["nothing", "vm start vm1 ?", "log ?", "trace kprobe vm9:x"] {
+        assert!(complete(&bench, nothing).is_empty(), "{nothing}");
+    }
+    assert!(complete(&bench, "?").len() > 5);
+}
+
+#[test]
+fn tools_read_one_object_a_line() {
+    let bench = Bench::new(1);
+    let list = shell(&bench, "vm list --json");
+    assert_eq!(
+        list,
+        "{\"vm\":\"vm1\",\"state\":\"running\",\"vcpus_on\":\"1 of 2\"}\n\
+         {\"vm\":\"vm2\",\"state\":\"running\",\"vcpus_on\":\"1 of 2\"}\n"
+    );
+    assert_eq!(
+        shell(&bench, "hlep --json"),
+        "{\"error\":\"no command hlep. Did you mean help?\"}\n"
+    );
+    assert_eq!(shell(&bench, "--json"), "");
+    let all = [
+        "help",
+        "trace list",
+        "trace progs",
+        "vm info",
+        "vm memory",
+        "gsym vm1:work",
+        "map dump count hits",
+    ];
+    for command in all {
+        for line in shell(&bench, &format!("{command} --json")).lines() {
+            assert!(
+                line.starts_with('{') && line.ends_with('}'),
+                "{command}: {line}"
+            );
+        }
+    }
+}

@@ -21,7 +21,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
 }
 
 fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut table = Table::new(&[("COMMAND", Align::Left), ("", Align::Left)]);
+    let mut table = Table::new(&[("COMMAND", Align::Left), ("WHAT IT DOES", Align::Left)]);
     for command in COMMANDS {
         table.row([command.to_string(), command.summary.to_string()]);
     }

@@ -2,11 +2,13 @@
 //!
 //! Every word may be shortened as far as it stays unambiguous: `mon tr li`. An error says what is wrong and what to do.
 
+mod complete;
 mod gsym;
 mod help;
 mod log;
 mod map_dump;
 mod number;
+mod output;
 mod parse;
 mod phys;
 mod table;
@@ -25,6 +27,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use output::{Format, Output};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
 use probes::space::{ProbeKind, Space};
@@ -44,24 +47,37 @@ pub enum Caller {
     Shell,
 }
 
+/// Asks for output that tools read, after any command.
+const JSON: &str = "--json";
+
 /// Runs one line and writes its output or what is wrong with it to `out`. Blank lines do nothing.
 pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    let said = words.len();
+    words.retain(|word| *word != JSON);
+    let format = if words.len() < said {
+        Format::Json
+    } else {
+        Format::Text
+    };
     if words.is_empty() {
         return;
     }
     let result = parse::resolve(COMMANDS, &words).and_then(|(command, arguments)| {
+        let mut output = Output::new(&mut *out, format);
         let mut invocation = Invocation {
             server,
             caller,
             arguments,
-            out: &mut *out,
+            out: &mut output,
         };
-        (command.run)(&mut invocation).map_err(|problem| problem.with_usage(command))
+        let result = (command.run)(&mut invocation);
+        // Output that cannot be written has no reader to tell.
+        let _ = invocation.out.finish();
+        result.map_err(|problem| problem.with_usage(command))
     });
     if let Err(problem) = result {
-        // Output that cannot be written has no reader to tell.
-        let _ = writeln!(out, "{problem}");
+        let _ = Output::new(out, format).problem(&problem.to_string());
     }
 }
 
@@ -105,6 +121,7 @@ const COMMANDS: &[Command] = &[
     gsym::COMMAND,
     phys::COMMAND,
     log::COMMAND,
+    complete::COMMAND,
 ];
 
 /// Why a command failed.
@@ -149,7 +166,7 @@ pub(crate) struct Invocation<'a> {
     server: &'a Server,
     caller: &'a Caller,
     arguments: &'a [&'a str],
-    out: &'a mut dyn Write,
+    out: &'a mut Output<'a>,
 }
 
 impl<'a> Invocation<'a> {

@@ -1,5 +1,6 @@
 //! Tables: columns as wide as their widest cell.
 
+use super::output::{Format, Output, Quoted};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -14,6 +15,7 @@ pub(super) enum Align {
 /// Rows under a heading.
 pub(super) struct Table {
     columns: Vec<Align>,
+    /// The heading, then what is under it.
     rows: Vec<Vec<String>>,
 }
 
@@ -33,8 +35,36 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Writes it.
-    pub(super) fn write(&self, out: &mut dyn Write) -> fmt::Result {
+    /// Writes it in the output's format.
+    pub(super) fn write(&self, out: &mut Output<'_>) -> fmt::Result {
+        match out.format() {
+            Format::Text => self.write_text(out.raw()),
+            Format::Json => self.write_json(out.raw()),
+        }
+    }
+
+    /// Each row as an object, whose keys are the heading's words. Figures lose their commas.
+    fn write_json(&self, out: &mut dyn Write) -> fmt::Result {
+        let Some((heading, rows)) = self.rows.split_first() else {
+            return Ok(());
+        };
+        for row in rows {
+            out.write_char('{')?;
+            for (index, (name, cell)) in heading.iter().zip(row).enumerate() {
+                let separator = if index == 0 { "" } else { "," };
+                let key = name.to_lowercase().replace(' ', "_");
+                write!(out, "{separator}{}:", Quoted(&key))?;
+                match figure(cell) {
+                    Some(figure) => write!(out, "{figure}")?,
+                    None => write!(out, "{}", Quoted(cell))?,
+                }
+            }
+            out.write_str("}\n")?;
+        }
+        Ok(())
+    }
+
+    fn write_text(&self, out: &mut dyn Write) -> fmt::Result {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -51,5 +81,48 @@ impl Table {
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// The number in a cell like `1,204`.
+fn figure(cell: &str) -> Option<u64> {
+    let digits = cell.replace(',', "");
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    // Identifiers with leading zeros are none.
+    let is_plain = digits == "0" || !digits.starts_with('0');
+    (is_number && is_plain).then(|| digits.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_table_for_people_and_for_tools() {
+        let mut table = Table::new(&[("SITE", Align::Left), ("TIMES HIT", Align::Right)]);
+        table.row(["vm1:\"f\"".to_string(), "1,204".to_string()]);
+        table.row(["vm1:007".to_string(), "-".to_string()]);
+        let write = |format| {
+            let mut text = String::new();
+            table.write(&mut Output::new(&mut text, format)).unwrap();
+            text
+        };
+        assert_eq!(
+            write(Format::Text),
+            "SITE     TIMES HIT\nvm1:\"f\"      1,204\nvm1:007          -\n"
+        );
+        assert_eq!(
+            write(Format::Json),
+            "{\"site\":\"vm1:\\\"f\\\"\",\"times_hit\":1204}\n{\"site\":\"vm1:007\",\"times_hit\":\"-\"}\n"
+        );
+    }
+
+    #[test]
+    fn figures() {
+        assert_eq!(figure("1,204"), Some(1204));
+        assert_eq!(figure("0"), Some(0));
+        for text in ["", "007", "0x10", "-", "-1", "1 of 2"] {
+            assert_eq!(figure(text), None, "{text}");
+        }
     }
 }
