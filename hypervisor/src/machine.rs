@@ -1,7 +1,7 @@
 //! The VM as the debugger sees it: [`probes::machine`] over [`Vm`].
 
 use crate::vm::Vm;
-use crate::{cpu, hwdebug, time};
+use crate::{cpu, hwdebug, service, time};
 use probes::addr::Gpa;
 use probes::machine::{
     ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
@@ -12,6 +12,10 @@ use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 impl Machine for Vm {
     fn vm(&self) -> VmId {
         self.id
+    }
+
+    fn notify_server(&self) {
+        service::notify();
     }
 }
 

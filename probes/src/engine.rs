@@ -9,13 +9,14 @@ use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
 use crate::event::{EventKind, Rings, Source};
 use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
+use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
-use crate::site::{Attachment, Bound, Site, Verdict};
+use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
-use ebpf::{Host, ReadFault};
+use ebpf::{Host, ReadFault, RunError};
 
 /// The first immediate of the reserved range: slot `n` of a space traps with `HVC #(HVC_BASE + n)`.
 pub const HVC_BASE: u16 = 0x4000;
@@ -253,26 +254,40 @@ impl Space {
         reason
     }
 
-    /// Runs one program, counts it, and says whether it stops the VM.
+    /// Counts a hit, runs the program, and says whether that stops the VM.
     fn run_one(&self, attachment: &Attachment, verdict: Verdict, trap: &Trap<'_>) -> bool {
-        attachment.hits.fetch_add(1, Ordering::Relaxed);
-        let host = HitHost::new(self, attachment, trap);
-        let result = attachment
-            .program
-            .program()
-            .run(&trap.regs.to_words(), &host);
-        if let Err(error) = result {
-            attachment.missed.fetch_add(1, Ordering::Relaxed);
-            let mut text = ShortText::new();
-            // Writing to a `ShortText` does not fail.
-            let _ = write!(text, "{}: {error}", attachment.program.name());
-            host.push(EventKind::ProgramError, text.as_bytes());
+        match attachment.admit(trap.vcpu) {
+            Admission::Refused => return false,
+            Admission::Hit => {}
+            Admission::LastHit => self.note_done(),
         }
+        let result = match &attachment.program {
+            Some(program) => self.run_program(program, attachment, trap),
+            None => Ok(0),
+        };
         match verdict {
             Verdict::Go => false,
             Verdict::Stop => true,
             Verdict::Program => result != Ok(0),
         }
+    }
+
+    fn run_program(
+        &self,
+        program: &ProgramRef,
+        attachment: &Attachment,
+        trap: &Trap<'_>,
+    ) -> Result<u64, RunError> {
+        let host = HitHost::new(self, attachment, trap);
+        let result = program.program().run(&trap.regs.to_words(), &host);
+        if let Err(error) = &result {
+            attachment.missed.fetch_add(1, Ordering::Relaxed);
+            let mut text = ShortText::new();
+            // Writing to a `ShortText` does not fail.
+            let _ = write!(text, "{}: {error}", program.name());
+            host.push(EventKind::ProgramError, text.as_bytes());
+        }
+        result
     }
 }
 

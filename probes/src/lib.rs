@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod ksyms;
 mod locate;
 pub mod machine;
+pub mod options;
 pub mod periscope;
 pub mod programs;
 #[cfg(test)]

@@ -266,6 +266,10 @@ pub trait Machine:
 {
     /// Which VM.
     fn vm(&self) -> VmId;
+    /// Something waits that the server does not hear of otherwise: makes the hypervisor call
+    /// [`crate::space::Space::retry_pending`] soon. Called on the hit path, so it neither allocates
+    /// nor waits.
+    fn notify_server(&self);
 }
 
 /// A guest access that stage 1 or stage 2 would refuse, or that is not RAM.

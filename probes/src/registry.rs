@@ -13,10 +13,11 @@ use crate::addr::Gva;
 use crate::engine::HVC_BASE;
 use crate::locate::{Spot, locate, locate_anywhere};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
+use crate::options::{AfterRun, ProbeOptions};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::site::{Attachment, Site, Table};
-use crate::space::{AfterRun, MAX_SITES, Placement, ProbeKind, ProbeOptions};
+use crate::space::{MAX_SITES, Placement, ProbeKind};
 use crate::symbols::Symbols;
 use crate::target::Target;
 use alloc::sync::Arc;
@@ -34,7 +35,7 @@ const MAX_HOMONYMS: usize = 8;
 /// Where an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Standing {
-    /// Nowhere: GDB removed it, or its code turned out not to bear a probe.
+    /// Nowhere: GDB removed it, it is switched off, or its code turned out not to bear a probe.
     Idle,
     /// Waits for its page or its symbol.
     Pending,
@@ -53,13 +54,20 @@ pub(crate) struct Place {
     pub(crate) address: Gva,
 }
 
+/// Whether the user wants an entry to take hits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
 /// A breakpoint, a probe or an action.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) attachment: Arc<Attachment>,
     pub(crate) kind: ProbeKind,
     pub(crate) target: Target,
-    pub(crate) after: AfterRun,
+    pub(crate) switch: Switch,
     /// The target's address, once known.
     pub(crate) address: Option<Gva>,
     /// The generation of symbols in which the target was last looked up.
@@ -71,6 +79,12 @@ impl Entry {
     fn waits(&self) -> bool {
         self.kind != ProbeKind::Action
             && matches!(self.standing, Standing::Pending | Standing::Covered(_))
+    }
+
+    /// Takes it from its site for good, until the user switches it on.
+    fn switch_off(&mut self) {
+        self.switch = Switch::Off;
+        self.standing = Standing::Idle;
     }
 
     fn place(&self) -> Option<Place> {
@@ -86,7 +100,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) target: &'a Target,
     /// The target's address, where it is known.
     pub(crate) address: Option<Gva>,
-    pub(crate) program: ProgramRef,
+    pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
 }
 
@@ -135,10 +149,10 @@ impl Registry {
             None => {
                 self.make_room()?;
                 self.entries.push(Entry {
-                    attachment: Attachment::new(None, stop.clone()),
+                    attachment: Attachment::new(None, Some(stop.clone()), AfterRun::Stop.into()),
                     kind: ProbeKind::Breakpoint,
                     target: Target::Address(address),
-                    after: AfterRun::Stop,
+                    switch: Switch::On,
                     address: Some(address),
                     searched: around.generation,
                     standing: Standing::Idle,
@@ -231,15 +245,9 @@ impl Registry {
         around: &Surroundings<'_>,
         wish: Wish<'_>,
     ) -> Result<(u32, Placement), Refusal> {
-        let spot = match wish.address {
-            Some(address) => locate_anywhere(around.machine, address)?,
-            None => None,
-        };
+        check_vcpu(around.machine, wish.options.vcpu)?;
         self.make_room()?;
-        let standing = match spot {
-            Some(spot) => Standing::Placed(self.place(around.machine, spot)?),
-            None => Standing::Pending,
-        };
+        let standing = self.stand(around.machine, wish.address)?;
         let id = self.add(around, ProbeKind::Kprobe, wish, standing);
         self.rebuild(around);
         let placement = self.entries.last().map_or(Placement::Pending, placement);
@@ -258,19 +266,62 @@ impl Registry {
     }
 
     pub(crate) fn detach(&mut self, around: &Surroundings<'_>, id: u32) -> Result<(), Refusal> {
-        let index = self
-            .entries
-            .iter()
-            .position(|entry| entry.attachment.probe == Some(id));
-        let Some(index) = index else {
-            return Err(Refusal::NoSuchProbe {
-                vm: around.machine.vm(),
-                id,
-            });
-        };
+        let index = self.probe(around, id)?;
         self.entries.remove(index);
         self.rebuild(around);
         Ok(())
+    }
+
+    /// Lets a probe or an action take hits again, as many as at first where it has a limit.
+    pub(crate) fn enable(
+        &mut self,
+        around: &Surroundings<'_>,
+        id: u32,
+    ) -> Result<Placement, Refusal> {
+        let index = self.probe(around, id)?;
+        if self.entries[index].standing == Standing::Idle {
+            let address = self.find_address(around, index);
+            if self.entries[index].kind != ProbeKind::Action {
+                self.entries[index].standing = self.stand(around.machine, address)?;
+            }
+        }
+        let entry = &mut self.entries[index];
+        entry.switch = Switch::On;
+        entry.attachment.refill();
+        self.rebuild(around);
+        Ok(placement(&self.entries[index]))
+    }
+
+    /// Disarms a probe or an action and keeps it.
+    pub(crate) fn disable(&mut self, around: &Surroundings<'_>, id: u32) -> Result<(), Refusal> {
+        let index = self.probe(around, id)?;
+        self.entries[index].switch_off();
+        self.rebuild(around);
+        Ok(())
+    }
+
+    /// Switches off what has had its last hit. Calls `tell` for each.
+    pub(crate) fn retire_done(&mut self, around: &Surroundings<'_>, tell: &mut dyn FnMut(&Entry)) {
+        let is_new = |entry: &&mut Entry| entry.switch == Switch::On && entry.attachment.is_done();
+        let mut changed = false;
+        for entry in self.entries.iter_mut().filter(is_new) {
+            entry.switch_off();
+            tell(entry);
+            changed = true;
+        }
+        if changed {
+            self.rebuild(around);
+        }
+    }
+
+    /// Where the probe or action of that number is.
+    fn probe(&self, around: &Surroundings<'_>, id: u32) -> Result<usize, Refusal> {
+        let mut entries = self.entries.iter();
+        let index = entries.position(|entry| entry.attachment.probe == Some(id));
+        index.ok_or_else(|| Refusal::NoSuchProbe {
+            vm: around.machine.vm(),
+            id,
+        })
     }
 
     fn add(
@@ -282,10 +333,10 @@ impl Registry {
     ) -> u32 {
         self.last_probe = self.last_probe.wrapping_add(1).max(1);
         self.entries.push(Entry {
-            attachment: Attachment::new(Some(self.last_probe), wish.program),
+            attachment: Attachment::new(Some(self.last_probe), wish.program, wish.options),
             kind,
             target: wish.target.clone(),
-            after: wish.options.after,
+            switch: Switch::On,
             address: wish.address,
             searched: around.generation,
             standing,
@@ -398,6 +449,17 @@ impl Registry {
 
     // ---- From entries to sites ----
 
+    /// Where a probe at `address` stands: at a site, if its page is there.
+    fn stand(&mut self, machine: &dyn Machine, address: Option<Gva>) -> Result<Standing, Refusal> {
+        let Some(address) = address else {
+            return Ok(Standing::Pending);
+        };
+        match locate_anywhere(machine, address)? {
+            Some(spot) => self.place(machine, spot).map(Standing::Placed),
+            None => Ok(Standing::Pending),
+        }
+    }
+
     /// The site at a spot; arms one if there is none.
     fn place(&mut self, machine: &dyn Machine, spot: Spot) -> Result<Place, Refusal> {
         let address = spot.address;
@@ -416,6 +478,19 @@ impl Registry {
             });
         }
         Ok(Place { slot, address })
+    }
+}
+
+/// Refuses a vCPU that the VM does not have. One that is off is fine: it may come.
+fn check_vcpu(machine: &dyn Machine, vcpu: Option<VcpuId>) -> Result<(), Refusal> {
+    match vcpu {
+        Some(VcpuId(number)) if usize::from(number) >= machine.vcpu_count() => {
+            Err(Refusal::NoVcpu {
+                vm: machine.vm(),
+                vcpu: number,
+            })
+        }
+        _ => Ok(()),
     }
 }
 

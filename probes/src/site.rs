@@ -4,33 +4,96 @@
 //! the way from a trap to its site is one index.
 
 use crate::addr::{Gpa, Gva};
+use crate::machine::VcpuId;
+use crate::options::ProbeOptions;
 use crate::programs::ProgramRef;
 use crate::space::MAX_SITES;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A program that runs at a site, and how often it has. Lives as long as its breakpoint or probe,
-/// through every change of the site.
+/// What happens at a site, and how often it has. Lives as long as its breakpoint or probe, through
+/// every change of the site.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     /// The probe's or action's number; `None` for a breakpoint of GDB's.
     pub(crate) probe: Option<u32>,
-    pub(crate) program: ProgramRef,
+    /// What runs at a hit.
+    pub(crate) program: Option<ProgramRef>,
+    pub(crate) options: ProbeOptions,
     pub(crate) hits: AtomicU64,
     /// Hits whose program ended with an error.
     pub(crate) missed: AtomicU64,
+    /// How many hits it still takes, where it has a limit.
+    left: AtomicU64,
+}
+
+/// Whether a trap is a hit of an attachment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    /// No: of another vCPU, or one too many.
+    Refused,
+    /// Yes.
+    Hit,
+    /// Yes, and the last that it takes.
+    LastHit,
 }
 
 impl Attachment {
-    pub(crate) fn new(probe: Option<u32>, program: ProgramRef) -> Arc<Self> {
+    pub(crate) fn new(
+        probe: Option<u32>,
+        program: Option<ProgramRef>,
+        options: ProbeOptions,
+    ) -> Arc<Self> {
+        let left = AtomicU64::new(options.limit.map_or(0, |limit| limit.get()));
         Arc::new(Self {
             probe,
             program,
+            options,
             hits: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            left,
         })
+    }
+
+    /// Counts a trap of `vcpu`, if it is a hit.
+    pub(crate) fn admit(&self, vcpu: VcpuId) -> Admission {
+        if self.options.vcpu.is_some_and(|only| only != vcpu) {
+            return Admission::Refused;
+        }
+        let admission = self.take_one();
+        if admission != Admission::Refused {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        admission
+    }
+
+    fn take_one(&self) -> Admission {
+        if self.options.limit.is_none() {
+            return Admission::Hit;
+        }
+        let one_less = |left: u64| left.checked_sub(1);
+        let taken = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        match taken {
+            Ok(1) => Admission::LastHit,
+            Ok(_) => Admission::Hit,
+            Err(_) => Admission::Refused,
+        }
+    }
+
+    /// Whether it has had all the hits that it takes.
+    pub(crate) fn is_done(&self) -> bool {
+        self.options.limit.is_some() && self.left.load(Ordering::Relaxed) == 0
+    }
+
+    /// Lets it take as many hits as at first.
+    pub(crate) fn refill(&self) {
+        if let Some(limit) = self.options.limit {
+            self.left.store(limit.get(), Ordering::Relaxed);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::engine::{HitOutcome, Reported, Trap};
 use crate::event::{EventKind, MAX_CPUS, Rings, Source};
 use crate::kernel::{self, NoKernel};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
+pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of};
@@ -17,6 +18,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebpf::Object;
 use spin::{Mutex, RwLock};
@@ -31,36 +33,6 @@ pub struct ProbeId(pub u32);
 impl fmt::Display for ProbeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
-    }
-}
-
-/// What a hit does after the program has run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AfterRun {
-    /// Goes on. On a GDB breakpoint: the breakpoint lets pass.
-    Go,
-    /// Stops the VM. On a GDB breakpoint: the breakpoint stops, as it does without a program.
-    Stop,
-}
-
-/// What a user wants of a probe besides its place and its program.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ProbeOptions {
-    /// What a hit does after the program has run.
-    pub after: AfterRun,
-}
-
-impl Default for ProbeOptions {
-    fn default() -> Self {
-        Self {
-            after: AfterRun::Go,
-        }
-    }
-}
-
-impl From<AfterRun> for ProbeOptions {
-    fn from(after: AfterRun) -> Self {
-        Self { after }
     }
 }
 
@@ -88,15 +60,6 @@ pub enum ProbeKind {
     Action,
 }
 
-/// How a site traps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ProbeMode {
-    /// By an `HVC` in the execute view.
-    Hvc,
-    /// By a hardware breakpoint.
-    Hw,
-}
-
 /// Whether hits of an entry count now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProbeState {
@@ -104,8 +67,11 @@ pub enum ProbeState {
     On,
     /// Its code is not there yet; it arms itself.
     Pending,
-    /// A breakpoint that GDB has removed, or an action whose breakpoint GDB has not set.
+    /// Switched off, a breakpoint that GDB has removed, or an action whose breakpoint GDB has not
+    /// set.
     Disarmed,
+    /// It has had all the hits of its limit.
+    Done,
 }
 
 /// One line of `trace list`.
@@ -121,13 +87,17 @@ pub struct Listing {
     pub address: Option<Gva>,
     /// How it traps.
     pub mode: ProbeMode,
-    /// The program's name.
-    pub program: String,
+    /// The program's name; `None`: it only counts.
+    pub program: Option<String>,
     /// What happens after the program.
     pub after: AfterRun,
     /// Whether it is armed.
     pub state: ProbeState,
-    /// How often its program has run.
+    /// The only vCPU whose hits it takes.
+    pub vcpu: Option<VcpuId>,
+    /// After how many hits it is done.
+    pub limit: Option<NonZeroU64>,
+    /// How often it was hit, and its program has run.
     pub hits: u64,
     /// Of these, how often the program ended with an error.
     pub missed: u64,
@@ -151,6 +121,8 @@ pub struct Space {
     pub(crate) registry: RwLock<Registry>,
     /// Whether anything waits for its page or its symbol.
     waits: AtomicBool,
+    /// Whether a probe has had its last hit and is still armed.
+    done: AtomicBool,
     pub(crate) reported: [Reported; MAX_CPUS],
 }
 
@@ -193,6 +165,7 @@ impl Space {
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
+            done: AtomicBool::new(false),
             reported: [const { Reported::new() }; MAX_CPUS],
         }
     }
@@ -317,14 +290,15 @@ impl Space {
 
     // ---- Probes ----
 
-    /// Attaches `program` to the code at `target`. The VM may run.
+    /// Attaches a probe to the code at `target`, which runs `program`; without one it only counts.
+    /// The VM may run.
     pub fn attach_probe(
         &self,
         target: &Target,
-        program: ProgramRef,
+        program: impl Into<Option<ProgramRef>>,
         options: impl Into<ProbeOptions>,
     ) -> Result<(ProbeId, Placement), Refusal> {
-        let wish = self.wish(target, program, options.into())?;
+        let wish = self.wish(target, program.into(), options.into())?;
         self.edit(|registry, around| {
             let (id, placement) = registry.attach_probe(around, wish)?;
             Ok((ProbeId(id), placement))
@@ -340,7 +314,7 @@ impl Space {
         program: ProgramRef,
         after: AfterRun,
     ) -> Result<ProbeId, Refusal> {
-        let wish = self.wish(target, program, after.into())?;
+        let wish = self.wish(target, Some(program), after.into())?;
         self.edit(|registry, around| registry.attach_action(around, wish).map(ProbeId))
     }
 
@@ -348,7 +322,7 @@ impl Space {
     fn wish<'a>(
         &self,
         target: &'a Target,
-        program: ProgramRef,
+        program: Option<ProgramRef>,
         options: ProbeOptions,
     ) -> Result<Wish<'a>, Refusal> {
         if target.is_symbol() {
@@ -369,6 +343,17 @@ impl Space {
         self.edit(|registry, around| registry.detach(around, id.0))
     }
 
+    /// Switches a probe or an action on that was off or has had all the hits of its limit: it takes
+    /// as many again. The VM may run.
+    pub fn enable(&self, id: ProbeId) -> Result<Placement, Refusal> {
+        self.edit(|registry, around| registry.enable(around, id.0))
+    }
+
+    /// Switches a probe or an action off, and keeps it with its counts. The VM may run.
+    pub fn disable(&self, id: ProbeId) -> Result<(), Refusal> {
+        self.edit(|registry, around| registry.disable(around, id.0))
+    }
+
     /// Everything that is set or attached, in the order of its coming. Breakpoints that GDB has
     /// deleted are not.
     pub fn list(&self) -> Vec<Listing> {
@@ -385,7 +370,10 @@ impl Space {
     /// Who runs programs of `object`, such as `vm1 probe 3`.
     pub(crate) fn users_of(&self, object: &Arc<Object>) -> Vec<String> {
         let registry = self.registry.read();
-        let uses = |entry: &&Entry| Arc::ptr_eq(entry.attachment.program.object(), object);
+        let uses = |entry: &&Entry| {
+            let program = entry.attachment.program.as_ref();
+            program.is_some_and(|program| Arc::ptr_eq(program.object(), object))
+        };
         let users = registry.entries.iter().filter(uses);
         users
             .filter_map(|entry| entry.attachment.probe)
@@ -395,15 +383,22 @@ impl Space {
 
     // ---- What the hypervisor calls ----
 
-    /// Whether anything waits for its page or its symbol.
+    /// Whether anything waits for its page or its symbol, or has had its last hit.
     pub fn has_pending(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
+        self.waits.load(Ordering::Relaxed) || self.done.load(Ordering::Relaxed)
     }
 
-    /// Arms what has been waiting and can be armed now. The hypervisor calls this from a periodic
-    /// tick and after stops; cheap where nothing waits.
+    /// Disarms what has had its last hit, and arms what has been waiting and can be armed now. The
+    /// hypervisor calls this from a periodic tick, after stops, and where
+    /// [`Machine::notify_server`] asks for it; cheap where there is nothing to do.
     pub fn retry_pending(&self) {
-        if !self.has_pending() || self.machine.state() != VmState::Running {
+        if self.done.swap(false, Ordering::Relaxed) {
+            self.edit(|registry, around| {
+                registry.retire_done(around, &mut |entry| self.tell_done(entry));
+            });
+        }
+        let waits = self.waits.load(Ordering::Relaxed);
+        if !waits || self.machine.state() != VmState::Running {
             return;
         }
         let wants_symbols = self.registry.read().wants_symbols();
@@ -416,19 +411,34 @@ impl Space {
         });
     }
 
+    /// On the hit path: a probe has had its last hit.
+    pub(crate) fn note_done(&self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.machine.notify_server();
+    }
+
     /// Says that an entry has been armed at last, or why it never will.
     fn tell(&self, entry: &Entry, refusal: Option<&Refusal>) {
+        match refusal {
+            None => self.say(entry, format_args!("is armed now")),
+            Some(refusal) => self.say(entry, format_args!("is given up: {refusal}")),
+        }
+    }
+
+    fn tell_done(&self, entry: &Entry) {
+        let hits = entry.attachment.hits.load(Ordering::Relaxed);
+        self.say(entry, format_args!("is done after {hits} hits"));
+    }
+
+    /// Says what has become of an entry.
+    fn say(&self, entry: &Entry, news: fmt::Arguments<'_>) {
         let what = match entry.kind {
             ProbeKind::Breakpoint => "breakpoint",
             ProbeKind::Kprobe => "kprobe",
             ProbeKind::Action => "action",
         };
         let vm = self.vm();
-        let target = &entry.target;
-        let text = match refusal {
-            None => format!("{what} {vm}:{target} is armed now"),
-            Some(refusal) => format!("{what} {vm}:{target} is given up: {refusal}"),
-        };
+        let text = format!("{what} {vm}:{} {news}", entry.target);
         let source = Source {
             time_ns: self.machine.now_ns(),
             vm,
@@ -525,21 +535,29 @@ impl Space {
 }
 
 fn listing(entry: &Entry, symbols: Option<&dyn Symbols>) -> Listing {
-    let (state, mode) = match entry.standing {
-        Standing::Placed(_) | Standing::Leaving(_) => (ProbeState::On, ProbeMode::Hvc),
-        Standing::Covered(_) => (ProbeState::Pending, ProbeMode::Hw),
-        Standing::Pending => (ProbeState::Pending, ProbeMode::Hvc),
-        Standing::Idle => (ProbeState::Disarmed, ProbeMode::Hvc),
+    let options = &entry.attachment.options;
+    let state = match entry.standing {
+        _ if entry.attachment.is_done() => ProbeState::Done,
+        Standing::Placed(_) | Standing::Leaving(_) => ProbeState::On,
+        Standing::Covered(_) | Standing::Pending => ProbeState::Pending,
+        Standing::Idle => ProbeState::Disarmed,
     };
+    let mode = match entry.standing {
+        Standing::Covered(_) => ProbeMode::Hw,
+        _ => options.mode,
+    };
+    let program = entry.attachment.program.as_ref();
     Listing {
         id: entry.attachment.probe.map(ProbeId),
         kind: entry.kind,
         site: site_name(entry, symbols),
         address: entry.address,
         mode,
-        program: entry.attachment.program.name().to_string(),
-        after: entry.after,
+        program: program.map(|program| program.name().to_string()),
+        after: options.after,
         state,
+        vcpu: options.vcpu,
+        limit: options.limit,
         hits: entry.attachment.hits.load(Ordering::Relaxed),
         missed: entry.attachment.missed.load(Ordering::Relaxed),
     }

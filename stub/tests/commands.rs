@@ -111,7 +111,31 @@ fn probes_that_cannot_be() {
             "trace kprobe vm1:work count --halt",
             "there is no --halt here.",
         ),
-        ("trace kprobe vm1:work", "this needs a place and a program."),
+        ("trace kprobe --stop", "this needs a place."),
+        (
+            "trace kprobe vm1:work count args",
+            "args is one word too many",
+        ),
+        (
+            "trace kprobe vm1:work --mode brk",
+            "there is no mode brk. There is hvc.",
+        ),
+        ("trace kprobe vm1:work --vcpu", "--vcpu needs a value."),
+        (
+            "trace kprobe vm1:work --vcpu two",
+            "\"two\" is no vCPU number.",
+        ),
+        (
+            "trace kprobe vm1:work --vcpu 2",
+            "vm1/vcpu2 is off or does not exist",
+        ),
+        (
+            "trace kprobe vm1:work --count 0",
+            "\"0\" is no number of hits: 1 or more.",
+        ),
+        ("trace enable vm1:9", "vm1 has no probe 9"),
+        ("trace disable vm1:work", "\"work\" is no number of a probe"),
+        ("trace disable", "this needs the number of a probe."),
         (
             "trace kprobe vm1:a;b count",
             "\"a;b\" is neither an address",
@@ -159,7 +183,7 @@ fn probes_count_and_go() {
     bench.vm().run(3 + 10 * 6);
     let list = shell(&bench, "trace list");
     assert!(
-        list.contains(" 1  kprobe  vm1:work  count    go    on       10       0"),
+        list.contains(" 1  kprobe  vm1:work  hvc   count    go    on       10       0"),
         "{list}"
     );
     assert_eq!(
@@ -170,6 +194,31 @@ fn probes_count_and_go() {
     assert_eq!(shell(&bench, "trace unkprobe vm1:work"), detached);
     assert!(bench.vm().armed().is_empty());
     bench.session.poll();
+}
+
+#[test]
+fn probes_have_options_and_switches() {
+    let bench = Bench::new(1);
+    let attached =
+        format!("probe 1: kprobe vm1:work at {WORK:#x}, no program, vcpu0 only, stops, 5 times\n");
+    let line = "trace kprobe vm1:work --vcpu 0 --stop --count 5 --inject";
+    assert_eq!(shell(&bench, line), attached);
+    let list = shell(&bench, "trace list");
+    let row = " 1  kprobe  vm1:work  hvc   -        stop vcpu0 x5  on        0       0";
+    assert!(list.contains(row), "{list}");
+    assert_eq!(
+        shell(&bench, "trace disable vm1:1"),
+        "probe 1 of vm1 is off\n"
+    );
+    assert!(bench.vm().armed().is_empty());
+    let on = format!("probe 1 of vm1 is on at {WORK:#x}\n");
+    assert_eq!(shell(&bench, "trace enable vm1:1"), on);
+    shell(&bench, "trace unkprobe vm1:1");
+    let once = shell(&bench, "trace kprobe vm1:work count --once");
+    assert!(once.ends_with(", program count, once\n"), "{once}");
+    bench.vm().run(3 + 10 * 6);
+    let list = shell(&bench, "trace list");
+    assert!(list.contains("go x1  done      1       0"), "{list}");
 }
 
 #[test]

@@ -166,12 +166,12 @@ fn monitor_probes_and_live_output() {
     assert_in_order(
         &output,
         &[
-            "trace kprobe [VM:]PLACE PROGRAM [--stop]",
+            "trace kprobe [VM:]PLACE [PROGRAM]",
             "probe 1: kprobe vm1:work at 0x40000014, program args",
             "[vm1/vcpu0] work x0=",
             "received signal SIGINT",
-            "ID  KIND    SITE      PROGRAM  THEN  STATE",
-            " 1  kprobe  vm1:work  args     go    on",
+            "ID  KIND    SITE      MODE  PROGRAM  THEN  STATE",
+            " 1  kprobe  vm1:work  hvc   args     go    on",
             "detached probe 1: kprobe vm1:work, ",
             "no symbol wrok in vm1. Did you mean work?",
             "no such VM: vm3. There are vm1 (stopped), vm2 (running).",

@@ -239,4 +239,7 @@ impl Machine for FakeMachine {
     fn vm(&self) -> VmId {
         self.vm
     }
+
+    /// A fake has no server of its own: whoever runs it looks after it.
+    fn notify_server(&self) {}
 }

@@ -1,10 +1,11 @@
 //! From entries to sites: what runs where, and which hardware breakpoints stand in.
 
-use super::{Entry, Registry, Standing, Surroundings};
+use super::{Entry, Registry, Standing, Surroundings, Switch};
 use crate::addr::Gva;
 use crate::machine::{HwPoint, Machine};
+use crate::options::AfterRun;
 use crate::site::{Bound, Cover, MAX_COVERS, Verdict};
-use crate::space::{AfterRun, ProbeKind};
+use crate::space::ProbeKind;
 use crate::symbols::Symbols;
 use crate::target::Target;
 use alloc::vec::Vec;
@@ -87,7 +88,8 @@ impl Registry {
     fn bind_actions(&mut self, around: &Surroundings<'_>) -> Vec<BoundAction> {
         let mut bound = Vec::new();
         for index in 0..self.entries.len() {
-            if self.entries[index].kind != ProbeKind::Action {
+            let entry = &self.entries[index];
+            if entry.kind != ProbeKind::Action || entry.switch == Switch::Off {
                 continue;
             }
             self.find_address(around, index);
@@ -102,7 +104,7 @@ impl Registry {
             if let Some(breakpoint) = breakpoint {
                 bound.push(BoundAction {
                     breakpoint,
-                    after: action.after,
+                    after: action.attachment.options.after,
                 });
             }
         }
@@ -144,7 +146,7 @@ impl Registry {
     /// pass does not stop.
     fn bind(&mut self, index: usize, lets_pass: bool) {
         let entry = &self.entries[index];
-        let verdict = match (entry.kind, entry.after) {
+        let verdict = match (entry.kind, entry.attachment.options.after) {
             (ProbeKind::Breakpoint, _) if lets_pass => Verdict::Go,
             (ProbeKind::Breakpoint, _) => Verdict::Program,
             (ProbeKind::Kprobe, AfterRun::Stop) => Verdict::Stop,

@@ -3,6 +3,7 @@
 mod breakpoints;
 mod guest_writes;
 mod model;
+mod options;
 mod pending;
 mod probes;
 mod refusals;

@@ -11,12 +11,14 @@ mod number;
 mod output;
 mod parse;
 mod phys;
+mod probe_words;
 mod table;
 mod trace_attach;
 mod trace_kprobe;
 mod trace_list;
 mod trace_progs;
 mod trace_stream;
+mod trace_switch;
 mod trace_unkprobe;
 mod trace_unload;
 mod vm;
@@ -113,6 +115,8 @@ const COMMANDS: &[Command] = &[
     trace_kprobe::COMMAND,
     trace_attach::COMMAND,
     trace_unkprobe::COMMAND,
+    trace_switch::ENABLE,
+    trace_switch::DISABLE,
     trace_list::COMMAND,
     trace_stream::COMMAND,
     trace_progs::COMMAND,

@@ -1,7 +1,7 @@
 //! `trace attach`.
 
 use super::{Command, Flag, Invocation, Problem, refused};
-use probes::space::AfterRun;
+use probes::options::AfterRun;
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "attach"],

@@ -1,11 +1,14 @@
 //! `trace list`.
 
 use super::number::grouped;
+use super::probe_words::mode_name;
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem, kind_name};
 use alloc::format;
 use alloc::string::{String, ToString};
-use probes::space::{AfterRun, Listing, ProbeState};
+use core::fmt::Write;
+use probes::options::AfterRun;
+use probes::space::{Listing, ProbeState};
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "list"],
@@ -20,6 +23,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         ("ID", Align::Right),
         ("KIND", Align::Left),
         ("SITE", Align::Left),
+        ("MODE", Align::Left),
         ("PROGRAM", Align::Left),
         ("THEN", Align::Left),
         ("STATE", Align::Left),
@@ -43,15 +47,13 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
-fn cells(vm: &str, entry: Listing) -> [String; 8] {
-    let then = match entry.after {
-        AfterRun::Go => "go",
-        AfterRun::Stop => "stop",
-    };
+fn cells(vm: &str, entry: Listing) -> [String; 9] {
+    let then = then(&entry);
     let state = match entry.state {
         ProbeState::On => "on",
         ProbeState::Pending => "pending",
         ProbeState::Disarmed => "off",
+        ProbeState::Done => "done",
     };
     [
         entry
@@ -59,10 +61,27 @@ fn cells(vm: &str, entry: Listing) -> [String; 8] {
             .map_or_else(|| String::from("-"), |id| id.to_string()),
         kind_name(entry.kind).to_string(),
         format!("{vm}:{}", entry.site),
-        entry.program,
-        then.to_string(),
+        mode_name(entry.mode).to_string(),
+        entry.program.unwrap_or_else(|| String::from("-")),
+        then,
         state.to_string(),
         grouped(entry.hits),
         grouped(entry.missed),
     ]
+}
+
+/// What follows a hit, and which hits count: `go`, `stop vcpu1 x5`.
+fn then(entry: &Listing) -> String {
+    let mut text = String::from(match entry.after {
+        AfterRun::Go => "go",
+        AfterRun::Stop => "stop",
+    });
+    // Writing to a `String` does not fail.
+    if let Some(vcpu) = entry.vcpu {
+        let _ = write!(text, " vcpu{}", vcpu.0);
+    }
+    if let Some(limit) = entry.limit {
+        let _ = write!(text, " x{limit}");
+    }
+    text
 }

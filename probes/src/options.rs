@@ -1,0 +1,47 @@
+//! What a user can ask of a probe beyond its place.
+
+use crate::machine::VcpuId;
+use core::num::NonZeroU64;
+
+/// How a probe traps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ProbeMode {
+    /// By an `HVC` in the execute view.
+    #[default]
+    Hvc,
+    /// By a hardware breakpoint.
+    Hw,
+}
+
+/// What a hit does after the program has run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AfterRun {
+    /// Goes on. On a GDB breakpoint: the breakpoint lets pass.
+    #[default]
+    Go,
+    /// Stops the VM. On a GDB breakpoint: the breakpoint stops, as it does without a program.
+    Stop,
+}
+
+/// What a user wants of a probe besides its place and its program. The default takes every hit and
+/// goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ProbeOptions {
+    /// What a hit does after the program has run.
+    pub after: AfterRun,
+    /// How it traps.
+    pub mode: ProbeMode,
+    /// The only vCPU whose hits it takes; `None`: all.
+    pub vcpu: Option<VcpuId>,
+    /// After how many hits it is done; `None`: never.
+    pub limit: Option<NonZeroU64>,
+}
+
+impl From<AfterRun> for ProbeOptions {
+    fn from(after: AfterRun) -> Self {
+        Self {
+            after,
+            ..Self::default()
+        }
+    }
+}
