@@ -39,12 +39,20 @@ const CASES: &[Case<Machine>] = &[
         run: access_to_nothing_aborts,
     },
     Case {
+        name: "symbols_come_from_the_guests_memory",
+        run: symbols_come_from_the_guests_memory,
+    },
+    Case {
         name: "breakpoint_in_the_kernel",
         run: breakpoint_in_the_kernel,
     },
     Case {
         name: "only_the_attached_vm_stops",
         run: only_the_attached_vm_stops,
+    },
+    Case {
+        name: "a_lost_client_leaves_the_guest",
+        run: a_lost_client_leaves_the_guest,
     },
     Case {
         name: "time_stands_still_while_stopped",
@@ -282,6 +290,19 @@ fn run_to_the_open(gdb: &mut Gdb) -> Result<Stop> {
     anyhow::bail!("{OTHER_OPENS} files were opened and none was {FILE}")
 }
 
+fn symbols_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
+    let truth = machine.linux(1)?.address("linux_banner")?;
+    let mut gdb = machine.gdb()?;
+    let said = gdb.console("monitor gsym linux_banner")?;
+    ensure!(
+        said.contains(&format!("{truth:#x}")),
+        "linux_banner is at {truth:#x}, not {said}"
+    );
+    let banner = gdb.console(&format!("x/s {truth:#x}"))?;
+    ensure!(banner.contains("\"Linux version 6.12"), "{banner}");
+    gdb.detach()
+}
+
 fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
     const AT_FDCWD: u32 = -100_i32 as u32;
     let mut linux = machine.linux(1)?;
@@ -364,6 +385,29 @@ fn only_the_attached_vm_stops(machine: &Machine) -> Result<()> {
     gdb.detach()?;
     ensure!(one.finish()?.contains("alive\nend"), "vm1 goes on");
     Ok(())
+}
+
+/// GDB is killed while the guest runs, and while it stands at a breakpoint.
+fn a_lost_client_leaves_the_guest(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb()?;
+    gdb.resume()?;
+    drop(gdb);
+    ensure!(linux.run("echo alive")?.trim() == "alive", "vm1 goes on");
+
+    let mut gdb = machine.gdb_with_symbols()?;
+    gdb.console("break do_sys_openat2")?;
+    gdb.resume()?;
+    linux.begin(&format!("cat {FILE}"))?;
+    at_breakpoint(&gdb.wait_stop(MOMENT)?, "do_sys_openat2")?;
+    let list = machine.shell("trace list")?;
+    ensure!(list.contains("vm1:do_sys_openat2"), "{list}");
+    drop(gdb);
+    ensure!(linux.finish()?.contains("sysinit"), "the stopped call");
+    ensure!(linux.run("echo alive")?.trim() == "alive", "vm1 goes on");
+    let list = machine.shell("trace list")?;
+    ensure!(!list.contains("vm1:"), "a breakpoint is left:\n{list}");
+    machine.gdb()?.detach()
 }
 
 /// Seconds since the guest's boot.
