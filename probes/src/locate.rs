@@ -4,7 +4,6 @@ use crate::a64::{Class, SEQUENCE_LENGTH, classify, inside_exclusive_sequence};
 use crate::addr::{Gpa, Gva};
 use crate::machine::{Machine, PhysFault, Power, VcpuId};
 use crate::refusal::Refusal;
-use crate::regs::SysReg;
 use crate::translate::{Translation, TranslationRegs, translate};
 
 /// Bytes of an instruction.
@@ -22,82 +21,103 @@ pub(crate) struct Spot {
     pub(crate) word: u32,
 }
 
-/// Finds the word for a probe at `address` as `vcpu` sees it; an address in the kernel's half is
-/// looked for through the other vCPUs too, since one that is in user code may have the kernel
-/// unmapped (Linux' KPTI). `None`: not mapped for now. The VM is held.
-pub(crate) fn locate(
-    machine: &dyn Machine,
-    address: Gva,
-    vcpu: VcpuId,
-) -> Result<Option<Spot>, Refusal> {
-    if let Some(spot) = locate_on(machine, address, vcpu)? {
-        return Ok(Some(spot));
-    }
-    let kernel_half = address.0 >> 55 & 1 == 1;
-    if !kernel_half {
-        return Ok(None);
-    }
-    locate_anywhere(machine, address)
+/// Finds words for probes in a VM.
+#[derive(Default)]
+pub(crate) struct Locator {
+    /// What translated the last address of the kernel's half that was found.
+    kernel: Option<TranslationRegs>,
 }
 
-/// Finds the word for a probe at `address` as any vCPU sees it. The VM is held.
-pub(crate) fn locate_anywhere(
-    machine: &dyn Machine,
-    address: Gva,
-) -> Result<Option<Spot>, Refusal> {
-    let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
-    for vcpu in (0..count).map(VcpuId) {
-        if let Some(spot) = locate_on(machine, address, vcpu)? {
+impl Locator {
+    /// Finds the word for a probe at `address` as `vcpu` sees it; an address in the kernel's half
+    /// is looked for everywhere, since a vCPU that is in user code may have the kernel unmapped
+    /// (Linux' KPTI). `None`: not mapped for now. The VM is held.
+    pub(crate) fn locate(
+        &mut self,
+        machine: &dyn Machine,
+        address: Gva,
+        vcpu: VcpuId,
+    ) -> Result<Option<Spot>, Refusal> {
+        if let Some(spot) = self.locate_on(machine, address, vcpu)? {
             return Ok(Some(spot));
         }
+        if !in_kernel_half(address) {
+            return Ok(None);
+        }
+        self.locate_anywhere(machine, address)
     }
-    Ok(None)
-}
 
-fn locate_on(machine: &dyn Machine, address: Gva, vcpu: VcpuId) -> Result<Option<Spot>, Refusal> {
-    if !address.0.is_multiple_of(WORD) {
-        return Err(Refusal::Unaligned(address));
+    /// Finds the word for a probe at `address` as any vCPU sees it, or, in the kernel's half, as
+    /// one saw it that was in the kernel. The VM is held.
+    pub(crate) fn locate_anywhere(
+        &mut self,
+        machine: &dyn Machine,
+        address: Gva,
+    ) -> Result<Option<Spot>, Refusal> {
+        for vcpu in vcpus(machine) {
+            if let Some(spot) = self.locate_on(machine, address, vcpu)? {
+                return Ok(Some(spot));
+            }
+        }
+        // A vCPU that is in the kernel has said what there is now.
+        match self.kernel {
+            Some(regs) if in_kernel_half(address) && only_user_code_runs(machine) => {
+                Code { machine, regs }.spot(address)
+            }
+            _ => Ok(None),
+        }
     }
-    if machine.power(vcpu) == Power::Off {
-        return Ok(None);
+
+    /// The guest starts anew: its tables are gone.
+    pub(crate) fn guest_reset(&mut self) {
+        self.kernel = None;
     }
-    let Ok(sys) = machine.sys(vcpu) else {
-        return Ok(None);
-    };
-    let code = Code {
-        machine,
-        regs: TranslationRegs::from(&sys),
-        mmu_on: sys.get(SysReg::SctlrEl1) & SCTLR_M != 0,
-    };
-    let Some(first) = code.word(address)? else {
-        return Ok(None);
-    };
-    let spot = if first.is_guarded_landing_pad() {
-        // HVC is no landing pad: in this place it would turn an indirect branch into an exception.
-        let Some(next) = address.checked_add(WORD) else {
+
+    fn locate_on(
+        &mut self,
+        machine: &dyn Machine,
+        address: Gva,
+        vcpu: VcpuId,
+    ) -> Result<Option<Spot>, Refusal> {
+        if !address.0.is_multiple_of(WORD) {
+            return Err(Refusal::Unaligned(address));
+        }
+        if machine.power(vcpu) == Power::Off {
+            return Ok(None);
+        }
+        let Ok(sys) = machine.sys(vcpu) else {
             return Ok(None);
         };
-        match code.word(next)? {
-            Some(second) => second.spot,
-            None => return Ok(None),
+        let regs = TranslationRegs::from(&sys);
+        let spot = Code { machine, regs }.spot(address)?;
+        if spot.is_some() && in_kernel_half(address) {
+            self.kernel = Some(regs);
         }
-    } else {
-        first.spot
-    };
-    if inside_exclusive_sequence(spot.address, |gva| code.peek(gva)) {
-        return Err(Refusal::ExclusiveSequence {
-            address: spot.address,
-            after: code.after_store_exclusive(spot.address),
-        });
+        Ok(spot)
     }
-    Ok(Some(spot))
+}
+
+fn in_kernel_half(address: Gva) -> bool {
+    address.0 >> 55 & 1 == 1
+}
+
+fn vcpus(machine: &dyn Machine) -> impl Iterator<Item = VcpuId> {
+    let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
+    (0..count).map(VcpuId)
+}
+
+/// Whether every vCPU that is on executes at EL0.
+fn only_user_code_runs(machine: &dyn Machine) -> bool {
+    let is_on = |vcpu: &VcpuId| machine.power(*vcpu) != Power::Off;
+    vcpus(machine)
+        .filter(is_on)
+        .all(|vcpu| machine.core(vcpu).is_ok_and(|regs| regs.at_el0()))
 }
 
 /// A guest's code through the tables of one vCPU.
 struct Code<'a> {
     machine: &'a dyn Machine,
     regs: TranslationRegs,
-    mmu_on: bool,
 }
 
 /// A word and what its page is.
@@ -113,6 +133,32 @@ impl Word {
 }
 
 impl Code<'_> {
+    /// The word that can carry a probe at `address`; `None` where nothing is mapped.
+    fn spot(&self, address: Gva) -> Result<Option<Spot>, Refusal> {
+        let Some(first) = self.word(address)? else {
+            return Ok(None);
+        };
+        let spot = if first.is_guarded_landing_pad() {
+            // HVC is no landing pad: in this place it would turn an indirect branch into an exception.
+            let Some(next) = address.checked_add(WORD) else {
+                return Ok(None);
+            };
+            match self.word(next)? {
+                Some(second) => second.spot,
+                None => return Ok(None),
+            }
+        } else {
+            first.spot
+        };
+        if inside_exclusive_sequence(spot.address, |gva| self.peek(gva)) {
+            return Err(Refusal::ExclusiveSequence {
+                address: spot.address,
+                after: self.after_store_exclusive(spot.address),
+            });
+        }
+        Ok(Some(spot))
+    }
+
     /// The word at `address`; `None` where nothing is mapped.
     fn word(&self, address: Gva) -> Result<Option<Word>, Refusal> {
         let not_ram = |gpa| Refusal::NotRam {
@@ -130,7 +176,7 @@ impl Code<'_> {
         let mut bytes = [0; WORD as usize];
         match self.machine.read_phys(page.gpa, &mut bytes) {
             Ok(()) => {}
-            Err(PhysFault::Unmapped(_)) if !self.mmu_on => return Ok(None),
+            Err(PhysFault::Unmapped(_)) if !self.mmu_on() => return Ok(None),
             Err(PhysFault::Unmapped(gpa) | PhysFault::Device(gpa)) => return Err(not_ram(gpa)),
         }
         let spot = Spot {
@@ -144,9 +190,13 @@ impl Code<'_> {
         }))
     }
 
+    fn mmu_on(&self) -> bool {
+        self.regs.sctlr & SCTLR_M != 0
+    }
+
     /// Whether only EL0 executes the page. A kernel page that leaves UXN clear is no user code.
     fn is_user_code(&self, page: &Translation) -> bool {
-        self.mmu_on && page.permissions.el0.execute && !page.permissions.el1.execute
+        self.mmu_on() && page.permissions.el0.execute && !page.permissions.el1.execute
     }
 
     fn peek(&self, address: Gva) -> Option<u32> {

@@ -11,7 +11,7 @@ mod derive;
 use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
-use crate::locate::{Spot, locate, locate_anywhere};
+use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::options::{AfterRun, ProbeOptions};
 use crate::programs::ProgramRef;
@@ -121,6 +121,7 @@ pub(crate) struct Registry {
     /// What the machine has: GDB's points, then the covers.
     set_points: Vec<HwPoint>,
     last_probe: u32,
+    locator: Locator,
 }
 
 impl Registry {
@@ -131,6 +132,7 @@ impl Registry {
             points: Vec::new(),
             set_points: Vec::new(),
             last_probe: 0,
+            locator: Locator::default(),
         }
     }
 
@@ -143,7 +145,7 @@ impl Registry {
         vcpu: VcpuId,
         stop: &ProgramRef,
     ) -> Result<Placement, Refusal> {
-        let spot = locate(around.machine, address, vcpu)?;
+        let spot = self.locator.locate(around.machine, address, vcpu)?;
         let index = match self.breakpoint(address) {
             Some(index) => index,
             None => {
@@ -406,7 +408,7 @@ impl Registry {
         let Some(address) = self.find_address(around, index) else {
             return Ok(None);
         };
-        match locate_anywhere(around.machine, address)? {
+        match self.locator.locate_anywhere(around.machine, address)? {
             Some(spot) => self.place(around.machine, spot).map(Some),
             None => Ok(None),
         }
@@ -427,6 +429,7 @@ impl Registry {
 
     /// The guest's code is gone: everything waits for it again, symbols are looked up anew.
     pub(crate) fn guest_reset(&mut self, around: &Surroundings<'_>) {
+        self.locator.guest_reset();
         for entry in &mut self.entries {
             entry.standing = match entry.standing {
                 Standing::Placed(_) if entry.kind != ProbeKind::Action => Standing::Pending,
@@ -454,7 +457,7 @@ impl Registry {
         let Some(address) = address else {
             return Ok(Standing::Pending);
         };
-        match locate_anywhere(machine, address)? {
+        match self.locator.locate_anywhere(machine, address)? {
             Some(spot) => self.place(machine, spot).map(Standing::Placed),
             None => Ok(Standing::Pending),
         }

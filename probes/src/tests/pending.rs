@@ -5,6 +5,7 @@ use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::fake::stage1::{Page, Stage1};
 use crate::fake::{HW_BREAKPOINTS, asm};
 use crate::machine::{HwPoint, Lifecycle, RunControl, StopReason, WatchKind};
+use crate::regs::pstate;
 use crate::space::{AfterRun, Placement, ProbeMode, ProbeState};
 use crate::target::Target;
 
@@ -263,4 +264,49 @@ fn an_address_without_memory_waits_while_the_mmu_is_off() {
         rig.space.insert_breakpoint(Gva(0x120), VCPU0),
         Ok(Placement::Pending)
     );
+}
+
+/// Takes the kernel out of a vCPU's tables and has it run user code, as Linux' KPTI does.
+fn go_to_user_code(rig: &Rig) {
+    let tables = Stage1::new(rig.machine, gpa(32 * PAGE_SIZE));
+    rig.held(|machine| {
+        tables.install(VCPU0);
+        let mut regs = machine.core(VCPU0).unwrap();
+        regs.pstate = pstate::EL0T;
+        machine.set_core(VCPU0, &regs).unwrap();
+    });
+}
+
+fn probe_at(rig: &Rig, offset: u64) -> Placement {
+    let target = Target::Address(kernel(offset));
+    let attached = rig
+        .space
+        .attach_probe(&target, rig.program("count"), AfterRun::Go);
+    attached.unwrap().1
+}
+
+#[test]
+fn a_kernel_that_user_code_has_unmapped_is_where_it_was() {
+    let rig = Rig::new(1);
+    mmu_on(&rig).map(kernel(0), gpa(0), Page::Kernel);
+    let armed = |offset| Placement::Armed {
+        address: kernel(offset),
+    };
+    assert_eq!(probe_at(&rig, FUNCTION), armed(FUNCTION));
+    go_to_user_code(&rig);
+    assert_eq!(probe_at(&rig, 4), armed(4));
+    assert_eq!(rig.space.insert_breakpoint(kernel(8), VCPU0), Ok(armed(8)));
+    assert_eq!(probe_at(&rig, PAGE_SIZE), Placement::Pending);
+    // Another life has other tables.
+    rig.space.guest_reset();
+    assert_eq!(probe_at(&rig, 12), Placement::Pending);
+}
+
+#[test]
+fn what_the_running_kernel_has_unmapped_is_not_there() {
+    let rig = Rig::new(1);
+    mmu_on(&rig).map(kernel(0), gpa(0), Page::Kernel);
+    probe_at(&rig, FUNCTION);
+    rig.held(|_| Stage1::new(rig.machine, gpa(32 * PAGE_SIZE)).install(VCPU0));
+    assert_eq!(probe_at(&rig, 4), Placement::Pending);
 }
