@@ -8,4 +8,5 @@ pub mod machine;
 pub mod process;
 pub mod report;
 pub mod setup;
+pub mod shell;
 pub mod workspace;

@@ -23,6 +23,7 @@ enum Command {
     Setup(command::setup::Args),
     Build(command::build::Args),
     Run(command::run::Args),
+    Shell(command::shell::Args),
     Test(command::test::Args),
     Bench(command::bench::Args),
 }
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => command::setup::run(&args),
         Command::Build(args) => command::build::run(&args),
         Command::Run(args) => command::run::run(&args),
+        Command::Shell(args) => command::shell::run(&args),
         Command::Test(args) => command::test::run(&args),
         Command::Bench(args) => command::bench::run(&args),
     };

@@ -6,4 +6,5 @@ pub mod demo;
 mod machine_args;
 pub mod run;
 pub mod setup;
+pub mod shell;
 pub mod test;

@@ -1,11 +1,11 @@
 //! `cargo xtask run`.
 
 use super::machine_args::MachineArgs;
-use crate::machine::{Config, Machine, Ports};
+use crate::machine::{Config, Machine};
 use crate::report::Report;
+use crate::shell::{self, End};
 use anyhow::{Context, Result, bail};
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::process;
 use std::thread;
 use std::time::Duration;
 
@@ -32,7 +32,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.headless {
         println!("ready: {}", config.ports.describe(config.vms.len())?);
     } else {
-        bridge_shell(config.ports)?;
+        let shell = config.ports.shell();
+        // Ctrl-C at its prompt ends the machine; without input, the machine goes on.
+        thread::spawn(move || match shell::serve(shell) {
+            Ok(End::Closed) => {}
+            Ok(End::Interrupted) => process::exit(130),
+            Err(error) => eprintln!("error: {error:#}"),
+        });
     }
     let status = machine.emulator.wait()?;
     let errors = machine.emulator.errors.text_from(0);
@@ -55,31 +61,4 @@ pub fn boot(report: &Report, config: &Config) -> Result<Machine> {
     step.done(&config.describe()?);
     report.done("ready", &config.ports.describe(config.vms.len())?);
     Ok(machine)
-}
-
-/// Connects this terminal with the hypervisor's shell. Ctrl-C ends the machine.
-fn bridge_shell(ports: Ports) -> Result<()> {
-    let mut shell = TcpStream::connect(("127.0.0.1", ports.shell()))
-        .context("cannot connect to the hypervisor's shell")?;
-    let from_shell = shell.try_clone()?;
-    thread::spawn(move || copy(from_shell, io::stdout()));
-    // Asks for a prompt.
-    shell.write_all(b"\n")?;
-    thread::spawn(move || copy(io::stdin(), shell));
-    Ok(())
-}
-
-/// Copies until one side ends. Either end is the end of the session, not an error.
-fn copy(mut from: impl Read, mut to: impl Write) {
-    let mut buffer = [0; 4096];
-    while let Ok(count) = from.read(&mut buffer) {
-        if count == 0
-            || to
-                .write_all(&buffer[..count])
-                .and_then(|()| to.flush())
-                .is_err()
-        {
-            return;
-        }
-    }
 }
