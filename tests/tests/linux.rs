@@ -1,7 +1,9 @@
 //! Stock Debian kernels under the hypervisor and a stock GDB: vm1 with 2 vCPUs, vm2 beside it, one boot for all cases.
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Case, Console, Gdb, LONG, Linux, MOMENT, Spec, Stop, SymbolFile, TestMachine, suite};
+use e2e::{
+    Case, Console, Gdb, LONG, Linux, Lldb, MOMENT, Spec, Stop, SymbolFile, TestMachine, suite,
+};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,6 +12,8 @@ use xtask::machine::Start;
 
 /// Where nothing is, neither RAM nor a device.
 const NOTHING: u64 = 0x1000_0000;
+/// "From the working directory" (Linux `include/uapi/linux/fcntl.h`): x0 of most calls of `do_sys_openat2`.
+const AT_FDCWD: u32 = -100_i32 as u32;
 /// A file that every guest has.
 const FILE: &str = "/etc/inittab";
 const TRACING: &str = "/sys/kernel/tracing";
@@ -45,6 +49,10 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "breakpoint_in_the_kernel",
         run: breakpoint_in_the_kernel,
+    },
+    Case {
+        name: "lldb_stops_the_kernel_and_lets_go",
+        run: lldb_stops_the_kernel_and_lets_go,
     },
     Case {
         name: "only_the_attached_vm_stops",
@@ -304,7 +312,6 @@ fn symbols_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
 }
 
 fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
-    const AT_FDCWD: u32 = -100_i32 as u32;
     let mut linux = machine.linux(1)?;
     let truth = linux.address("do_sys_openat2")?;
     let mut gdb = machine.gdb_with_symbols()?;
@@ -362,6 +369,33 @@ fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
     gdb.connect(machine.machine.ports().vm(1))
         .context("to connect again")?;
     gdb.detach()
+}
+
+fn lldb_stops_the_kernel_and_lets_go(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let function = linux.address("do_sys_openat2")?;
+    let mut lldb = Lldb::start()?;
+    lldb.connect(machine.machine.ports().vm(1))?;
+    lldb.command(&format!("breakpoint set --address {function:#x}"))?;
+    lldb.resume()?;
+    linux.begin(&format!("cat {FILE}"))?;
+    let stop = lldb.wait_stop(MOMENT)?;
+    ensure!(stop.contains("stop reason = breakpoint 1.1"), "{stop}");
+    ensure!(lldb.register("pc")? == function, "pc at the breakpoint");
+    ensure!(lldb.register("x0")? as u32 == AT_FDCWD, "x0");
+    let path = lldb.command("memory read --format c-string --count 1 $x1")?;
+    ensure!(path.contains("\"/"), "x1 is no absolute path: {path}");
+    let list = lldb.command("process plugin packet monitor trace list")?;
+    // By its address, or by its name where a case before has asked for symbols.
+    ensure!(list.contains("  break  vm1:"), "{list}");
+
+    lldb.command("breakpoint delete --force")?;
+    lldb.resume()?;
+    ensure!(linux.finish()?.contains("sysinit"), "cat goes on");
+    lldb.interrupt()?;
+    lldb.command("detach")?;
+    ensure!(linux.run("echo alive")?.trim() == "alive", "vm1 goes on");
+    Ok(())
 }
 
 fn only_the_attached_vm_stops(machine: &Machine) -> Result<()> {
