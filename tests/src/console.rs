@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 use xtask::machine::Transcript;
 
@@ -60,6 +60,13 @@ impl Console {
     /// Everything that came so far.
     pub fn text(&self) -> String {
         self.transcript.text_from(0)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // The transcript's thread holds the stream too. A stream that has ended is as well.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 

@@ -8,6 +8,7 @@ mod gdb;
 mod linux;
 mod lldb;
 mod machine;
+mod random;
 pub mod remote;
 mod shell;
 mod suite;
@@ -18,6 +19,7 @@ pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
+pub use random::Random;
 pub use shell::{Probe, Shell};
 pub use suite::{Case, Named, Scope, cases, named, scope, suite};
 

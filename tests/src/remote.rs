@@ -2,8 +2,8 @@
 
 use crate::MOMENT;
 use anyhow::{Context, Result, bail, ensure};
-use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 use xtask::machine::Transcript;
@@ -23,8 +23,7 @@ pub struct Remote {
 impl Remote {
     /// Connects to an endpoint and says nothing.
     pub fn connect(port: u16) -> Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))
-            .with_context(|| format!("cannot connect to 127.0.0.1:{port}"))?;
+        let stream = connect(port)?;
         stream.set_nodelay(true)?;
         let received = Transcript::follow(stream.try_clone()?);
         Ok(Self {
@@ -133,6 +132,22 @@ impl Remote {
     pub fn is_silent(&self) -> bool {
         thread::sleep(SILENCE);
         self.received.len() <= self.cursor
+    }
+}
+
+/// Connects to an endpoint. QEMU keeps one client waiting beside the one that it serves; the kernel would ask for a
+/// third less and less often, in the end after half a minute.
+pub fn connect(port: u16) -> Result<TcpStream> {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Err(error) if error.kind() == ErrorKind::TimedOut && Instant::now() < deadline => {}
+            outcome => {
+                return outcome.with_context(|| format!("cannot connect to {address}"));
+            }
+        }
     }
 }
 

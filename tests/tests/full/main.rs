@@ -3,7 +3,6 @@
 
 mod guest;
 mod kernels;
-mod random;
 mod soak;
 
 use e2e::{Named, Scope, cases, named, scope};

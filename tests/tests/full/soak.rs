@@ -5,9 +5,8 @@
 //! have counted the same. The probes of the others come and go while the guest works.
 
 use crate::guest::{self, Text};
-use crate::random::Random;
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Gdb, LONG, Linux, MOMENT, Probe, Shell, Spec, TestMachine};
+use e2e::{Gdb, LONG, Linux, MOMENT, Probe, Random, Shell, Spec, TestMachine};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use xtask::guest::Release;

@@ -12,6 +12,11 @@ pub struct Random {
 }
 
 impl Random {
+    /// The same numbers for the same seed.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
     /// Seeded by the environment, or else by the clock; and the seed.
     pub fn seeded() -> Result<(Self, u64)> {
         let seed = match env::var(SEED) {
@@ -20,7 +25,7 @@ impl Random {
                 .with_context(|| format!("{SEED}={text} is no number"))?,
             Err(_) => std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs(),
         };
-        Ok((Self { state: seed }, seed))
+        Ok((Self::new(seed), seed))
     }
 
     fn next(&mut self) -> u64 {
@@ -34,6 +39,21 @@ impl Random {
     pub fn below(&mut self, bound: usize) -> usize {
         // The bias of so small bounds does not matter here.
         (self.next() % bound as u64) as usize
+    }
+
+    /// A byte.
+    pub fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+
+    /// So many bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
+    }
+
+    /// One of several, which are not none.
+    pub fn choose<'a, T>(&mut self, several: &'a [T]) -> &'a T {
+        &several[self.below(several.len())]
     }
 
     /// Brings a list into any order (Fisher and Yates).

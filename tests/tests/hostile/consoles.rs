@@ -1,0 +1,78 @@
+//! What people type: at the hypervisor's shell and at a guest's console.
+
+use crate::world::World;
+use anyhow::{Result, ensure};
+use e2e::{Console, MOMENT, Random};
+
+/// What the shell says when it listens.
+const PROMPT: &str = "periscope> ";
+/// Bytes of a line without an end, and of garbage.
+const ENDLESS: usize = 1 << 20;
+const GARBAGE: usize = 64 * 1024;
+
+/// A line longer than all memory for lines costs one error; the next command works.
+pub fn endless_line(world: &World) -> Result<()> {
+    let mut shell = shell(world)?;
+    for _ in 0..ENDLESS / 4096 {
+        shell.send([b'a'; 4096])?;
+    }
+    shell.send("\n")?;
+    let answer = shell.expect(PROMPT, MOMENT)?;
+    ensure!(answer.contains("too long"), "{answer}");
+    ensure!(
+        answer.len() < 200,
+        "the answer is {} bytes long",
+        answer.len()
+    );
+    works(&mut shell)
+}
+
+/// A long line whose beginning is a command is not that command.
+pub fn cut_line(world: &World) -> Result<()> {
+    let mut shell = shell(world)?;
+    let command = format!("vm stop vm1{}x\n", " ".repeat(4096));
+    shell.send(command)?;
+    let answer = shell.expect(PROMPT, MOMENT)?;
+    ensure!(answer.contains("too long"), "{answer}");
+    works(&mut shell)
+}
+
+/// Bytes that are no text.
+pub fn binary_garbage(world: &World) -> Result<()> {
+    let mut shell = shell(world)?;
+    shell.send(Random::new(6).bytes(GARBAGE))?;
+    shell.send("\n")?;
+    works(&mut shell)
+}
+
+/// The guest gets every byte, whatever it is; the hypervisor does not look.
+pub fn guest_console(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut garbage = Random::new(7).bytes(GARBAGE);
+    // A line that by chance is a command would be obeyed.
+    garbage
+        .iter_mut()
+        .filter(|byte| byte.is_ascii_graphic())
+        .for_each(|byte| *byte |= 0x80);
+    for chunk in garbage.chunks(1024) {
+        console.send(chunk)?;
+    }
+    console.send("\nsleep 1\n")?;
+    // Only that command's reply has this field.
+    console.expect("asked=", MOMENT)?;
+    console.expect("\n", MOMENT)?;
+    Ok(())
+}
+
+fn shell(world: &World) -> Result<Console> {
+    let mut shell = Console::connect(world.machine.ports().shell())?;
+    shell.expect(PROMPT, MOMENT)?;
+    Ok(shell)
+}
+
+fn works(shell: &mut Console) -> Result<()> {
+    shell.send("vm list\n")?;
+    let list = shell.expect("vm2", MOMENT)?;
+    ensure!(list.contains("vm1"), "{list}");
+    Ok(())
+}
