@@ -8,12 +8,14 @@
 
 mod classify;
 mod exclusive;
+mod relocate;
 mod simulate;
 
 pub use classify::{Class, LandingPad, brk, classify, hvc};
 pub use exclusive::{
     Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, inside_exclusive_sequence, step_plan,
 };
+pub use relocate::{Execution, Unmovable, execution};
 pub use simulate::{BranchTargetCheck, DataAccess, Simulated, SimulationFeatures, simulate};
 
 /// Bytes of an A64 instruction.

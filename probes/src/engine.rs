@@ -18,7 +18,8 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebpf::{Host, ReadFault, RunError};
 
-/// The first immediate of the reserved range: slot `n` of a space traps with `HVC #(HVC_BASE + n)`.
+/// The first immediate of the reserved range: slot `n` of a VM traps with `HVC #(HVC_BASE + n)`, slot `n` of the
+/// hypervisor's own code with `BRK #(HVC_BASE + n)`.
 pub const HVC_BASE: u16 = 0x4000;
 
 /// What the hypervisor does with a vCPU after a trap.
@@ -134,6 +135,18 @@ impl Space {
                 HitOutcome::Stop(reason)
             }
             None => self.displaced(site, trap, BranchTargetCheck::Passed),
+        }
+    }
+
+    pub(crate) fn count_missed(&self, immediate: u16) {
+        // Whoever changes the registry runs no code that can be probed, so this does not fail.
+        let Some(registry) = self.registry.try_read() else {
+            return;
+        };
+        let slot = immediate.checked_sub(HVC_BASE);
+        let site = slot.and_then(|slot| registry.table.get(slot));
+        for bound in site.map_or(&[][..], |site| &site.bound) {
+            bound.attachment.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -11,6 +11,8 @@ pub enum NoKernel {
     NotRunning,
     /// The guest has not booted far enough: no vCPU has exception vectors.
     NotUp,
+    /// The hypervisor itself, whose image carries no table.
+    Hypervisor,
     /// What runs there has no symbols that can be used, or not yet.
     NoSymbols(FindError),
 }
@@ -20,6 +22,9 @@ impl fmt::Display for NoKernel {
         match self {
             Self::NotRunning => f.write_str("the VM does not run"),
             Self::NotUp => f.write_str("no Linux kernel is up yet; try again in a moment"),
+            Self::Hypervisor => f.write_str(
+                "the hypervisor's image carries no symbols: `cargo xtask build` makes one that does",
+            ),
             Self::NoSymbols(error) => write!(f, "{error}"),
         }
     }
@@ -30,6 +35,9 @@ impl core::error::Error for NoKernel {}
 /// Finds the kernel of a running VM. Holds the VM for a moment only; the search itself goes over
 /// memory that a kernel does not change.
 pub(crate) fn find(machine: &dyn Machine) -> Result<Kernel, NoKernel> {
+    if machine.vm().is_hypervisor() {
+        return Err(NoKernel::Hypervisor);
+    }
     if machine.state() != VmState::Running {
         return Err(NoKernel::NotRunning);
     }

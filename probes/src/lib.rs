@@ -16,6 +16,7 @@ pub mod ksyms;
 mod locate;
 pub mod machine;
 pub mod options;
+pub mod own_code;
 pub mod periscope;
 pub mod programs;
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! From an address in a guest's code to the word that can carry a probe.
+//! From an address in a space's code to the word that can carry a probe.
 
 use crate::a64::{Class, SEQUENCE_LENGTH, classify, inside_exclusive_sequence};
 use crate::addr::{Gpa, Gva};
 use crate::machine::{Machine, PhysFault, Power, VcpuId};
+use crate::own_code;
 use crate::refusal::Refusal;
 use crate::translate::{Translation, TranslationRegs, translate};
 
@@ -82,6 +83,9 @@ impl Locator {
         if !address.0.is_multiple_of(WORD) {
             return Err(Refusal::Unaligned(address));
         }
+        if machine.vm().is_hypervisor() {
+            return own_code::locate(machine, address).map(Some);
+        }
         if machine.power(vcpu) == Power::Off {
             return Ok(None);
         }
@@ -153,7 +157,7 @@ impl Code<'_> {
         if inside_exclusive_sequence(spot.address, |gva| self.peek(gva)) {
             return Err(Refusal::ExclusiveSequence {
                 address: spot.address,
-                after: self.after_store_exclusive(spot.address),
+                after: after_store_exclusive(spot.address, |gva| self.peek(gva)),
             });
         }
         Ok(Some(spot))
@@ -202,15 +206,12 @@ impl Code<'_> {
     fn peek(&self, address: Gva) -> Option<u32> {
         self.word(address).ok()?.map(|word| word.spot.word)
     }
+}
 
-    /// The address after the store-exclusive that follows `address`.
-    fn after_store_exclusive(&self, address: Gva) -> Gva {
-        (0..=SEQUENCE_LENGTH as u64)
-            .map(|index| Gva(address.0.wrapping_add(index * WORD)))
-            .find(|gva| {
-                self.peek(*gva)
-                    .is_some_and(|word| classify(word) == Class::StoreExclusive)
-            })
-            .map_or(address, |store| Gva(store.0.wrapping_add(WORD)))
-    }
+/// The address after the store-exclusive that follows `address`.
+pub(crate) fn after_store_exclusive(address: Gva, peek: impl Fn(Gva) -> Option<u32>) -> Gva {
+    (0..=SEQUENCE_LENGTH as u64)
+        .map(|index| Gva(address.0.wrapping_add(index * WORD)))
+        .find(|gva| peek(*gva).is_some_and(|word| classify(word) == Class::StoreExclusive))
+        .map_or(address, |store| Gva(store.0.wrapping_add(WORD)))
 }

@@ -1,8 +1,15 @@
 //! How the debugger meets a machine: the traits that a hypervisor implements to adopt Periscope.
 //!
-//! One [`Machine`] is one guest (`vm1`, `vm2`, …). Everything here is callable on any physical CPU; what needs the VM
-//! held says so. The traits are few on purpose; `hypervisor/` is the reference implementation and `fake` the
-//! one for unit tests.
+//! One [`Machine`] is one guest (`vm1`, `vm2`, …) or the hypervisor itself (`hyp`). Everything here is callable on any
+//! physical CPU; what needs the VM held says so. The traits are few on purpose; `hypervisor/` is the reference
+//! implementation and `fake` the one for unit tests.
+//!
+//! # The hypervisor as a machine
+//!
+//! `hyp` is a machine like a guest with these differences. Its vCPU *n* is physical CPU *n*. A [`Gpa`] is the address
+//! that hypervisor code uses, whatever the MMU makes of it. A hold brings every other physical CPU to where it executes
+//! no code that can be probed. [`ExecuteView::arm`] changes the code itself. The probe instruction is `BRK`, not
+//! `HVC`, and code that serves probes cannot be probed ([`crate::own_code`]).
 //!
 //! # Holds
 //!
@@ -19,6 +26,16 @@ use core::fmt;
 /// Number of a VM as users write it: `vm1` is `VmId(1)`. `VmId(0)` is the hypervisor itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub struct VmId(pub u8);
+
+impl VmId {
+    /// The hypervisor itself.
+    pub const HYPERVISOR: Self = Self(0);
+
+    /// Whether it is the hypervisor itself.
+    pub fn is_hypervisor(self) -> bool {
+        self == Self::HYPERVISOR
+    }
+}
 
 impl fmt::Display for VmId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

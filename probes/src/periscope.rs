@@ -2,6 +2,7 @@
 
 use crate::event::Rings;
 use crate::machine::{Machine, VmId, VmState};
+use crate::own_code::Hypervisor;
 use crate::programs::{ProgramStore, StoreError};
 use crate::space::Space;
 use crate::target::{BadTarget, Target};
@@ -15,7 +16,7 @@ use ebpf::LoadError;
 /// Why a name leads to no space. `Display` tells the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoSpace {
-    /// `vm0` or `hyp`: the hypervisor itself.
+    /// `vm0` or `hyp`: the hypervisor itself, which has no space here.
     Hypervisor(String),
     /// No VM has that name.
     Unknown {
@@ -31,8 +32,7 @@ impl fmt::Display for NoSpace {
         match self {
             Self::Hypervisor(name) => write!(
                 f,
-                "{name} is the hypervisor itself: probes on its own code (hprobes) are not there \
-                 yet"
+                "{name} is the hypervisor itself, which offers no probes on its own code"
             ),
             Self::Unknown { name, known } => {
                 write!(f, "no such VM: {name}. There are {}.", known.join(", "))
@@ -66,29 +66,48 @@ impl core::error::Error for BadPlace {}
 /// The root of the debugger: what the hypervisor and the servers share.
 pub struct Periscope {
     spaces: Vec<Space>,
+    hypervisor: Option<Space>,
     programs: ProgramStore,
     events: Arc<Rings>,
 }
 
 impl Periscope {
-    /// A debugger over `machines` (`vm1`, `vm2`, … in order), on `cpus` physical CPUs.
-    pub fn new(machines: &[&'static dyn Machine], cpus: usize) -> Result<Self, LoadError> {
+    /// A debugger over `machines` (`vm1`, `vm2`, … in order) and, where it can be probed itself, the hypervisor, on
+    /// `cpus` physical CPUs.
+    pub fn new(
+        machines: &[&'static dyn Machine],
+        hypervisor: Option<Hypervisor>,
+        cpus: usize,
+    ) -> Result<Self, LoadError> {
         let programs = ProgramStore::new(cpus)?;
         let stop = programs.builtin("stop")?;
         let events = Arc::new(Rings::new());
         let space =
             |machine: &&'static dyn Machine| Space::new(*machine, events.clone(), stop.clone());
         let spaces = machines.iter().map(space).collect();
+        let hypervisor =
+            hypervisor.map(|own| Space::of_hypervisor(own, events.clone(), stop.clone()));
         Ok(Self {
             spaces,
+            hypervisor,
             programs,
             events,
         })
     }
 
-    /// The spaces, `vm1` first.
+    /// The spaces of the VMs, `vm1` first.
     pub fn spaces(&self) -> &[Space] {
         &self.spaces
+    }
+
+    /// The hypervisor's own space, where it can be probed.
+    pub fn hypervisor(&self) -> Option<&Space> {
+        self.hypervisor.as_ref()
+    }
+
+    /// The spaces of the VMs, then the hypervisor's own.
+    pub fn all_spaces(&self) -> impl Iterator<Item = &Space> {
+        self.spaces.iter().chain(&self.hypervisor)
     }
 
     /// The loaded programs.
@@ -101,15 +120,16 @@ impl Periscope {
         &self.events
     }
 
-    /// The space of a VM.
+    /// The space of a VM, or of the hypervisor.
     pub fn space_of(&self, vm: VmId) -> Option<&Space> {
-        self.spaces.iter().find(|space| space.vm() == vm)
+        self.all_spaces().find(|space| space.vm() == vm)
     }
 
-    /// The space that a user calls `name`: `vm1`, `vm2`, ….
+    /// The space that a user calls `name`: `vm1`, `vm2`, …, `hyp`.
     pub fn space(&self, name: &str) -> Result<&Space, NoSpace> {
         if name == "hyp" || name == "vm0" {
-            return Err(NoSpace::Hypervisor(name.to_string()));
+            let own = self.hypervisor();
+            return own.ok_or_else(|| NoSpace::Hypervisor(name.to_string()));
         }
         let found = self
             .spaces
@@ -128,9 +148,9 @@ impl Periscope {
         text: &str,
         here: &'a Space,
     ) -> Result<(&'a Space, Target), BadPlace> {
-        let (space, rest) = match text.split_once(':') {
-            Some((name, rest)) => (self.space(name).map_err(BadPlace::Space)?, rest),
-            None => (here, text),
+        let (space, rest) = match Target::split_space(text) {
+            (Some(name), rest) => (self.space(name).map_err(BadPlace::Space)?, rest),
+            (None, rest) => (here, rest),
         };
         Ok((space, Target::parse(rest).map_err(BadPlace::Target)?))
     }
@@ -154,8 +174,7 @@ impl Periscope {
             return Ok(());
         };
         let users: Vec<String> = self
-            .spaces
-            .iter()
+            .all_spaces()
             .flat_map(|space| space.users_of(&object))
             .collect();
         if users.is_empty() {

@@ -1,6 +1,8 @@
 //! Why a breakpoint or a probe was refused, in words for the user.
 
+use crate::a64::Unmovable;
 use crate::addr::{Gpa, Gva};
+use crate::kernel::NoKernel;
 use crate::machine::{HwError, VmId};
 use crate::symbols::Named;
 use alloc::string::String;
@@ -50,6 +52,24 @@ pub enum Refusal {
         /// Where they are; not more than a user wants to read.
         places: Vec<Named>,
     },
+    /// Code of the hypervisor that serves probes.
+    ServesProbes {
+        /// The space.
+        vm: VmId,
+        /// The function, or the address where no symbol says what is there.
+        place: String,
+    },
+    /// An instruction of the hypervisor's that a probe cannot take the place of.
+    Unmovable {
+        /// The space.
+        vm: VmId,
+        /// The address.
+        address: Gva,
+        /// What is against it.
+        reason: Unmovable,
+    },
+    /// The hypervisor's image carries no symbols.
+    NoOwnSymbols,
     /// All sites of the VM are taken.
     TooManySites(usize),
     /// No memory is left for another page with probes.
@@ -118,6 +138,20 @@ impl fmt::Display for Refusal {
                 }
                 f.write_str(". Say which by its address.")
             }
+            Self::ServesProbes { vm, place } => {
+                write!(f, "{vm}:{place} serves probes itself and cannot be probed.")
+            }
+            Self::Unmovable {
+                vm,
+                address,
+                reason,
+            } => {
+                write!(
+                    f,
+                    "{vm}: the instruction at {address} cannot carry a probe: {reason}"
+                )
+            }
+            Self::NoOwnSymbols => NoKernel::Hypervisor.fmt(f),
             Self::TooManySites(limit) => {
                 write!(
                     f,

@@ -14,12 +14,14 @@ use crate::engine::HVC_BASE;
 use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::options::{AfterRun, ProbeOptions};
+use crate::own_code::{self, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::site::{Attachment, Site, Table};
 use crate::space::{MAX_SITES, Placement, ProbeKind};
 use crate::symbols::Symbols;
 use crate::target::Target;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -110,6 +112,25 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) symbols: Option<&'a dyn Symbols>,
     /// Counts the tables of symbols that there have been: a symbol is looked up once in each.
     pub(crate) generation: u64,
+    /// Which functions can be probed, in the hypervisor's own space.
+    pub(crate) probeable: Option<&'a Probeable>,
+}
+
+impl Surroundings<'_> {
+    /// Refuses code that serves probes itself.
+    fn check_probeable(&self, address: Gva) -> Result<(), Refusal> {
+        let Some(rule) = self.probeable else {
+            return Ok(());
+        };
+        let function = self.symbols.and_then(|symbols| symbols.by_address(address));
+        if function.as_ref().is_some_and(|at| rule.allows(&at.name)) {
+            return Ok(());
+        }
+        Err(Refusal::ServesProbes {
+            vm: self.machine.vm(),
+            place: function.map_or_else(|| address.to_string(), |at| at.name),
+        })
+    }
 }
 
 /// All that is set and attached in a VM.
@@ -145,6 +166,7 @@ impl Registry {
         vcpu: VcpuId,
         stop: &ProgramRef,
     ) -> Result<Placement, Refusal> {
+        around.check_probeable(address)?;
         let spot = self.locator.locate(around.machine, address, vcpu)?;
         let index = match self.breakpoint(address) {
             Some(index) => index,
@@ -248,9 +270,17 @@ impl Registry {
         wish: Wish<'_>,
     ) -> Result<(u32, Placement), Refusal> {
         check_vcpu(around.machine, wish.options.vcpu)?;
+        if let Some(address) = wish.address {
+            around.check_probeable(address)?;
+        }
         self.make_room()?;
         let standing = self.stand(around.machine, wish.address)?;
-        let id = self.add(around, ProbeKind::Kprobe, wish, standing);
+        let kind = if around.machine.vm().is_hypervisor() {
+            ProbeKind::Hprobe
+        } else {
+            ProbeKind::Kprobe
+        };
+        let id = self.add(around, kind, wish, standing);
         self.rebuild(around);
         let placement = self.entries.last().map_or(Placement::Pending, placement);
         Ok((id, placement))
@@ -472,9 +502,14 @@ impl Registry {
         let Some(slot) = self.table.allocate(spot.gpa, spot.word) else {
             return Err(Refusal::TooManySites(MAX_SITES));
         };
-        if let Err(error) = machine.arm(spot.gpa, hvc(HVC_BASE + slot)) {
+        let vm = machine.vm();
+        let instruction = if vm.is_hypervisor() {
+            own_code::probe_instruction(slot)
+        } else {
+            hvc(HVC_BASE + slot)
+        };
+        if let Err(error) = machine.arm(spot.gpa, instruction) {
             self.table.free(slot);
-            let vm = machine.vm();
             return Err(match error {
                 ArmError::NotRam(gpa) => Refusal::NotRam { vm, address, gpa },
                 ArmError::OutOfMemory => Refusal::OutOfMemory(vm),

@@ -23,7 +23,7 @@ pub(crate) struct Attachment {
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
     pub(crate) hits: AtomicU64,
-    /// Hits whose program ended with an error.
+    /// Hits whose program ended with an error, and hits from inside a probe, which run nothing and do not count in `hits`.
     pub(crate) missed: AtomicU64,
     /// How many hits it still takes, where it has a limit.
     left: AtomicU64,

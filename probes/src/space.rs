@@ -1,4 +1,4 @@
-//! One VM as the debugger sees it: its breakpoints, probes, hardware points and symbols.
+//! One VM, or the hypervisor itself, as the debugger sees it: its breakpoints, probes, hardware points and symbols.
 
 use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
@@ -7,6 +7,7 @@ use crate::event::{EventKind, MAX_CPUS, Rings, Source};
 use crate::kernel::{self, NoKernel};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
+use crate::own_code::{Hypervisor, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of};
@@ -56,6 +57,8 @@ pub enum ProbeKind {
     Breakpoint,
     /// A probe on a guest function.
     Kprobe,
+    /// A probe on a function of the hypervisor's own.
+    Hprobe,
     /// A program on a breakpoint of GDB's.
     Action,
 }
@@ -99,7 +102,8 @@ pub struct Listing {
     pub limit: Option<NonZeroU64>,
     /// How often it was hit, and its program has run.
     pub hits: u64,
-    /// Of these, how often the program ended with an error.
+    /// How often the program ended with an error; in the hypervisor's own code, also hits from inside a probe, where it
+    /// did not run.
     pub missed: u64,
 }
 
@@ -114,6 +118,8 @@ pub struct Space {
     /// What GDB's breakpoints run.
     stop: ProgramRef,
     symbols: RwLock<Option<Arc<dyn Symbols>>>,
+    /// Which functions can be probed, in the hypervisor's own space.
+    probeable: Option<Probeable>,
     kernel: Mutex<KernelSearch>,
     /// Counts the tables of symbols that there have been.
     generation: AtomicU64,
@@ -161,6 +167,7 @@ impl Space {
             events,
             stop,
             symbols: RwLock::new(None),
+            probeable: None,
             kernel: Mutex::new(KernelSearch::default()),
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
@@ -168,6 +175,18 @@ impl Space {
             done: AtomicBool::new(false),
             reported: [const { Reported::new() }; MAX_CPUS],
         }
+    }
+
+    /// The hypervisor's own space.
+    pub(crate) fn of_hypervisor(own: Hypervisor, events: Arc<Rings>, stop: ProgramRef) -> Self {
+        let space = Self {
+            probeable: Some(own.probeable),
+            ..Self::new(own.machine, events, stop)
+        };
+        if let Some(symbols) = own.symbols {
+            space.set_symbols(symbols);
+        }
+        space
     }
 
     /// Which VM.
@@ -243,6 +262,7 @@ impl Space {
             machine: self.machine,
             symbols: symbols.as_deref(),
             generation,
+            probeable: self.probeable.as_ref(),
         };
         let _hold = Hold::of(self.machine);
         let mut registry = self.registry.write();
@@ -326,8 +346,10 @@ impl Space {
         options: ProbeOptions,
     ) -> Result<Wish<'a>, Refusal> {
         if target.is_symbol() {
-            // Without symbols the wish waits for them.
-            let _ = self.find_symbols();
+            // Without symbols the wish waits for them; the hypervisor's own do not come later.
+            if let Err(NoKernel::Hypervisor) = self.find_symbols() {
+                return Err(Refusal::NoOwnSymbols);
+            }
         }
         let address = address_of(self.vm(), self.symbols().as_deref(), target)?;
         Ok(Wish {
@@ -435,6 +457,7 @@ impl Space {
         let what = match entry.kind {
             ProbeKind::Breakpoint => "breakpoint",
             ProbeKind::Kprobe => "kprobe",
+            ProbeKind::Hprobe => "hprobe",
             ProbeKind::Action => "action",
         };
         let vm = self.vm();
@@ -487,6 +510,12 @@ impl Space {
                 features,
             },
         )
+    }
+
+    /// A hit from inside a probe, of slot `immediate` - [`crate::engine::HVC_BASE`]: nothing runs, it counts as missed. The
+    /// hypervisor executes the displaced instruction.
+    pub fn hit_inside_probe(&self, immediate: u16) {
+        self.count_missed(immediate);
     }
 
     /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits

@@ -41,6 +41,15 @@ impl Target {
         matches!(self, Self::Symbol { .. })
     }
 
+    /// The name of the space before the `:` of `vm1:vfs_read`, and the place behind it. The `::` of a path separates
+    /// nothing.
+    pub fn split_space(text: &str) -> (Option<&str>, &str) {
+        match text.split_once(':') {
+            Some((space, rest)) if !rest.starts_with(':') => (Some(space), rest),
+            _ => (None, text),
+        }
+    }
+
     /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's
     /// name.
     pub fn parse(text: &str) -> Result<Self, BadTarget> {
@@ -115,6 +124,15 @@ mod tests {
         assert_eq!(parse("vfs_read"), symbol("vfs_read", 0));
         assert_eq!(parse("vfs_read+0x10"), symbol("vfs_read", 16));
         assert_eq!(parse("f.isra.0+8"), symbol("f.isra.0", 8));
+    }
+
+    #[test]
+    fn spaces() {
+        assert_eq!(Target::split_space("vm1:f+4"), (Some("vm1"), "f+4"));
+        assert_eq!(Target::split_space("hyp:a::b"), (Some("hyp"), "a::b"));
+        assert_eq!(Target::split_space("a::b"), (None, "a::b"));
+        assert_eq!(Target::split_space("f"), (None, "f"));
+        assert_eq!(Target::split_space(":f"), (Some(""), "f"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Server {
 impl Server {
     /// A server over the debugger's root.
     pub fn new(periscope: &'static Periscope) -> Self {
-        let vms = periscope.spaces().iter().map(|space| space.vm());
+        let vms = periscope.all_spaces().map(|space| space.vm());
         Self {
             periscope,
             log: None,

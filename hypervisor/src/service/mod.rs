@@ -98,7 +98,7 @@ pub fn init(platform: &Platform, cpus: usize) {
         .iter()
         .map(|&vm| vm as &'static dyn Machine)
         .collect();
-    let periscope = Periscope::new(&machines, cpus).expect("built-in programs load");
+    let periscope = Periscope::new(&machines, None, cpus).expect("built-in programs load");
     let periscope = PERISCOPE.call_once(|| periscope);
     let server = SERVER.call_once(|| Server::new(periscope).with_log(&LogRing));
 

@@ -98,6 +98,7 @@ pub fn fleet(
         .collect();
     let periscope: &'static Periscope = Box::leak(Box::new(Periscope::new(
         &as_machines,
+        None,
         crate::event::MAX_CPUS,
     )?));
     for machine in &machines {

@@ -39,7 +39,7 @@ impl Registry {
     /// first.
     fn cover_waiting(&mut self, machine: &dyn Machine) {
         let mut addresses = Vec::new();
-        for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe] {
+        for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe, ProbeKind::Hprobe] {
             for entry in self
                 .entries
                 .iter()
@@ -149,9 +149,11 @@ impl Registry {
         let verdict = match (entry.kind, entry.attachment.options.after) {
             (ProbeKind::Breakpoint, _) if lets_pass => Verdict::Go,
             (ProbeKind::Breakpoint, _) => Verdict::Program,
-            (ProbeKind::Kprobe, AfterRun::Stop) => Verdict::Stop,
+            (ProbeKind::Kprobe | ProbeKind::Hprobe, AfterRun::Stop) => Verdict::Stop,
             // Whether a breakpoint with an action stops, the breakpoint says.
-            (ProbeKind::Kprobe, AfterRun::Go) | (ProbeKind::Action, _) => Verdict::Go,
+            (ProbeKind::Kprobe | ProbeKind::Hprobe, AfterRun::Go) | (ProbeKind::Action, _) => {
+                Verdict::Go
+            }
         };
         let bound = Bound {
             attachment: entry.attachment.clone(),

@@ -236,9 +236,9 @@ impl<'a> Invocation<'a> {
 
     /// The VM before the `:` of `text`, or [`Self::here`], and what follows.
     fn split_space(&self, text: &'a str) -> Result<(&'static Space, &'a str), Problem> {
-        match text.split_once(':') {
-            Some((name, rest)) => Ok((self.periscope().space(name).map_err(refused)?, rest)),
-            None => Ok((self.here()?, text)),
+        match Target::split_space(text) {
+            (Some(name), rest) => Ok((self.periscope().space(name).map_err(refused)?, rest)),
+            (None, rest) => Ok((self.here()?, rest)),
         }
     }
 
@@ -261,6 +261,7 @@ pub(crate) const fn kind_name(kind: ProbeKind) -> &'static str {
     match kind {
         ProbeKind::Breakpoint => "break",
         ProbeKind::Kprobe => "kprobe",
+        ProbeKind::Hprobe => "hprobe",
         ProbeKind::Action => "action",
     }
 }
