@@ -7,7 +7,7 @@
 
 use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
-use crate::event::{EventKind, Rings, Source};
+use crate::event::{ARGS, EventKind, Rings, TraceEvent};
 use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
@@ -250,12 +250,13 @@ impl Space {
     /// Runs what is bound here, all of it, and says whether that stops the VM.
     fn run_all(&self, bound: &[Bound], trap: &Trap<'_>) -> Option<StopReason> {
         let mut reason = None;
+        let hit = self.event_of(trap);
         for Bound {
             attachment,
             verdict,
         } in bound
         {
-            let stops = self.run_one(attachment, *verdict, trap);
+            let stops = self.run_one(attachment, *verdict, trap, &hit);
             // Of several, a breakpoint of GDB's is what GDB knows about.
             let known_to_gdb = reason == Some(StopReason::Site { probe: None });
             if stops && !known_to_gdb {
@@ -267,15 +268,51 @@ impl Space {
         reason
     }
 
-    /// Counts a hit, runs the program, and says whether that stops the VM.
-    fn run_one(&self, attachment: &Attachment, verdict: Verdict, trap: &Trap<'_>) -> bool {
+    /// What all events of this hit have in common. Time is read here and nowhere else.
+    fn event_of(&self, trap: &Trap<'_>) -> TraceEvent {
+        let machine = self.machine();
+        let vm = machine.vm();
+        let mut args = [0; ARGS];
+        args.copy_from_slice(&trap.regs.x[..ARGS]);
+        TraceEvent {
+            time_ns: machine.now_ns(),
+            kind: EventKind::probe_in(vm),
+            cpu: machine.cpu() as u8,
+            vm,
+            vcpu: trap.vcpu,
+            id: 0,
+            args,
+            duration_ns: 0,
+            pc: Gva(trap.regs.pc),
+            origin: EventKind::probe_in(vm),
+        }
+    }
+
+    /// Counts a hit, writes its event, runs the program, and says whether that stops the VM.
+    fn run_one(
+        &self,
+        attachment: &Attachment,
+        verdict: Verdict,
+        trap: &Trap<'_>,
+        hit: &TraceEvent,
+    ) -> bool {
         match attachment.admit(trap.vcpu) {
             Admission::Refused => return false,
             Admission::Hit => {}
             Admission::LastHit => self.note_done(),
         }
+        let kind = attachment.event.unwrap_or(hit.kind);
+        let event = TraceEvent {
+            kind,
+            origin: kind,
+            id: attachment.probe.unwrap_or(0),
+            ..*hit
+        };
+        if attachment.event.is_some() {
+            self.events().write(&event);
+        }
         let result = match &attachment.program {
-            Some(program) => self.run_program(program, attachment, trap),
+            Some(program) => self.run_program(program, attachment, trap, &event),
             None => Ok(0),
         };
         match verdict {
@@ -290,8 +327,14 @@ impl Space {
         program: &ProgramRef,
         attachment: &Attachment,
         trap: &Trap<'_>,
+        event: &TraceEvent,
     ) -> Result<u64, RunError> {
-        let host = HitHost::new(self, attachment, trap);
+        let host = HitHost {
+            machine: self.machine(),
+            events: self.events(),
+            memory: trap.memory,
+            event,
+        };
         let result = program.program().run(&trap.regs.to_words(), &host);
         if let Err(error) = &result {
             attachment.missed.fetch_add(1, Ordering::Relaxed);
@@ -313,30 +356,12 @@ struct HitHost<'a> {
     machine: &'a dyn Machine,
     events: &'a Rings,
     memory: &'a dyn LiveMemory,
-    source: Source,
-    cpu: usize,
+    event: &'a TraceEvent,
 }
 
-impl<'a> HitHost<'a> {
-    fn new(space: &'a Space, attachment: &Attachment, trap: &'a Trap<'_>) -> Self {
-        let machine = space.machine();
-        Self {
-            machine,
-            events: space.events(),
-            memory: trap.memory,
-            source: Source {
-                time_ns: machine.now_ns(),
-                vm: machine.vm(),
-                vcpu: trap.vcpu,
-                probe: attachment.probe,
-                pc: Gva(trap.regs.pc),
-            },
-            cpu: machine.cpu(),
-        }
-    }
-
+impl HitHost<'_> {
     fn push(&self, kind: EventKind, text: &[u8]) {
-        self.events.push(self.cpu, self.source, kind, text);
+        self.events.write_text(&self.event.says(kind), text);
     }
 }
 
@@ -346,7 +371,7 @@ impl Host for HitHost<'_> {
     }
 
     fn cpu(&self) -> usize {
-        self.cpu
+        usize::from(self.event.cpu)
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {

@@ -1,10 +1,10 @@
 //! The root: all spaces, all programs, all events.
 
-use crate::event::Rings;
+use crate::event::{EventSource, Rings};
 use crate::machine::{Machine, VmId, VmState};
 use crate::own_code::Hypervisor;
 use crate::programs::{ProgramStore, StoreError};
-use crate::space::Space;
+use crate::space::{ProbeId, Space};
 use crate::target::{BadTarget, Target};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -81,7 +81,7 @@ impl Periscope {
     ) -> Result<Self, LoadError> {
         let programs = ProgramStore::new(cpus)?;
         let stop = programs.builtin("stop")?;
-        let events = Arc::new(Rings::new());
+        let events = Arc::new(Rings::new(cpus));
         let space =
             |machine: &&'static dyn Machine| Space::new(*machine, events.clone(), stop.clone());
         let spaces = machines.iter().map(space).collect();
@@ -118,6 +118,18 @@ impl Periscope {
     /// The events of all CPUs.
     pub fn events(&self) -> &Rings {
         &self.events
+    }
+
+    /// What users call a source of events: `vm1:vfs_read`. `None` for what is no probe (any more).
+    pub fn name_of(&self, source: &EventSource) -> Option<String> {
+        let space = self.space_of(source.vm)?;
+        let site = space.probe_site(ProbeId(source.id))?;
+        Some(format!("{}:{site}", source.vm))
+    }
+
+    /// Whether hits may write events now.
+    pub fn is_probed(&self) -> bool {
+        self.all_spaces().any(Space::is_probed)
     }
 
     /// The space of a VM, or of the hypervisor.

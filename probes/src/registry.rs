@@ -11,6 +11,7 @@ mod derive;
 use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
+use crate::event::EventKind;
 use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
 use crate::options::{AfterRun, ProbeOptions};
@@ -173,7 +174,12 @@ impl Registry {
             None => {
                 self.make_room()?;
                 self.entries.push(Entry {
-                    attachment: Attachment::new(None, Some(stop.clone()), AfterRun::Stop.into()),
+                    attachment: Attachment::new(
+                        None,
+                        None,
+                        Some(stop.clone()),
+                        AfterRun::Stop.into(),
+                    ),
                     kind: ProbeKind::Breakpoint,
                     target: Target::Address(address),
                     switch: Switch::On,
@@ -365,7 +371,12 @@ impl Registry {
     ) -> u32 {
         self.last_probe = self.last_probe.wrapping_add(1).max(1);
         self.entries.push(Entry {
-            attachment: Attachment::new(Some(self.last_probe), wish.program, wish.options),
+            attachment: Attachment::new(
+                Some(self.last_probe),
+                Some(EventKind::probe_in(around.machine.vm())),
+                wish.program,
+                wish.options,
+            ),
             kind,
             target: wish.target.clone(),
             switch: Switch::On,
@@ -395,6 +406,12 @@ impl Registry {
     /// Whether anything waits.
     pub(crate) fn waits(&self) -> bool {
         self.entries.iter().any(Entry::waits)
+    }
+
+    /// Whether anything is attached whose hits write events.
+    pub(crate) fn has_probes(&self) -> bool {
+        let is_probe = |entry: &Entry| entry.attachment.event.is_some();
+        self.entries.iter().any(is_probe)
     }
 
     /// Whether an entry waits for its symbol's address.

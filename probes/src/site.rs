@@ -4,6 +4,7 @@
 //! the way from a trap to its site is one index.
 
 use crate::addr::{Gpa, Gva};
+use crate::event::EventKind;
 use crate::machine::VcpuId;
 use crate::options::ProbeOptions;
 use crate::programs::ProgramRef;
@@ -19,6 +20,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Attachment {
     /// The probe's or action's number; `None` for a breakpoint of GDB's.
     pub(crate) probe: Option<u32>,
+    /// What kind of event a hit writes; a breakpoint of GDB's writes none.
+    pub(crate) event: Option<EventKind>,
     /// What runs at a hit.
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
@@ -43,12 +46,14 @@ pub(crate) enum Admission {
 impl Attachment {
     pub(crate) fn new(
         probe: Option<u32>,
+        event: Option<EventKind>,
         program: Option<ProgramRef>,
         options: ProbeOptions,
     ) -> Arc<Self> {
         let left = AtomicU64::new(options.limit.map_or(0, |limit| limit.get()));
         Arc::new(Self {
             probe,
+            event,
             program,
             options,
             hits: AtomicU64::new(0),

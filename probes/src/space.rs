@@ -3,7 +3,7 @@
 use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::engine::{HitOutcome, Reported, Trap};
-use crate::event::{EventKind, MAX_CPUS, Rings, Source};
+use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::kernel::{self, NoKernel};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
@@ -129,6 +129,8 @@ pub struct Space {
     waits: AtomicBool,
     /// Whether a probe has had its last hit and is still armed.
     done: AtomicBool,
+    /// Whether there are probes or actions.
+    probed: AtomicBool,
     pub(crate) reported: [Reported; MAX_CPUS],
 }
 
@@ -173,6 +175,7 @@ impl Space {
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
             done: AtomicBool::new(false),
+            probed: AtomicBool::new(false),
             reported: [const { Reported::new() }; MAX_CPUS],
         }
     }
@@ -268,6 +271,7 @@ impl Space {
         let mut registry = self.registry.write();
         let result = change(&mut registry, &around);
         self.waits.store(registry.waits(), Ordering::Relaxed);
+        self.probed.store(registry.has_probes(), Ordering::Relaxed);
         result
     }
 
@@ -389,6 +393,20 @@ impl Space {
             .collect()
     }
 
+    /// As [`Listing::site`], of one probe or action: `None` once it is detached.
+    pub fn probe_site(&self, id: ProbeId) -> Option<String> {
+        let symbols = self.symbols();
+        let registry = self.registry.read();
+        let mut entries = registry.entries.iter();
+        let entry = entries.find(|entry| entry.attachment.probe == Some(id.0))?;
+        Some(site_name(entry, symbols.as_deref()))
+    }
+
+    /// Whether anything is attached whose hits write events.
+    pub fn is_probed(&self) -> bool {
+        self.probed.load(Ordering::Relaxed)
+    }
+
     /// Who runs programs of `object`, such as `vm1 probe 3`.
     pub(crate) fn users_of(&self, object: &Arc<Object>) -> Vec<String> {
         let registry = self.registry.read();
@@ -462,15 +480,19 @@ impl Space {
         };
         let vm = self.vm();
         let text = format!("{what} {vm}:{} {news}", entry.target);
-        let source = Source {
+        let event = TraceEvent {
             time_ns: self.machine.now_ns(),
+            kind: EventKind::Note,
+            cpu: self.machine.cpu() as u8,
             vm,
             vcpu: VcpuId(0),
-            probe: entry.attachment.probe,
+            id: entry.attachment.probe.unwrap_or(0),
+            args: [0; ARGS],
+            duration_ns: 0,
             pc: entry.address.unwrap_or_default(),
+            origin: EventKind::probe_in(vm),
         };
-        self.events
-            .push(self.machine.cpu(), source, EventKind::Note, text.as_bytes());
+        self.events.write_text(&event, text.as_bytes());
     }
 
     /// The guest starts anew: every site waits for its code again and symbols are forgotten.

@@ -1,17 +1,15 @@
 //! What all endpoints and the shell share.
 
-use crate::events::{Events, Line};
+use crate::events::Events;
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use probes::event::Source;
+use probes::event::EventSource;
 use probes::machine::VmId;
 use probes::periscope::Periscope;
 use probes::programs::StoreError;
-use probes::symbols::Located;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 /// How many refused uploads `trace progs` remembers.
 const MAX_REFUSED: usize = 8;
@@ -68,37 +66,42 @@ impl Server {
         self.log
     }
 
-    /// Moves what programs printed from the per-CPU rings to where each endpoint finds its own. Sessions call this when
-    /// they are polled.
+    /// Takes events out of the rings of all CPUs. Sessions call this when they are polled; a hypervisor calls it every
+    /// few milliseconds while [`Self::wants_poll`].
     pub fn collect_events(&self) {
-        let place = |source: &Source| self.place(source);
-        self.events.lock().collect(self.periscope.events(), &place);
+        let name = |source: &EventSource| self.periscope.name_of(source);
+        self.events.lock().collect(self.periscope.events(), &name);
     }
 
-    /// The symbol of a hit, or its address.
-    fn place(&self, source: &Source) -> String {
-        let space = self.periscope.space_of(source.vm);
-        let symbols = space.and_then(|space| space.symbols());
-        match symbols.and_then(|symbols| symbols.by_address(source.pc)) {
-            None => source.pc.to_string(),
-            Some(Located { name, offset: 0 }) => name,
-            Some(Located { name, offset }) => format!("{name}+{offset:#x}"),
-        }
+    /// Whether events may come that somebody has to take out of the rings before they are full.
+    pub fn wants_poll(&self) -> bool {
+        self.periscope.is_probed() || !self.periscope.events().is_empty()
     }
 
-    /// Number of the next line of a VM.
+    /// What has come out of the rings.
+    pub(crate) fn events(&self) -> MutexGuard<'_, Events> {
+        self.events.lock()
+    }
+
+    /// The CPUs that have lost events since the last reset, and how many.
+    pub(crate) fn lost_events(&self) -> Vec<(usize, u64)> {
+        self.events.lock().lost(self.periscope.events())
+    }
+
+    /// Forgets events, statistics and losses.
+    pub(crate) fn reset_events(&self) {
+        self.collect_events();
+        self.events.lock().reset(self.periscope.events());
+    }
+
+    /// Number of the next live line of a VM.
     pub(crate) fn next_line(&self, vm: VmId) -> u64 {
         self.events.lock().next_line(vm)
     }
 
-    /// The first line of a VM from number `from` on that is still kept, and its number.
-    pub(crate) fn line(&self, vm: VmId, from: u64) -> Option<(u64, Line)> {
+    /// The first live line of a VM from number `from` on that is still kept, and its number.
+    pub(crate) fn line(&self, vm: VmId, from: u64) -> Option<(u64, String)> {
         self.events.lock().line(vm, from)
-    }
-
-    /// The last `count` lines of a VM, oldest first.
-    pub(crate) fn last_lines(&self, vm: VmId, count: usize) -> Vec<Line> {
-        self.events.lock().last(vm, count)
     }
 
     /// Loads an uploaded program; remembers why where it is refused.

@@ -10,7 +10,7 @@ use support::{AGAIN, Bench, WORK};
 /// What the shell prints.
 fn shell(bench: &Bench, line: &str) -> String {
     let mut out = String::new();
-    run(bench.server, &Caller::Shell, line, &mut out);
+    let _ = run(bench.server, &Caller::Shell, line, &mut out);
     out
 }
 
@@ -20,7 +20,7 @@ fn help_shows_every_command_and_one_alone() {
     let help = shell(&bench, "help");
     for command in [
         "vm reset VM",
-        "trace stream [-n N]",
+        "trace stream [-n N] [--follow]",
         "map dump PROGRAM MAP",
         "phys ",
     ] {
@@ -226,11 +226,97 @@ fn the_stream_shows_the_last_lines() {
     let bench = Bench::new(1);
     shell(&bench, "trace kprobe vm1:work printk");
     bench.vm().run(3 + 30 * 6);
-    assert_eq!(
-        shell(&bench, "trace stream -n 2"),
-        "[vm1/vcpu0] work hit\n".repeat(2)
+    let last = shell(&bench, "trace stream -n 2");
+    let [hit, text] = last.lines().collect::<Vec<_>>()[..] else {
+        panic!("two lines: {last}");
+    };
+    assert!(
+        hit.contains(" cpu0 vm1/vcpu0 kprobe     work x0=0x1d x1=0x0 "),
+        "{hit}"
     );
-    assert_eq!(shell(&bench, "trace stream").lines().count(), 20);
+    assert!(
+        text.ends_with(" cpu0 vm1/vcpu0 print      work hit"),
+        "{text}"
+    );
+    let count = |line: &str| shell(&bench, line).lines().count();
+    assert_eq!(count("trace stream"), 20);
+    assert_eq!(count("trace stream -n 100"), 60);
+    assert_eq!(count("trace stream -n 100 --filter print"), 30);
+    assert_eq!(
+        count("trace stream -n 100 --filter kprobe --filter vm1"),
+        60
+    );
+    assert_eq!(count("trace stream -n 100 --filter vm2"), 0);
+    assert_eq!(count("trace stream -n 100 --filter work"), 60);
+    assert_eq!(count("trace dump"), 60);
+    let dump = shell(&bench, "trace dump -n 2");
+    assert!(
+        dump.contains(" vm=1 vcpu=0 kind=kprobe id=1 name=vm1:work pc=0x40000014 args=0x1d,0x0,"),
+        "{dump}"
+    );
+    assert!(dump.contains(" kind=print id=1 name=vm1:work "), "{dump}");
+    assert!(dump.ends_with(" text=\"hit\"\n"), "{dump}");
+    assert_eq!(
+        shell(&bench, "trace reset"),
+        "events and statistics begin anew\n"
+    );
+    assert_eq!(shell(&bench, "trace stream"), "");
+}
+
+#[test]
+fn statistics_count_by_source() {
+    let bench = Bench::new(1);
+    shell(&bench, "trace kprobe vm1:work count");
+    shell(&bench, "trace kprobe vm2:work count");
+    bench.machines[0].run(3 + 10 * 6);
+    bench.machines[1].run(3 + 20 * 6);
+    assert_eq!(
+        shell(&bench, "trace stat"),
+        "EVENT     KIND    COUNT  P50  P90  P95  P99  MAX\n\
+         vm2:work  kprobe     20    -    -    -    -    -\n\
+         vm1:work  kprobe     10    -    -    -    -    -\n"
+    );
+    assert_eq!(shell(&bench, "trace stat --top 1").lines().count(), 2);
+    assert_eq!(
+        shell(&bench, "trace stat --hist kprobe:vm1:work"),
+        "kprobe vm1:work  n=10  (nothing is measured)\n"
+    );
+    assert_eq!(
+        shell(&bench, "trace stat --hist nothing"),
+        "no event nothing has been seen. `trace stat` shows which have.\n"
+    );
+    shell(&bench, "trace unkprobe vm2:1");
+    shell(&bench, "trace reset");
+    bench.machines[0].run(6);
+    let after = shell(&bench, "trace stat");
+    assert!(after.ends_with("vm1:work  kprobe      1    -    -    -    -    -\n"));
+}
+
+#[test]
+fn a_shell_follows() {
+    let bench = Bench::new(1);
+    shell(&bench, "trace kprobe vm1:work printk");
+    bench.vm().run(3 + 6);
+    let mut out = String::new();
+    let line = "trace stream --follow --filter print";
+    let mut follower = run(bench.server, &Caller::Shell, line, &mut out).unwrap();
+    assert_eq!(out.lines().count(), 1, "{out}");
+    bench.vm().run(2 * 6);
+    let mut out = String::new();
+    follower.show(bench.server, &mut out).unwrap();
+    assert_eq!(out.lines().count(), 2, "{out}");
+    assert!(out.lines().all(|line| line.ends_with(" work hit")), "{out}");
+    let mut out = String::new();
+    follower.show(bench.server, &mut out).unwrap();
+    assert_eq!(out, "");
+    bench.vm().run(5000 * 6);
+    follower.show(bench.server, &mut out).unwrap();
+    let lost = "cpu0 has lost 5,904 events: nobody read them in time\n";
+    assert!(
+        shell(&bench, "trace list").ends_with(lost),
+        "{}",
+        shell(&bench, "trace list")
+    );
 }
 
 #[test]
@@ -255,7 +341,7 @@ fn the_log_is_the_hypervisors() {
     let bench = Bench::new(1);
     let server = stub::Server::new(bench.periscope).with_log(&LINES);
     let mut out = String::new();
-    run(&server, &Caller::Shell, "log", &mut out);
+    let _ = run(&server, &Caller::Shell, "log", &mut out);
     assert_eq!(out, "booted\n");
     bench.vm().power_off();
 }

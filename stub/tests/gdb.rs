@@ -223,6 +223,70 @@ fn a_program_comes_with_remote_put() {
 }
 
 #[test]
+fn events_go_with_remote_get() {
+    let directory = std::env::temp_dir().join(format!("periscope-get-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (events, sources) = (directory.join("events"), directory.join("sources"));
+    let serving = Serving::start(1);
+    let output = gdb(
+        &serving,
+        &[
+            &format!("break *{AGAIN:#x}"),
+            "continue",
+            "monitor trace kprobe work count",
+            "continue",
+            "continue",
+            &format!("remote get events {}", events.display()),
+            &format!("remote get sources {}", sources.display()),
+            "remote get elsewhere /dev/null",
+        ],
+    );
+    let bytes = std::fs::read(&events).unwrap();
+    let names = std::fs::read_to_string(&sources).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(bytes.len(), 2 * 64, "{output}");
+    let calls =
+        |record: usize| u64::from_le_bytes(bytes[64 * record + 16..][..8].try_into().unwrap());
+    assert_eq!(calls(1), calls(0) + 1, "x0 counts the calls");
+    for record in bytes.chunks(64) {
+        // Kind 4, VM 1, vCPU 0, probe 1; the PC.
+        assert_eq!((record[8], &record[10..16]), (4, &[1, 0, 1, 0, 0, 0][..]));
+        assert_eq!(record[56..64], 0x4000_0014_u64.to_le_bytes());
+    }
+    assert_eq!(names, "4 1 1 vm1:work\n");
+    assert!(output.contains("Remote I/O error"), "{output}");
+}
+
+#[test]
+fn hits_are_shown_live_where_the_user_wants_them() {
+    let serving = Serving::start(1);
+    let output = gdb(
+        &serving,
+        &[
+            &format!("break *{AGAIN:#x}"),
+            "continue",
+            "monitor trace kprobe work count",
+            "monitor trace verbose on",
+            "continue",
+            "monitor trace verbose",
+            "monitor trace verbose off",
+            "continue",
+        ],
+    );
+    assert_in_order(
+        &output,
+        &[
+            "Breakpoint 1, ",
+            "on: hits and what programs print are shown while the guest runs",
+            "[vm1/vcpu0] kprobe work x0=0x",
+            "Breakpoint 1, ",
+            "Breakpoint 1, ",
+        ],
+    );
+    assert_eq!(output.matches("kprobe work x0=").count(), 1, "{output}");
+}
+
+#[test]
 fn clients_come_one_after_the_other() {
     let serving = Serving::start(2);
     for round in 0..3 {

@@ -322,7 +322,7 @@ fn a_program_prints_while_the_guest_runs_and_never_while_it_stands() {
     assert!(
         bench
             .monitor("trace stream -n 1")
-            .starts_with("[vm1/vcpu0] work hit")
+            .ends_with(" vm1/vcpu0 print      work hit\n")
     );
     assert!(
         bench

@@ -524,7 +524,7 @@ fn kprobe_prints_live(machine: &Machine) -> Result<()> {
 
     // The same from the shell, while the guest runs.
     let last = machine.shell("trace stream -n 2")?;
-    let vm1 = last.lines().filter(|line| line.starts_with("[vm1/"));
+    let vm1 = last.lines().filter(|line| line.contains(" vm1/vcpu"));
     ensure!(vm1.count() == 2, "the last two lines:\n{last}");
 
     gdb.interrupt()?;

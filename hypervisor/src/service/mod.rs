@@ -285,6 +285,9 @@ impl Service {
         if let Some(hyp) = &mut self.hyp {
             hyp.run();
         }
+        if let Some(server) = SERVER.get() {
+            server.collect_events();
+        }
         let mut wants_tick = false;
         for endpoint in &mut self.endpoints {
             endpoint.run(self.console.as_mut());
@@ -300,6 +303,8 @@ impl Service {
         if let Some(shell) = &mut self.shell {
             wants_tick |= shell.run() == Backlog::Waiting;
         }
+        // The rings are full soon where nobody empties them.
+        wants_tick |= SERVER.get().is_some_and(Server::wants_poll);
         if wants_tick {
             time::start_timer(TICK);
         }

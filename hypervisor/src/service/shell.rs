@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use devices::channel::{Channel, ChannelEvent};
 use stub::Server;
-use stub::commands::{self, Caller};
+use stub::commands::{self, Caller, Follower};
 
 /// Longest line of the shell, in bytes.
 const MAX_LINE: usize = 1024;
@@ -22,6 +22,8 @@ pub struct Shell {
     /// The line so far; of one that is too long, a byte more than [`MAX_LINE`].
     line: Vec<u8>,
     output: VecDeque<u8>,
+    /// Shows events as they come, until the user presses a key.
+    follower: Option<Follower>,
 }
 
 impl Shell {
@@ -32,6 +34,7 @@ impl Shell {
             port,
             line: Vec::new(),
             output: VecDeque::new(),
+            follower: None,
         }
     }
 
@@ -42,6 +45,7 @@ impl Shell {
             if event.is_some() {
                 self.line.clear();
                 self.output.clear();
+                self.follower = None;
             }
             if matches!(event, Some(ChannelEvent::Opened | ChannelEvent::Replaced)) {
                 self.output.extend(PROMPT.as_bytes());
@@ -55,15 +59,32 @@ impl Shell {
                 break;
             }
         }
+        self.follow();
         drain(&mut self.output, &mut self.port);
-        if self.output.is_empty() {
+        if self.output.is_empty() && self.follower.is_none() {
             Backlog::Empty
         } else {
             Backlog::Waiting
         }
     }
 
+    /// Shows what has come, unless the client does not read.
+    fn follow(&mut self) {
+        if let Some(follower) = &mut self.follower
+            && self.output.len() < FULL
+        {
+            let mut text = String::new();
+            // Writing to a string does not fail.
+            let _ = follower.show(self.server, &mut text);
+            self.output.extend(text.as_bytes());
+        }
+    }
+
     fn byte(&mut self, byte: u8) {
+        if self.follower.take().is_some() {
+            self.output.extend(PROMPT.as_bytes());
+            return;
+        }
         match byte {
             b'\r' => {}
             b'\n' => {
@@ -86,12 +107,14 @@ impl Shell {
             text = format!("the line is too long: {MAX_LINE} bytes are possible");
         } else {
             let line = String::from_utf8_lossy(line);
-            commands::run(self.server, &Caller::Shell, &line, &mut text);
+            self.follower = commands::run(self.server, &Caller::Shell, &line, &mut text);
         }
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
         self.output.extend(text.as_bytes());
-        self.output.extend(PROMPT.as_bytes());
+        if self.follower.is_none() {
+            self.output.extend(PROMPT.as_bytes());
+        }
     }
 }

@@ -9,6 +9,7 @@ mod probes;
 mod refusals;
 
 use crate::addr::{Gpa, Gva};
+use crate::event::TraceEvent;
 use crate::fake::{FakeMachine, asm, fleet};
 use crate::machine::{RunControl, StopReason, VcpuId};
 use crate::periscope::Periscope;
@@ -112,11 +113,24 @@ impl Rig {
         breakpoint
     }
 
+    /// All hits, without what they had to say.
+    fn hits(&self) -> Vec<TraceEvent> {
+        let mut hits = Vec::new();
+        self.periscope.events().drain(&mut |event, _| {
+            if !event.kind.is_text() {
+                hits.push(*event);
+            }
+        });
+        hits
+    }
+
     /// All text that programs and sites had to say.
     fn events(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        self.periscope.events().drain(&mut |record| {
-            lines.push(String::from_utf8_lossy(record.text()).to_string());
+        self.periscope.events().drain(&mut |event, text| {
+            if event.kind.is_text() {
+                lines.push(String::from_utf8_lossy(text).to_string());
+            }
         });
         lines
     }

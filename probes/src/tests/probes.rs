@@ -4,6 +4,7 @@ use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
 use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome};
+use crate::event::{EventKind, TraceEvent};
 use crate::fake::{asm, fleet};
 use crate::machine::{GuestFault, LiveMemory, RunControl, StopReason};
 use crate::periscope::NoSpace;
@@ -105,16 +106,51 @@ fn what_a_program_prints_becomes_an_event() {
         .unwrap();
     rig.machine.run(2);
     rig.machine.run(1);
-    let mut records = alloc::vec::Vec::new();
-    rig.periscope
-        .events()
-        .drain(&mut |record| records.push(*record));
-    assert_eq!(records.len(), 2);
-    assert_eq!(records[0].text(), b"x0=0x0 x1=0x0 x2=0x0 x3=0x0");
-    let sources = [records[0].source, records[1].source];
-    assert_eq!(sources.map(|source| source.vcpu), [VCPU0, VCPU1]);
-    assert_eq!(sources.map(|source| source.probe), [Some(probe.0); 2]);
-    assert_eq!(sources.map(|source| source.pc), [at(FUNCTION); 2]);
+    let mut texts = alloc::vec::Vec::new();
+    rig.periscope.events().drain(&mut |event, text| {
+        if event.kind == EventKind::Print {
+            texts.push((*event, text.to_vec()));
+        }
+    });
+    assert_eq!(texts.len(), 2);
+    for ((event, text), vcpu) in texts.iter().zip([VCPU0, VCPU1]) {
+        assert_eq!(text, b"x0=0x0 x1=0x0 x2=0x0 x3=0x0");
+        assert_eq!((event.vcpu, event.id), (vcpu, probe.0));
+        assert_eq!(event.pc, at(FUNCTION));
+        assert_eq!(event.origin, EventKind::Kprobe);
+    }
+}
+
+#[test]
+fn every_hit_of_a_probe_is_one_event_and_none_of_a_breakpoint() {
+    let rig = Rig::new(2);
+    let target = Target::Address(at(FUNCTION));
+    let attach = |program| {
+        let program = rig.program(program);
+        let attached = rig.space.attach_probe(&target, program, AfterRun::Go);
+        attached.unwrap().0
+    };
+    assert!(!rig.periscope.is_probed());
+    let probes = [attach("count"), attach("count")];
+    assert!(rig.periscope.is_probed());
+    assert_eq!(rig.run_to_stop(), None);
+    let hits = rig.hits();
+    assert_eq!(hits.len() as u64, 2 * 2 * CALLS);
+    for probe in probes {
+        for vcpu in [VCPU0, VCPU1] {
+            let own = |hit: &&TraceEvent| hit.id == probe.0 && hit.vcpu == vcpu;
+            let args: alloc::vec::Vec<_> = hits.iter().filter(own).map(|hit| hit.args).collect();
+            let expected: alloc::vec::Vec<_> = (0..CALLS).map(|x0| [x0, 0, 0, 0]).collect();
+            assert_eq!(args, expected);
+        }
+    }
+    assert!(hits.iter().all(|hit| hit.kind == EventKind::Kprobe));
+
+    let rig = Rig::new(1);
+    rig.space.insert_breakpoint(at(FUNCTION), VCPU0).unwrap();
+    assert!(rig.run_to_stop().is_some());
+    assert_eq!(rig.hits(), []);
+    assert!(!rig.periscope.is_probed());
 }
 
 #[test]

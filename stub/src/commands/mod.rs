@@ -3,6 +3,7 @@
 //! Every word may be shortened as far as it stays unambiguous: `mon tr li`. An error says what is wrong and what to do.
 
 mod complete;
+mod event_args;
 mod gsym;
 mod help;
 mod log;
@@ -14,14 +15,20 @@ mod phys;
 mod probe_words;
 mod table;
 mod trace_attach;
+mod trace_dump;
 mod trace_kprobe;
 mod trace_list;
 mod trace_progs;
+mod trace_reset;
+mod trace_stat;
 mod trace_stream;
 mod trace_switch;
 mod trace_unkprobe;
 mod trace_unload;
+mod trace_verbose;
 mod vm;
+
+pub use trace_stream::Follower;
 
 use crate::server::Server;
 use alloc::borrow::ToOwned;
@@ -52,8 +59,9 @@ pub enum Caller {
 /// Asks for output that tools read, after any command.
 const JSON: &str = "--json";
 
-/// Runs one line and writes its output or what is wrong with it to `out`. Blank lines do nothing.
-pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) {
+/// Runs one line and writes its output or what is wrong with it to `out`. Blank lines do nothing. Returns what a shell
+/// goes on to show, until its user presses a key.
+pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) -> Option<Follower> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     let said = words.len();
     words.retain(|word| *word != JSON);
@@ -63,7 +71,7 @@ pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) {
         Format::Text
     };
     if words.is_empty() {
-        return;
+        return None;
     }
     let result = parse::resolve(COMMANDS, &words).and_then(|(command, arguments)| {
         let mut output = Output::new(&mut *out, format);
@@ -72,15 +80,20 @@ pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) {
             caller,
             arguments,
             out: &mut output,
+            follower: None,
         };
         let result = (command.run)(&mut invocation);
+        let follower = invocation.follower.take();
         // Output that cannot be written has no reader to tell.
         let _ = invocation.out.finish();
-        result.map_err(|problem| problem.with_usage(command))
+        result
+            .map(|()| follower)
+            .map_err(|problem| problem.with_usage(command))
     });
-    if let Err(problem) = result {
+    result.unwrap_or_else(|problem| {
         let _ = Output::new(out, format).problem(&problem.to_string());
-    }
+        None
+    })
 }
 
 /// One command.
@@ -119,6 +132,10 @@ const COMMANDS: &[Command] = &[
     trace_switch::DISABLE,
     trace_list::COMMAND,
     trace_stream::COMMAND,
+    trace_dump::COMMAND,
+    trace_stat::COMMAND,
+    trace_verbose::COMMAND,
+    trace_reset::COMMAND,
     trace_progs::COMMAND,
     trace_unload::COMMAND,
     map_dump::COMMAND,
@@ -171,6 +188,8 @@ pub(crate) struct Invocation<'a> {
     caller: &'a Caller,
     arguments: &'a [&'a str],
     out: &'a mut Output<'a>,
+    /// What the shell goes on to show.
+    follower: Option<Follower>,
 }
 
 impl<'a> Invocation<'a> {
@@ -207,6 +226,18 @@ impl<'a> Invocation<'a> {
             .collect();
         let given = rest.len() < self.arguments.len();
         Ok((rest, if given { Flag::Given } else { Flag::Absent }))
+    }
+
+    /// Says which CPUs have lost events, if any has.
+    fn tell_lost(&mut self) -> Result<(), Problem> {
+        for (cpu, lost) in self.server.lost_events() {
+            let lost = number::grouped(lost);
+            writeln!(
+                self.out,
+                "cpu{cpu} has lost {lost} events: nobody read them in time"
+            )?;
+        }
+        Ok(())
     }
 
     /// The VMs that a listing shows: that of the endpoint, or all in the shell.

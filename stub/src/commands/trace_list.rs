@@ -36,15 +36,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         }
     }
     table.write(invocation.out)?;
-    let lost = invocation.periscope().events().total_lost();
-    if lost > 0 {
-        writeln!(
-            invocation.out,
-            "{} events were lost: nobody read them in time",
-            grouped(lost)
-        )?;
-    }
-    Ok(())
+    invocation.tell_lost()
 }
 
 fn cells(vm: &str, entry: Listing) -> [String; 9] {

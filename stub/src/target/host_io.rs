@@ -1,5 +1,6 @@
-//! `remote put`: how linked programs get here. A file lives in memory until it is closed; then it is verified and loaded
-//! under its stem. Nothing can be read back: there is no file system behind this.
+//! Files: `remote put` is how linked programs get here, `remote get` how events get out. There is no file system behind
+//! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem. What is got is
+//! made when it is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
 
 use super::DebugTarget;
 use alloc::string::{String, ToString};
@@ -25,29 +26,43 @@ struct Upload {
     bytes: Vec<u8>,
 }
 
+/// An open file.
+enum File {
+    /// Being written.
+    Upload(Upload),
+    /// Being read.
+    Download(Vec<u8>),
+}
+
+impl File {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Upload(upload) => &upload.bytes,
+            Self::Download(bytes) => bytes,
+        }
+    }
+}
+
 /// The files that are open; a descriptor is the index.
 #[derive(Default)]
-pub(super) struct Uploads([Option<Upload>; MAX_OPEN]);
+pub(super) struct Files([Option<File>; MAX_OPEN]);
 
-impl Uploads {
-    fn open(&mut self, stem: String) -> Option<u32> {
+impl Files {
+    fn open(&mut self, file: File) -> Option<u32> {
         let free = self.0.iter().position(Option::is_none)?;
-        self.0[free] = Some(Upload {
-            stem,
-            bytes: Vec::new(),
-        });
+        self.0[free] = Some(file);
         u32::try_from(free).ok()
     }
 
-    fn slot(&mut self, descriptor: u32) -> Option<&mut Option<Upload>> {
+    fn slot(&mut self, descriptor: u32) -> Option<&mut Option<File>> {
         self.0.get_mut(usize::try_from(descriptor).ok()?)
     }
 
-    fn get(&mut self, descriptor: u32) -> Option<&mut Upload> {
+    fn get(&mut self, descriptor: u32) -> Option<&mut File> {
         self.slot(descriptor)?.as_mut()
     }
 
-    fn close(&mut self, descriptor: u32) -> Option<Upload> {
+    fn close(&mut self, descriptor: u32) -> Option<File> {
         self.slot(descriptor)?.take()
     }
 }
@@ -84,6 +99,19 @@ fn stem(path: &[u8]) -> Result<String, HostIoErrno> {
 
 fn errno<T>(errno: HostIoErrno) -> HostIoResult<T, DebugTarget> {
     Err(HostIoError::Errno(errno))
+}
+
+impl DebugTarget {
+    /// What a client can read under that name.
+    fn readable(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let file = path.rsplit(|byte| *byte == b'/').next()?;
+        self.server.collect_events();
+        match file {
+            b"events" => Some(self.server.events().raw()),
+            b"sources" => Some(self.server.events().sources().into_bytes()),
+            _ => None,
+        }
+    }
 }
 
 impl HostIo for DebugTarget {
@@ -123,20 +151,29 @@ impl HostIoOpen for DebugTarget {
         flags: HostIoOpenFlags,
         _mode: HostIoOpenMode,
     ) -> HostIoResult<u32, Self> {
-        if !flags.contains(HostIoOpenFlags::O_CREAT) {
-            return errno(HostIoErrno::ENOENT);
-        }
-        let stem = stem(filename).map_err(HostIoError::Errno)?;
-        self.uploads
-            .open(stem)
+        let file = if flags.contains(HostIoOpenFlags::O_CREAT) {
+            File::Upload(Upload {
+                stem: stem(filename).map_err(HostIoError::Errno)?,
+                bytes: Vec::new(),
+            })
+        } else {
+            match self.readable(filename) {
+                Some(bytes) => File::Download(bytes),
+                None => return errno(HostIoErrno::ENOENT),
+            }
+        };
+        self.files
+            .open(file)
             .map_or_else(|| errno(HostIoErrno::EMFILE), Ok)
     }
 }
 
 impl HostIoClose for DebugTarget {
     fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
-        let Some(upload) = self.uploads.close(fd) else {
-            return errno(HostIoErrno::EBADF);
+        let upload = match self.files.close(fd) {
+            Some(File::Upload(upload)) => upload,
+            Some(File::Download(_)) => return Ok(()),
+            None => return errno(HostIoErrno::EBADF),
         };
         match self.server.load_program(&upload.stem, &upload.bytes) {
             Ok(()) => Ok(()),
@@ -161,23 +198,18 @@ impl HostIoPread for DebugTarget {
         offset: u64,
         buf: &mut [u8],
     ) -> HostIoResult<usize, Self> {
-        let Some(upload) = self.uploads.get(fd) else {
+        let Some(file) = self.files.get(fd) else {
             return errno(HostIoErrno::EBADF);
         };
         // A reply has to fit a packet, and escaping can double it.
         let count = count.min(crate::packet::request::MAX_READ as usize);
-        Ok(super::description::window(
-            &upload.bytes,
-            offset,
-            count,
-            buf,
-        ))
+        Ok(super::description::window(file.bytes(), offset, count, buf))
     }
 }
 
 impl HostIoPwrite for DebugTarget {
     fn pwrite(&mut self, fd: u32, offset: u64, data: &[u8]) -> HostIoResult<u64, Self> {
-        let Some(upload) = self.uploads.get(fd) else {
+        let Some(File::Upload(upload)) = self.files.get(fd) else {
             return errno(HostIoErrno::EBADF);
         };
         match upload.write(offset, data) {
@@ -189,10 +221,10 @@ impl HostIoPwrite for DebugTarget {
 
 impl HostIoFstat for DebugTarget {
     fn fstat(&mut self, fd: u32) -> HostIoResult<HostIoStat, Self> {
-        let Some(upload) = self.uploads.get(fd) else {
+        let Some(file) = self.files.get(fd) else {
             return errno(HostIoErrno::EBADF);
         };
-        let size = upload.bytes.len() as u64;
+        let size = file.bytes().len() as u64;
         Ok(HostIoStat {
             st_dev: 0,
             st_ino: 0,

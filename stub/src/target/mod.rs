@@ -28,7 +28,7 @@ use gdbstub::target::ext::memory_map::MemoryMapOps;
 use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::ext::target_description_xml_override::TargetDescriptionXmlOverrideOps;
 use gdbstub::target::{Target, TargetError};
-use host_io::Uploads;
+use host_io::Files;
 use probes::machine::{Machine, Power, VcpuId};
 use probes::space::Space;
 
@@ -41,7 +41,7 @@ pub(crate) struct DebugTarget {
     space: &'static Space,
     description: String,
     plan: ResumePlan,
-    uploads: Uploads,
+    files: Files,
     /// The vCPU that the client looks at. Breakpoint packets name none, so they mean this one.
     focus: VcpuId,
     /// Lines for the user that can be shown only while the target runs.
@@ -62,7 +62,7 @@ impl DebugTarget {
             space,
             description: description::target_xml(),
             plan: ResumePlan::default(),
-            uploads: Uploads::default(),
+            files: Files::default(),
             focus: VcpuId(0),
             notices: Vec::new(),
             told_pending: BTreeSet::new(),

@@ -44,7 +44,8 @@ impl MonitorCmd for DebugTarget {
             space: self.space,
             focus: self.focus,
         };
-        commands::run(self.server, &caller, &line, &mut out);
+        // What a shell would go on to show comes to a session as live output.
+        let _ = commands::run(self.server, &caller, &line, &mut out);
         Ok(())
     }
 }

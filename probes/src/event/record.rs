@@ -1,0 +1,227 @@
+//! Events as bytes: 64 of them, little-endian, the same in the rings and in the file that a client
+//! fetches. `docs/events.md` is the description for readers elsewhere.
+
+use super::{ARGS, EventKind, TraceEvent};
+use crate::addr::Gva;
+use crate::machine::{VcpuId, VmId};
+
+/// One record: eight 64-bit words.
+///
+/// | word | a hit | the head of a text | more of a text |
+/// |---|---|---|---|
+/// | 0 | time in ns | the same | the same |
+/// | 1 | kind, CPU, VM, vCPU, id (32 bits) | the same | kind 19, else the same |
+/// | 2 | argument 0 | length (16 bits), kind of source (8 bits) | text |
+/// | 3–5 | arguments 1 to 3 | text | text |
+/// | 6 | duration in ns, or 0 | text | text |
+/// | 7 | PC | PC | text |
+pub type Record = [u64; 8];
+
+/// Bytes of text at most; what is longer is cut.
+pub const MAX_TEXT: usize = 1024;
+/// Bytes of text in its first record.
+pub const FIRST_TEXT: usize = 8 * 4;
+/// Bytes of text in each record that follows.
+pub const MORE_TEXT: usize = 8 * 6;
+
+/// Kind of a record that continues the text of the one before.
+const MORE: u8 = 19;
+
+impl TraceEvent {
+    /// The event as a record. Of a text, this is the head without its text.
+    pub fn encode(&self) -> Record {
+        let [a, b, c, d] = self.args;
+        [
+            self.time_ns,
+            self.header(self.kind as u8),
+            a,
+            b,
+            c,
+            d,
+            self.duration_ns,
+            self.pc.0,
+        ]
+    }
+
+    fn header(&self, kind: u8) -> u64 {
+        let [a, b, c, d] = self.id.to_le_bytes();
+        u64::from_le_bytes([kind, self.cpu, self.vm.0, self.vcpu.0, a, b, c, d])
+    }
+
+    /// Takes a record apart; `None` for one that continues a text or is none of ours.
+    pub fn decode(record: &Record) -> Option<Self> {
+        let [kind, cpu, vm, vcpu, id @ ..] = record[1].to_le_bytes();
+        let kind = EventKind::from_byte(kind)?;
+        let mut event = Self {
+            time_ns: record[0],
+            kind,
+            cpu,
+            vm: VmId(vm),
+            vcpu: VcpuId(vcpu),
+            id: u32::from_le_bytes(id),
+            args: [record[2], record[3], record[4], record[5]],
+            duration_ns: record[6],
+            pc: Gva(record[7]),
+            origin: kind,
+        };
+        if kind.is_text() {
+            event.origin = EventKind::from_byte((record[2] >> 16) as u8)?;
+            event.args = [0; ARGS];
+            event.duration_ns = 0;
+        }
+        Some(event)
+    }
+}
+
+/// How many records a text of `length` bytes takes.
+pub(super) fn records_of(length: usize) -> usize {
+    1 + length.saturating_sub(FIRST_TEXT).div_ceil(MORE_TEXT)
+}
+
+/// Bytes of text behind the head `record`.
+pub(super) fn text_length(record: &Record) -> usize {
+    usize::from(record[2] as u16).min(MAX_TEXT)
+}
+
+/// Hands the records of a text to `put`, in order. Of `text`, at most [`MAX_TEXT`] bytes.
+pub fn encode_text(head: &TraceEvent, text: &[u8], put: &mut dyn FnMut(Record)) {
+    let text = &text[..text.len().min(MAX_TEXT)];
+    let (first, rest) = text.split_at(text.len().min(FIRST_TEXT));
+    let mut record = head.encode();
+    record[2] = text.len() as u64 | (head.origin as u64) << 16;
+    pack(first, &mut record[3..7]);
+    put(record);
+    for bytes in rest.chunks(MORE_TEXT) {
+        let mut record = [0; 8];
+        record[0] = head.time_ns;
+        record[1] = head.header(MORE);
+        pack(bytes, &mut record[2..]);
+        put(record);
+    }
+}
+
+/// Copies the text of record `index` of a chain into its place in `text`.
+pub(super) fn unpack_text(record: &Record, index: usize, text: &mut [u8]) {
+    let (start, words) = match index.checked_sub(1) {
+        None => (0, &record[3..7]),
+        Some(more) => (FIRST_TEXT + more * MORE_TEXT, &record[2..]),
+    };
+    let Some(place) = text.get_mut(start..) else {
+        return;
+    };
+    for (bytes, word) in place.chunks_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+    }
+}
+
+fn pack(bytes: &[u8], words: &mut [u64]) {
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
+        let mut buffer = [0; 8];
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_le_bytes(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_event() -> impl Strategy<Value = TraceEvent> {
+        let numbers = (any::<[u64; 4]>(), any::<u64>(), any::<u64>(), any::<u64>());
+        let origin = (any::<u8>(), any::<u8>(), any::<u8>(), any::<u32>());
+        let kind = prop::sample::select(EventKind::ALL.to_vec());
+        (numbers, origin, kind).prop_map(|((args, time_ns, duration_ns, pc), who, kind)| {
+            let (cpu, vm, vcpu, id) = who;
+            TraceEvent {
+                time_ns,
+                kind,
+                cpu,
+                vm: VmId(vm),
+                vcpu: VcpuId(vcpu),
+                id,
+                args,
+                duration_ns,
+                pc: Gva(pc),
+                origin: kind,
+            }
+        })
+    }
+
+    /// The example of `docs/events.md`.
+    #[test]
+    fn the_bytes_are_those_of_the_documentation() {
+        let event = TraceEvent {
+            time_ns: 0x1122_3344_5566_7788,
+            kind: EventKind::Kretprobe,
+            cpu: 1,
+            vm: VmId(2),
+            vcpu: VcpuId(3),
+            id: 0x0102_0304,
+            args: [10, 11, 12, 13],
+            duration_ns: 14,
+            pc: Gva(15),
+            origin: EventKind::Kretprobe,
+        };
+        let bytes = event.encode().map(u64::to_le_bytes).concat();
+        assert_eq!(bytes.len(), 64);
+        assert_eq!(bytes[..8], 0x1122_3344_5566_7788_u64.to_le_bytes());
+        assert_eq!(bytes[8..16], [5, 1, 2, 3, 4, 3, 2, 1]);
+        let last: [u8; 6] = core::array::from_fn(|word| bytes[16 + 8 * word]);
+        assert_eq!(last, [10, 11, 12, 13, 14, 15]);
+
+        let mut records = alloc::vec::Vec::new();
+        let head = event.says(EventKind::Print);
+        encode_text(&head, &[b'x'; 33], &mut |record| records.push(record));
+        let bytes = records.concat().into_iter().flat_map(u64::to_le_bytes);
+        let bytes: alloc::vec::Vec<u8> = bytes.collect();
+        assert_eq!(bytes[8..20], [16, 1, 2, 3, 4, 3, 2, 1, 33, 0, 5, 0]);
+        assert_eq!(bytes[24..56], [b'x'; 32]);
+        assert_eq!(bytes[64..72], bytes[..8]);
+        assert_eq!(bytes[72..84], [19, 1, 2, 3, 4, 3, 2, 1, b'x', 0, 0, 0]);
+    }
+
+    #[test]
+    fn no_record_of_ours() {
+        assert_eq!(TraceEvent::decode(&[0; 8]), None);
+        assert_eq!(TraceEvent::decode(&[u64::MAX; 8]), None);
+        assert_eq!(
+            TraceEvent::decode(&[0, u64::from(MORE), 0, 0, 0, 0, 0, 0]),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_hit_survives_its_record(event in any_event().prop_filter("a hit", |e| !e.kind.is_text())) {
+            prop_assert_eq!(TraceEvent::decode(&event.encode()), Some(event));
+        }
+
+        #[test]
+        fn a_text_survives_its_records(
+            event in any_event(),
+            kind in prop::sample::select(EventKind::ALL[5..].to_vec()),
+            text in prop::collection::vec(any::<u8>(), 0..MAX_TEXT + 100),
+        ) {
+            let head = event.says(kind);
+            let mut records = alloc::vec::Vec::new();
+            encode_text(&head, &text, &mut |record| records.push(record));
+            let kept = &text[..text.len().min(MAX_TEXT)];
+            prop_assert_eq!(records.len(), records_of(kept.len()));
+            prop_assert_eq!(TraceEvent::decode(&records[0]), Some(head));
+            prop_assert_eq!(text_length(&records[0]), kept.len());
+            let mut back = alloc::vec![0; kept.len()];
+            for (index, record) in records.iter().enumerate() {
+                unpack_text(record, index, &mut back);
+            }
+            prop_assert_eq!(&back, kept);
+        }
+
+        #[test]
+        fn any_record_decodes_or_does_not(record in any::<[u64; 8]>()) {
+            if let Some(event) = TraceEvent::decode(&record) && !event.kind.is_text() {
+                prop_assert_eq!(event.encode(), record);
+            }
+        }
+    }
+}

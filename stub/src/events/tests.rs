@@ -1,0 +1,208 @@
+use super::*;
+use alloc::format;
+use alloc::string::ToString;
+use probes::addr::Gva;
+use probes::event::EventKind;
+use probes::machine::VcpuId;
+
+/// A hit of probe 7 of a VM on CPU 0.
+fn hit(vm: u8) -> TraceEvent {
+    TraceEvent {
+        time_ns: 1_000,
+        kind: EventKind::Kprobe,
+        cpu: 0,
+        vm: VmId(vm),
+        vcpu: VcpuId(1),
+        id: 7,
+        args: [1, 0x20, 0, 0],
+        duration_ns: 0,
+        pc: Gva(0x40),
+        origin: EventKind::Kprobe,
+    }
+}
+
+struct Pipe {
+    rings: Rings,
+    events: Events,
+}
+
+impl Pipe {
+    fn new() -> Self {
+        Self {
+            rings: Rings::new(2),
+            events: Events::new([VmId(1), VmId(2)].into_iter()),
+        }
+    }
+
+    fn collect(&mut self) {
+        let name = |source: &EventSource| (source.id == 7).then(|| format!("{}:f", source.vm));
+        self.events.collect(&self.rings, &name);
+    }
+
+    fn print(&mut self, vm: u8, text: &str) {
+        let head = hit(vm).says(EventKind::Print);
+        self.rings.write_text(&head, text.as_bytes());
+        self.collect();
+    }
+
+    fn stream(&self) -> Vec<String> {
+        let events = self.events.since(0, &[]);
+        let line = |(entry, stat): &(&Entry, Option<&Stat>)| stream_line(entry, *stat);
+        events.iter().map(line).collect()
+    }
+}
+
+#[test]
+fn each_vm_has_its_own_lines() {
+    let mut pipe = Pipe::new();
+    pipe.print(1, "one\n");
+    let error = hit(2).says(EventKind::ProgramError);
+    pipe.rings.write_text(&error, b"two");
+    pipe.rings
+        .write_text(&hit(3).says(EventKind::Note), b"nobody's");
+    pipe.collect();
+    let line = |vm| pipe.events.line(VmId(vm), 0).map(|(_, line)| line);
+    assert_eq!(line(1).unwrap(), "[vm1/vcpu1] f one");
+    assert_eq!(
+        line(2).unwrap(),
+        "[vm2/vcpu1] f program of probe 7 failed: two"
+    );
+    assert_eq!(pipe.events.line(VmId(1), 1), None);
+    let next = (
+        pipe.events.next_line(VmId(1)),
+        pipe.events.next_line(VmId(3)),
+    );
+    assert_eq!(next, (1, 0));
+}
+
+#[test]
+fn hits_are_live_where_the_user_wants_them() {
+    let mut pipe = Pipe::new();
+    pipe.rings.write(&hit(1));
+    pipe.collect();
+    assert_eq!(pipe.events.next_line(VmId(1)), 0);
+    pipe.events.set_verbosity(Verbosity::Hits);
+    let other = TraceEvent { id: 8, ..hit(1) };
+    pipe.rings.write(&other);
+    let back = TraceEvent {
+        kind: EventKind::Kretprobe,
+        origin: EventKind::Kretprobe,
+        args: [(-2_i64) as u64, 0, 0, 0],
+        duration_ns: 1_500,
+        ..hit(1)
+    };
+    pipe.rings.write(&back);
+    pipe.collect();
+    let line = |number| pipe.events.line(VmId(1), number).unwrap().1;
+    assert_eq!(
+        line(0),
+        "[vm1/vcpu1] kprobe 0x40 x0=0x1 x1=0x20 x2=0x0 x3=0x0"
+    );
+    assert_eq!(
+        line(1),
+        "[vm1/vcpu1] kretprobe f returned 0xfffffffffffffffe (-2) after 1.50 µs"
+    );
+}
+
+#[test]
+fn the_history_is_in_order_of_time() {
+    let mut pipe = Pipe::new();
+    for (time_ns, cpu) in [(2_000_000, 0), (4_000_000, 1), (3_000_000, 0)] {
+        let event = TraceEvent {
+            time_ns,
+            cpu,
+            ..hit(1)
+        };
+        pipe.rings.write(&event);
+        pipe.collect();
+    }
+    let lines = pipe.stream();
+    assert_eq!(
+        lines[0],
+        "     0.002000 cpu0 vm1/vcpu1 kprobe     f x0=0x1 x1=0x20 x2=0x0 x3=0x0"
+    );
+    assert!(lines[1].starts_with("     0.003000 cpu0 "), "{lines:?}");
+    assert!(lines[2].starts_with("     0.004000 cpu1 "), "{lines:?}");
+}
+
+#[test]
+fn old_events_and_lines_go() {
+    let mut pipe = Pipe::new();
+    for number in 0..live::KEPT + 5 {
+        pipe.print(1, &number.to_string());
+    }
+    let (number, line) = pipe.events.line(VmId(1), 0).unwrap();
+    assert_eq!((number, line.as_str()), (5, "[vm1/vcpu1] f 5"));
+    for _ in 0..history::KEPT {
+        pipe.rings.write(&hit(2));
+        pipe.collect();
+    }
+    assert_eq!(pipe.events.since(0, &[]).len(), history::KEPT);
+    assert!(
+        pipe.stream()
+            .iter()
+            .all(|line| line.contains("vm2/vcpu1 kprobe"))
+    );
+    assert_eq!(
+        pipe.events.next_event(),
+        (live::KEPT + 5 + history::KEPT) as u64
+    );
+}
+
+#[test]
+fn statistics_count_hits_and_measure_durations() {
+    let mut pipe = Pipe::new();
+    for duration_ns in 1..=100 {
+        pipe.rings.write(&TraceEvent {
+            duration_ns,
+            ..hit(1)
+        });
+        pipe.rings.write(&hit(2));
+        pipe.rings.write(&hit(2));
+    }
+    pipe.print(1, "not a hit");
+    let statistics = pipe.events.statistics();
+    let named: Vec<_> = statistics
+        .iter()
+        .map(|(_, stat)| (stat.name(), stat.count()))
+        .collect();
+    assert_eq!(named, [("vm2:f", 200), ("vm1:f", 100)]);
+    assert_eq!(statistics[0].1.percentile(50), None);
+    assert_eq!(statistics[1].1.percentile(50), Some(51));
+    assert_eq!(statistics[1].1.max(), Some(100));
+
+    pipe.events.reset(&pipe.rings);
+    assert!(pipe.events.statistics().is_empty());
+    assert!(pipe.stream().is_empty());
+}
+
+#[test]
+fn the_file_has_every_record() {
+    let mut pipe = Pipe::new();
+    pipe.rings.write(&hit(1));
+    pipe.print(1, &"x".repeat(50));
+    let raw = pipe.events.raw();
+    assert_eq!(raw.len(), 3 * 64);
+    let words = raw
+        .chunks(8)
+        .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
+    let words: Vec<u64> = words.collect();
+    let record: Record = words[..8].try_into().unwrap();
+    assert_eq!(TraceEvent::decode(&record), Some(hit(1)));
+    let head: Record = words[8..16].try_into().unwrap();
+    assert_eq!(
+        TraceEvent::decode(&head),
+        Some(hit(1).says(EventKind::Print))
+    );
+}
+
+#[test]
+fn losses_are_counted_by_cpu_until_they_are_forgotten() {
+    let mut pipe = Pipe::new();
+    for _ in 0..probes::event::RING_RECORDS + 3 {
+        pipe.rings.write(&TraceEvent { cpu: 1, ..hit(1) });
+    }
+    assert_eq!(pipe.events.lost(&pipe.rings), [(1, 3)]);
+    pipe.events.reset(&pipe.rings);
+    assert_eq!(pipe.events.lost(&pipe.rings), []);
+}
