@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 /// In which order a kernel has the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Layout {
+pub enum Layout {
     /// Linux 6.1 as released.
     Until6_1,
     /// Linux 6.2 and 6.3, and stable releases of 6.1: with `kallsyms_seqs_of_names`.
@@ -18,33 +18,45 @@ pub(super) enum Layout {
 
 /// What is in the relative base.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Base {
+pub enum Base {
     /// The address itself: a running kernel, or an image with RELR relocations.
     InPlace,
     /// Zero, and the address in a RELA entry.
     Rela,
 }
 
-pub(super) const LINKED_AT: u64 = 0xffff_8000_8000_0000;
-pub(super) const TEXT: u64 = 0x1_0000;
-pub(super) const END_OF_TEXT: u64 = 0x2_0000;
+/// Where the kernel is linked to.
+pub const LINKED_AT: u64 = 0xffff_8000_8000_0000;
+/// Offset of `_stext`.
+pub const TEXT: u64 = 0x1_0000;
+/// Offset of `_etext`.
+pub const END_OF_TEXT: u64 = 0x2_0000;
 /// Where the tables are, at least.
-pub(super) const TABLES: u64 = 0x2_1000;
-pub(super) const INIT_TEXT: u64 = 0x20_0000;
-pub(super) const BANNER: &str = "Linux version 6.12.0-test (somebody@somewhere) #1 SMP 2026";
+pub const TABLES: u64 = 0x2_1000;
+/// Offset of `_sinittext`.
+pub const INIT_TEXT: u64 = 0x20_0000;
+/// What the kernel says of itself.
+pub const BANNER: &str = "Linux version 6.12.0-test (somebody@somewhere) #1 SMP 2026";
+
+/// What comes before the code.
+const HEADER: [u8; 0x1000] = [0; 0x1000];
+/// All of the code.
+const NOP: [u8; 4] = 0xd503_201f_u32.to_le_bytes();
 
 /// A kernel to be built.
 #[derive(Clone, Debug)]
-pub(super) struct Image {
+pub struct Image {
     /// Types and names by their offset in the image.
-    pub(super) symbols: BTreeMap<u64, Vec<String>>,
-    pub(super) layout: Layout,
-    pub(super) base: Base,
+    pub symbols: BTreeMap<u64, Vec<String>>,
+    /// In which order the tables are.
+    pub layout: Layout,
+    /// What is in the relative base.
+    pub base: Base,
 }
 
 impl Image {
     /// With the symbols that every kernel has.
-    pub(super) fn new(layout: Layout) -> Self {
+    pub fn new(layout: Layout) -> Self {
         let mut image = Self {
             symbols: BTreeMap::new(),
             layout,
@@ -57,7 +69,8 @@ impl Image {
         image
     }
 
-    pub(super) fn add(&mut self, offset: u64, typed_name: &str) {
+    /// Adds a symbol; its type is the first letter of its name.
+    pub fn add(&mut self, offset: u64, typed_name: &str) {
         self.symbols
             .entry(offset)
             .or_default()
@@ -65,8 +78,9 @@ impl Image {
     }
 
     /// Its bytes, linked to run at `address`.
-    pub(super) fn bytes(&self, address: u64) -> Vec<u8> {
-        let mut out = vec![0; TABLES as usize];
+    pub fn bytes(&self, address: u64) -> Vec<u8> {
+        let mut out = HEADER.to_vec();
+        out.extend(NOP.repeat((TABLES as usize - HEADER.len()) / NOP.len()));
         let first = *self.symbols.keys().next().unwrap();
         let tokens = tokens();
         let names: Vec<&String> = self.symbols.values().flatten().collect();

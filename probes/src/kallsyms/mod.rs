@@ -31,8 +31,8 @@ mod scan;
 mod table;
 mod tokens;
 
-#[cfg(test)]
-mod build;
+#[cfg(any(test, feature = "fake"))]
+pub mod build;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,14 @@
+//! The readers of what nobody can trust, each behind one function that takes arbitrary bytes and panics where the
+//! reader breaks a promise. `cargo fuzz` searches for such bytes; the tests here try random ones and repeat those that
+//! were found (`regressions/READER/*`).
+#![forbid(unsafe_code)]
+
+mod input;
+pub mod kallsyms;
+pub mod ksyms;
+pub mod linked;
+pub mod program;
+pub mod translate;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Random bytes, and those that a fuzzer once broke a reader with.
+
+use proptest::prelude::*;
+use std::path::Path;
+
+type Check = fn(&[u8]);
+
+const READERS: [(&str, Check); 5] = [
+    ("kallsyms", crate::kallsyms::check),
+    ("ksyms", crate::ksyms::check),
+    ("linked", crate::linked::check),
+    ("program", crate::program::check),
+    ("translate", crate::translate::check),
+];
+
+proptest! {
+    #[test]
+    fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        for (_, check) in READERS {
+            check(&bytes);
+        }
+    }
+}
+
+#[test]
+fn what_was_found_stays_mended() {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../regressions");
+    for (reader, check) in READERS {
+        let Ok(files) = std::fs::read_dir(found.join(reader)) else {
+            continue;
+        };
+        for file in files {
+            let path = file.expect("a directory's entry").path();
+            println!("{}", path.display());
+            check(&std::fs::read(path).expect("a committed file"));
+        }
+    }
+}
