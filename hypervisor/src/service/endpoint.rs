@@ -56,6 +56,10 @@ impl Endpoint {
                 0
             };
             self.session.receive(&buffer[..count]);
+            if let Some(console) = console.as_mut() {
+                // Whether the client is still there to read the answers.
+                console.handle_interrupt();
+            }
             self.session.flush(&mut Out(&mut *self.channel));
             if event.is_none() && count == 0 {
                 break;

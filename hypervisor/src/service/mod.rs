@@ -301,7 +301,7 @@ impl Service {
             wants_tick |= console.run() == Backlog::Waiting;
         }
         if let Some(shell) = &mut self.shell {
-            wants_tick |= shell.run() == Backlog::Waiting;
+            wants_tick |= shell.run(self.console.as_mut()) == Backlog::Waiting;
         }
         // The rings are full soon where nobody empties them.
         wants_tick |= SERVER.get().is_some_and(Server::wants_poll);

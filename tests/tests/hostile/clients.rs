@@ -11,6 +11,8 @@ use std::time::Duration;
 /// Rounds of two busy clients.
 const ROUNDS: usize = 100;
 
+/// How many packets a client sends that never reads a reply: their replies are larger than all buffers on the way.
+const UNREAD: usize = 20_000;
 /// How long replies to clients that are gone may be on their way.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,25 @@ pub fn killed_unread(world: &World) -> Result<()> {
         stream
             .peek(&mut [0])
             .with_context(|| format!("no reply to {end} bytes"))?;
+    }
+    Ok(())
+}
+
+/// A client that asks and never reads.
+pub fn never_reads(world: &World) -> Result<()> {
+    let mut stream = connect(world.port(1))?;
+    stream.set_nonblocking(true)?;
+    let mut bytes = introduction();
+    bytes.push(b'+');
+    bytes.extend(frame(b"QStartNoAckMode"));
+    bytes.push(b'+');
+    stream.write_all(&bytes)?;
+    let packet = frame(b"g");
+    for _ in 0..UNREAD {
+        // The server may stop taking what it cannot answer.
+        if stream.write_all(&packet).is_err() {
+            break;
+        }
     }
     Ok(())
 }

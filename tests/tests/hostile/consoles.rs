@@ -2,7 +2,10 @@
 
 use crate::world::World;
 use anyhow::{Result, ensure};
+use e2e::remote::connect;
 use e2e::{Console, MOMENT, Random};
+use std::io::Write;
+use std::time::Duration;
 
 /// What the shell says when it listens.
 const PROMPT: &str = "periscope> ";
@@ -43,6 +46,21 @@ pub fn binary_garbage(world: &World) -> Result<()> {
     shell.send(Random::new(6).bytes(GARBAGE))?;
     shell.send("\n")?;
     works(&mut shell)
+}
+
+/// Commands whose output nobody reads.
+pub fn unread_output(world: &World) -> Result<()> {
+    let mut stream = connect(world.machine.ports().shell())?;
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let commands = "help\n".repeat(1000);
+    for _ in 0..200 {
+        // The shell may stop taking commands until their output is read.
+        if stream.write_all(commands.as_bytes()).is_err() {
+            break;
+        }
+    }
+    drop(stream);
+    works(&mut shell(world)?)
 }
 
 /// The guest gets every byte, whatever it is; the hypervisor does not look.

@@ -42,6 +42,7 @@ const CASES: &[Case<World>] = &[
     case!(packets::mutants),
     case!(clients::killed_anywhere),
     case!(clients::killed_unread),
+    case!(clients::never_reads),
     case!(clients::two_in_turn),
     case!(clients::two_endpoints),
     case!(debuggers::killed_while_stopped),
@@ -56,5 +57,6 @@ const CASES: &[Case<World>] = &[
     case!(consoles::endless_line),
     case!(consoles::cut_line),
     case!(consoles::binary_garbage),
+    case!(consoles::unread_output),
     case!(consoles::guest_console),
 ];

@@ -201,6 +201,22 @@ fn clients_faster_than_the_control_queue_cannot_be_told_apart() {
 }
 
 #[test]
+fn what_was_meant_for_one_client_does_not_reach_the_next() {
+    let (device, mut console, mut port) = connected();
+    device.borrow_mut().host_send(VM1, b"$g#67");
+    device.borrow_mut().disconnect(VM1);
+    console.handle_interrupt();
+    assert_eq!(read_all(&mut port), b"$g#67");
+    device.borrow_mut().connect(VM1);
+    assert_eq!(port.write(b"old"), 3);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    assert_eq!(port.write(b"new"), 3);
+    assert_eq!(device.borrow().port(VM1).received, b"new");
+}
+
+#[test]
 fn with_nobody_there_writing_goes_on() {
     let (device, _console, mut port) = opened();
     for _ in 0..1000 {
