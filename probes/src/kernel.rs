@@ -15,6 +15,8 @@ pub enum NoKernel {
     Hypervisor,
     /// What runs there has no symbols that can be used, or not yet.
     NoSymbols(FindError),
+    /// The kernel that runs is not the one whose symbols were loaded, or has not booted yet.
+    OtherKernel,
 }
 
 impl fmt::Display for NoKernel {
@@ -26,6 +28,10 @@ impl fmt::Display for NoKernel {
                 "the hypervisor's image carries no symbols: `cargo xtask build` makes one that does",
             ),
             Self::NoSymbols(error) => write!(f, "{error}"),
+            Self::OtherKernel => f.write_str(
+                "the loaded symbols do not fit the kernel that runs, or no vCPU is in the kernel: \
+                 try again, or load those of this kernel",
+            ),
         }
     }
 }

@@ -251,6 +251,10 @@ impl Symbols for KsymTable<'_> {
         })
     }
 
+    fn inlined(&self, name: &str) -> u32 {
+        self.inlined_places(name)
+    }
+
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
         for function in self.functions() {

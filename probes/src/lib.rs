@@ -29,6 +29,7 @@ mod site;
 pub mod space;
 pub mod stage2;
 pub mod symbols;
+pub mod system_map;
 pub mod target;
 pub mod translate;
 pub mod view;

@@ -43,6 +43,15 @@ pub enum Refusal {
         /// Names that the user may have meant.
         similar: Vec<String>,
     },
+    /// The function has no code of its own.
+    Inlined {
+        /// The space.
+        vm: VmId,
+        /// Its name.
+        name: String,
+        /// In how many places its callers hold a copy.
+        places: u32,
+    },
     /// Several symbols have that name.
     Ambiguous {
         /// The space.
@@ -125,6 +134,14 @@ impl fmt::Display for Refusal {
                     f,
                     "no symbol {name} in {vm}. Did you mean {}?",
                     similar.join(", ")
+                )
+            }
+            Self::Inlined { vm, name, places } => {
+                let plural = if *places == 1 { "" } else { "s" };
+                write!(
+                    f,
+                    "{vm}:{name} is inlined in {places} place{plural} and has no code of its own to \
+                     probe: probe a caller"
                 )
             }
             Self::Ambiguous { vm, name, places } => {

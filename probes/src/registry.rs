@@ -575,12 +575,21 @@ pub(crate) fn address_of(
                 return Err(Refusal::Ambiguous { vm, name, places });
             }
             let found = look_up(symbols, target);
-            found.map(Some).ok_or_else(|| Refusal::NoSymbol {
-                vm,
-                name: name.clone(),
-                similar: symbols.similar(name, SUGGESTIONS),
-            })
+            found.map(Some).ok_or_else(|| not_found(vm, symbols, name))
         }
+    }
+}
+
+/// Why there is no symbol of that name.
+fn not_found(vm: VmId, symbols: &dyn Symbols, name: &str) -> Refusal {
+    let name = name.to_string();
+    match symbols.inlined(&name) {
+        0 => Refusal::NoSymbol {
+            vm,
+            similar: symbols.similar(&name, SUGGESTIONS),
+            name,
+        },
+        places => Refusal::Inlined { vm, name, places },
     }
 }
 

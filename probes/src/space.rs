@@ -13,6 +13,7 @@ use crate::refusal::Refusal;
 use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of};
 use crate::regs::CoreRegs;
 use crate::symbols::{Located, Symbols};
+use crate::system_map::SystemMap;
 use crate::target::Target;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -121,6 +122,8 @@ pub struct Space {
     /// Which functions can be probed, in the hypervisor's own space.
     probeable: Option<Probeable>,
     kernel: Mutex<KernelSearch>,
+    /// The symbols that a user has loaded, where their kernel was linked to.
+    loaded: Mutex<Option<Arc<SystemMap>>>,
     /// Counts the tables of symbols that there have been.
     generation: AtomicU64,
     /// Written only while the VM is held.
@@ -171,6 +174,7 @@ impl Space {
             symbols: RwLock::new(None),
             probeable: None,
             kernel: Mutex::new(KernelSearch::default()),
+            loaded: Mutex::new(None),
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
@@ -231,6 +235,11 @@ impl Space {
         {
             return Err(reason);
         }
+        if let Some(map) = self.loaded.lock().clone() {
+            let symbols: Arc<dyn Symbols> = Arc::new(map.at(map.slide(self.machine)?));
+            self.set_symbols(symbols.clone());
+            return Ok(symbols);
+        }
         match kernel::find(self.machine) {
             Ok(found) => {
                 *search = KernelSearch {
@@ -248,6 +257,18 @@ impl Space {
                 Err(reason)
             }
         }
+    }
+
+    /// Takes the symbols of a `System.map` instead of the kernel's own, now and after every reset. Returns how far the
+    /// kernel that runs is from where the map has it (KASLR), or why that is not known yet; then they are taken when
+    /// somebody first asks for a symbol.
+    pub fn load_symbols(&self, map: SystemMap) -> Result<u64, NoKernel> {
+        let map = Arc::new(map);
+        *self.symbols.write() = None;
+        *self.loaded.lock() = Some(map.clone());
+        let slide = map.slide(self.machine)?;
+        self.set_symbols(Arc::new(map.at(slide)));
+        Ok(slide)
     }
 
     /// What the kernel whose symbols are known says of itself at boot: `Linux version 6.12…`.

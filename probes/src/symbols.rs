@@ -34,6 +34,10 @@ pub trait Symbols: Send + Sync {
     fn by_address(&self, address: Gva) -> Option<Located>;
     /// At most `limit` names that a user who typed `name` may have meant, best first.
     fn similar(&self, name: &str, limit: usize) -> Vec<String>;
+    /// In how many places functions that answer to `name` have been inlined, where the table knows.
+    fn inlined(&self, _name: &str) -> u32 {
+        0
+    }
     /// Calls `visit` for every symbol in order of address, until it returns `false`.
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool);
 }

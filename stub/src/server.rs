@@ -35,6 +35,8 @@ pub struct Server {
     log: Option<&'static dyn Log>,
     events: Mutex<Events>,
     refused: Mutex<VecDeque<RefusedUpload>>,
+    /// The `System.map` that was uploaded last, and its name.
+    map: Mutex<Option<(String, Vec<u8>)>>,
 }
 
 impl Server {
@@ -46,6 +48,7 @@ impl Server {
             log: None,
             events: Mutex::new(Events::new(vms)),
             refused: Mutex::new(VecDeque::new()),
+            map: Mutex::new(None),
         }
     }
 
@@ -102,6 +105,17 @@ impl Server {
     /// The first live line of a VM from number `from` on that is still kept, and its number.
     pub(crate) fn line(&self, vm: VmId, from: u64) -> Option<(u64, String)> {
         self.events.lock().line(vm, from)
+    }
+
+    /// Keeps an uploaded `System.map`, in place of an earlier one.
+    pub(crate) fn keep_map(&self, name: String, text: Vec<u8>) {
+        *self.map.lock() = Some((name, text));
+    }
+
+    /// Hands over the `System.map` that was uploaded as `name`.
+    pub(crate) fn take_map(&self, name: &str) -> Option<Vec<u8>> {
+        let kept = self.map.lock().take_if(|(kept, _)| kept == name)?;
+        Some(kept.1)
     }
 
     /// Loads an uploaded program; remembers why where it is refused.

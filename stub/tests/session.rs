@@ -5,7 +5,8 @@ mod support;
 use probes::addr::{Gpa, Gva};
 use probes::fake::asm;
 use probes::fake::stage1::{Page, Stage1};
-use probes::machine::{RunControl, VcpuId, VmId};
+use probes::machine::{Registers, RunControl, VcpuId, VmId};
+use probes::regs::SysReg;
 use support::{AGAIN, Bench, DATA, ENTRY, STORE, WORK, frame};
 
 fn le(value: u64) -> String {
@@ -614,6 +615,40 @@ fn uploads_are_verified_and_loaded_under_their_stem() {
     bench.monitor("trace unkprobe 1");
     assert_eq!(bench.ask("vFile:unlink:63616c6c732e6c70"), "F0");
     assert_eq!(bench.ask("vFile:unlink:63616c6c732e6c70"), "F-1,02");
+}
+
+#[test]
+fn an_uploaded_system_map_gives_the_symbols() {
+    let mut bench = Bench::connected(1);
+    let vectors = 0xffff_8000_8000_0000_u64;
+    let map = |work: u64| {
+        format!(
+            "{vectors:x} T vectors\n{:x} t tools\n{:x} B _end\n",
+            vectors + (work - ENTRY),
+            vectors + 0x10_0000
+        )
+    };
+    bench
+        .vm()
+        .set_sys(VcpuId(0), SysReg::VbarEl1, ENTRY)
+        .unwrap();
+    let missing = bench.monitor("trace loadsyms vm1 System.map");
+    assert!(missing.contains("remote put"), "{missing}");
+    assert_eq!(put(&mut bench, "System.map", map(WORK).as_bytes()), "F0");
+    let said = bench.monitor("trace loadsyms vm1 System.map");
+    assert!(
+        said.starts_with("vm1: 3 symbols from System.map, moved by 0x"),
+        "{said}"
+    );
+    assert_eq!(
+        bench.monitor("gsym tools"),
+        format!("{WORK:#x} vm1:tools\n")
+    );
+    assert_eq!(put(&mut bench, "b.map", b"hello\n"), "F0");
+    let bad = bench.monitor("trace loadsyms vm1 b.map");
+    assert!(bad.starts_with("b.map: line 1 is no symbol"), "{bad}");
+    let again = bench.monitor("trace loadsyms vm1 b.map");
+    assert!(again.starts_with("no file b.map"), "{again}");
 }
 
 #[test]

@@ -676,7 +676,7 @@ fn wrong_input_says_what_is_wrong(machine: &Machine) -> Result<()> {
             "trace kprobe vm1:vfs_read cuont",
             "no program cuont. There are args, count",
         ),
-        ("trace kprobe vm1:vfs_read", "usage: trace kprobe"),
+        ("trace kprobe", "usage: trace kprobe"),
         ("trace unkprobe 4711", "4711"),
         ("trace stream -n many", "no number"),
         ("map dump count nix", "count has no map nix. It has count."),

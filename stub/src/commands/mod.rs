@@ -6,6 +6,7 @@ mod complete;
 mod event_args;
 mod gsym;
 mod help;
+mod ksym;
 mod log;
 mod map_dump;
 mod number;
@@ -18,6 +19,7 @@ mod trace_attach;
 mod trace_dump;
 mod trace_kprobe;
 mod trace_list;
+mod trace_loadsyms;
 mod trace_progs;
 mod trace_reset;
 mod trace_stat;
@@ -138,8 +140,12 @@ const COMMANDS: &[Command] = &[
     trace_reset::COMMAND,
     trace_progs::COMMAND,
     trace_unload::COMMAND,
+    trace_loadsyms::COMMAND,
     map_dump::COMMAND,
     gsym::COMMAND,
+    ksym::LOOKUP,
+    ksym::SEARCH,
+    ksym::INFO,
     phys::COMMAND,
     log::COMMAND,
     complete::COMMAND,

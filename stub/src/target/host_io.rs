@@ -1,5 +1,6 @@
 //! Files: `remote put` is how linked programs get here, `remote get` how events get out. There is no file system behind
-//! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem. What is got is
+//! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or, called
+//! `System.map` or `NAME.map`, kept until `trace loadsyms` takes it. What is got is
 //! made when it is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
 
 use super::DebugTarget;
@@ -15,15 +16,43 @@ use probes::programs::StoreError;
 
 /// Files that can be open at once.
 const MAX_OPEN: usize = 4;
-/// Bytes of a file at most. Linked programs of real tools have some ten thousand.
-const MAX_BYTES: usize = 1 << 20;
+/// Bytes of a program at most. Those of real tools have some ten thousand.
+const MAX_PROGRAM: usize = 1 << 20;
+/// Bytes of a `System.map` at most. Debian's have 5 million.
+const MAX_MAP: usize = 16 << 20;
 /// Bytes of a file name at most.
 const MAX_NAME: usize = 256;
 
 /// A file that is being written.
 struct Upload {
-    stem: String,
+    purpose: Purpose,
     bytes: Vec<u8>,
+}
+
+/// What a file is for, by its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// A linked program of this name.
+    Program(String),
+    /// Symbols for `trace loadsyms`, under this name.
+    Map(String),
+}
+
+impl Purpose {
+    fn of(path: &[u8]) -> Result<Self, HostIoErrno> {
+        let name = file_name(path)?;
+        if name.ends_with(".map") || name.starts_with("System.map") {
+            return Ok(Self::Map(name.to_string()));
+        }
+        stem(name).map(Self::Program)
+    }
+
+    fn limit(&self) -> usize {
+        match self {
+            Self::Program(_) => MAX_PROGRAM,
+            Self::Map(_) => MAX_MAP,
+        }
+    }
 }
 
 /// An open file.
@@ -73,8 +102,9 @@ impl Upload {
         let start = usize::try_from(offset).ok()?;
         let end = start
             .checked_add(data.len())
-            .filter(|end| *end <= MAX_BYTES)?;
+            .filter(|end| *end <= self.purpose.limit())?;
         if end > self.bytes.len() {
+            self.bytes.try_reserve(end - self.bytes.len()).ok()?;
             self.bytes.resize(end, 0);
         }
         self.bytes[start..end].copy_from_slice(data);
@@ -82,13 +112,17 @@ impl Upload {
     }
 }
 
-/// The name of a file without directories and without what follows its last dot.
-fn stem(path: &[u8]) -> Result<String, HostIoErrno> {
+/// The name of a file without directories.
+fn file_name(path: &[u8]) -> Result<&str, HostIoErrno> {
     if path.len() > MAX_NAME {
         return Err(HostIoErrno::ENAMETOOLONG);
     }
     let path = core::str::from_utf8(path).map_err(|_| HostIoErrno::EINVAL)?;
-    let file = path.rsplit('/').next().unwrap_or_default();
+    Ok(path.rsplit('/').next().unwrap_or_default())
+}
+
+/// The name of a file without what follows its last dot.
+fn stem(file: &str) -> Result<String, HostIoErrno> {
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     if stem.is_empty() {
         Err(HostIoErrno::EINVAL)
@@ -153,7 +187,7 @@ impl HostIoOpen for DebugTarget {
     ) -> HostIoResult<u32, Self> {
         let file = if flags.contains(HostIoOpenFlags::O_CREAT) {
             File::Upload(Upload {
-                stem: stem(filename).map_err(HostIoError::Errno)?,
+                purpose: Purpose::of(filename).map_err(HostIoError::Errno)?,
                 bytes: Vec::new(),
             })
         } else {
@@ -175,10 +209,17 @@ impl HostIoClose for DebugTarget {
             Some(File::Download(_)) => return Ok(()),
             None => return errno(HostIoErrno::EBADF),
         };
-        match self.server.load_program(&upload.stem, &upload.bytes) {
+        let name = match upload.purpose {
+            Purpose::Program(name) => name,
+            Purpose::Map(name) => {
+                self.server.keep_map(name, upload.bytes);
+                return Ok(());
+            }
+        };
+        match self.server.load_program(&name, &upload.bytes) {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.notice(alloc::format!("{}: {error}", upload.stem));
+                self.notice(alloc::format!("{name}: {error}"));
                 errno(match error {
                     StoreError::Full | StoreError::NoMapMemory { .. } => HostIoErrno::ENOSPC,
                     StoreError::InUse { .. } => HostIoErrno::EBUSY,
@@ -245,7 +286,9 @@ impl HostIoFstat for DebugTarget {
 
 impl HostIoUnlink for DebugTarget {
     fn unlink(&mut self, filename: &[u8]) -> HostIoResult<(), Self> {
-        let stem = stem(filename).map_err(HostIoError::Errno)?;
+        let stem = file_name(filename)
+            .and_then(stem)
+            .map_err(HostIoError::Errno)?;
         match self.server.periscope().unload_program(&stem) {
             Ok(()) => Ok(()),
             Err(StoreError::InUse { .. }) => errno(HostIoErrno::EBUSY),
@@ -269,25 +312,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stems() {
-        assert_eq!(stem(b"count.lp").unwrap(), "count");
-        assert_eq!(stem(b"/tmp/my.tool.lp").unwrap(), "my.tool");
-        assert_eq!(stem(b"count").unwrap(), "count");
-        assert!(stem(b".lp").is_err());
-        assert!(stem(b"/").is_err());
-        assert!(stem(b"\xff").is_err());
-        assert!(stem(&[b'a'; MAX_NAME + 1]).is_err());
+    fn a_name_says_what_a_file_is_for() {
+        let purpose = |path: &[u8]| Purpose::of(path).ok();
+        let program = |name: &str| Some(Purpose::Program(name.to_string()));
+        assert_eq!(purpose(b"count.lp"), program("count"));
+        assert_eq!(purpose(b"/tmp/my.tool.lp"), program("my.tool"));
+        assert_eq!(purpose(b"count"), program("count"));
+        let map = |name: &str| Some(Purpose::Map(name.to_string()));
+        assert_eq!(purpose(b"/boot/System.map-6.1"), map("System.map-6.1"));
+        assert_eq!(purpose(b"vmlinux.map"), map("vmlinux.map"));
+        for bad in [&b".lp"[..], b"/", b"\xff", &[b'a'; MAX_NAME + 1]] {
+            assert_eq!(purpose(bad), None);
+        }
     }
 
     #[test]
     fn an_upload_is_bounded() {
         let mut upload = Upload {
-            stem: String::new(),
+            purpose: Purpose::Program(String::new()),
             bytes: Vec::new(),
         };
         assert!(upload.write(2, b"ab").is_some());
         assert_eq!(upload.bytes, [0, 0, b'a', b'b']);
-        assert!(upload.write(MAX_BYTES as u64 - 1, b"ab").is_none());
+        assert!(upload.write(MAX_PROGRAM as u64 - 1, b"ab").is_none());
         assert!(upload.write(u64::MAX, b"ab").is_none());
     }
 }

@@ -1,0 +1,375 @@
+//! A `System.map`, for a kernel that carries no symbols of its own.
+//!
+//! The text is what `nm -n vmlinux` prints: an address in hexadecimal digits, a type letter and a name in each line, and
+//! behind some names a module's in brackets. Addresses are those that the kernel was linked to; where it really runs
+//! (KASLR) the exception vectors tell: `VBAR_EL1` of a vCPU in the kernel is `vectors`, moved.
+//!
+//! A table takes 12 bytes for each symbol, and its name.
+
+use crate::addr::Gva;
+use crate::kernel::NoKernel;
+use crate::machine::{Machine, Power, VcpuId};
+use crate::regs::SysReg;
+use crate::similar::Suggestions;
+use crate::symbols::{Located, Named, Symbols};
+use crate::translate::{TranslationRegs, translate};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::hash::Hasher;
+
+/// Most symbols that are taken.
+pub const MAX_SYMBOLS: usize = 1 << 18;
+/// Longest name (`KSYM_NAME_LEN` in `include/linux/kallsyms.h`).
+const MAX_NAME: usize = 512;
+/// Where the vectors of a kernel are (`arch/arm64/kernel/entry.S`).
+const VECTORS: &str = "vectors";
+/// What a kernel says of itself (`init/version-timestamp.c`), by which a wrong map is noticed.
+const BANNER: &str = "linux_banner";
+const BANNER_TEXT: &[u8] = b"Linux version ";
+
+/// Why a text is no map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadMap {
+    /// A line is none of `nm`'s. Lines count from 1.
+    Line(usize),
+    /// It has no symbols, or too many.
+    Count(usize),
+    /// Its symbols are more than 4 GiB apart.
+    TooWide,
+    /// There is no `vectors`: not an arm64 kernel's.
+    NoVectors,
+    /// Not enough heap.
+    OutOfMemory,
+}
+
+impl fmt::Display for BadMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(
+                f,
+                "line {line} is no symbol: a System.map has lines like `ffff800080010000 T \
+                 _stext` (`nm -n vmlinux` makes one)"
+            ),
+            Self::Count(count) => write!(f, "{count} symbols: 1 to {MAX_SYMBOLS} are possible"),
+            Self::TooWide => f.write_str("its symbols are more than 4 GiB apart"),
+            Self::NoVectors => write!(f, "no symbol {VECTORS}: not an arm64 kernel's map"),
+            Self::OutOfMemory => f.write_str("not enough memory for the table"),
+        }
+    }
+}
+
+impl core::error::Error for BadMap {}
+
+/// One symbol; its name is in the table's text.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// From the table's base.
+    offset: u32,
+    name: u32,
+}
+
+/// The symbols of a `System.map`, at the addresses of the kernel that runs or, before
+/// [`SystemMap::at`], those that it was linked to.
+#[derive(Clone, Debug)]
+pub struct SystemMap {
+    base: Gva,
+    /// By address.
+    entries: Vec<Entry>,
+    /// Each name, and a zero.
+    names: Vec<u8>,
+    /// Indices of `entries` by the hash of their names, then by address.
+    by_hash: Vec<u32>,
+}
+
+impl SystemMap {
+    /// Reads the text. Absolute and undefined symbols (types `A`, `U`, `w`, and addresses in the lower half) are left
+    /// out: they are no places in the kernel.
+    pub fn parse(text: &[u8]) -> Result<Self, BadMap> {
+        let mut found = Vec::new();
+        let mut names = Vec::new();
+        for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+            let line = line.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let symbol = parse_line(line).ok_or(BadMap::Line(index + 1))?;
+            let Some((address, name)) = symbol else {
+                continue;
+            };
+            if found.len() == MAX_SYMBOLS {
+                return Err(BadMap::Count(found.len() + 1));
+            }
+            reserve(&mut found, 1)?;
+            reserve(&mut names, name.len() + 1)?;
+            found.push((address, names.len() as u32));
+            names.extend_from_slice(name);
+            names.push(0);
+        }
+        // Stable: of several at one address the first stays first.
+        found.sort_by_key(|(address, _)| *address);
+        let Some(&(base, _)) = found.first() else {
+            return Err(BadMap::Count(0));
+        };
+        let mut entries = Vec::new();
+        reserve(&mut entries, found.len())?;
+        for (address, name) in found {
+            let offset = u32::try_from(address - base).map_err(|_| BadMap::TooWide)?;
+            entries.push(Entry { offset, name });
+        }
+        let mut map = Self {
+            base: Gva(base),
+            entries,
+            names,
+            by_hash: Vec::new(),
+        };
+        map.index()?;
+        match map.by_name(VECTORS) {
+            Some(_) => Ok(map),
+            None => Err(BadMap::NoVectors),
+        }
+    }
+
+    fn index(&mut self) -> Result<(), BadMap> {
+        let mut order = Vec::new();
+        reserve(&mut order, self.entries.len())?;
+        order.extend(0..self.entries.len() as u32);
+        order.sort_by_cached_key(|&index| hash(self.name(index as usize)));
+        self.by_hash = order;
+        Ok(())
+    }
+
+    /// The same symbols, `slide` bytes further up (the addresses wrap).
+    pub fn at(&self, slide: u64) -> Self {
+        Self {
+            base: Gva(self.base.0.wrapping_add(slide)),
+            ..self.clone()
+        }
+    }
+
+    /// How far the running kernel is from where the map has it. Holds the VM for a moment.
+    pub fn slide(&self, machine: &dyn Machine) -> Result<u64, NoKernel> {
+        machine.hold();
+        let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
+        let slide = (0..count).find_map(|vcpu| self.slide_of(machine, VcpuId(vcpu)));
+        machine.release();
+        slide.ok_or(NoKernel::OtherKernel)
+    }
+
+    fn slide_of(&self, machine: &dyn Machine, vcpu: VcpuId) -> Option<u64> {
+        if machine.power(vcpu) == Power::Off {
+            return None;
+        }
+        let sys = machine.sys(vcpu).ok()?;
+        let slide = sys
+            .get(SysReg::VbarEl1)
+            .wrapping_sub(self.by_name(VECTORS)?.0);
+        let Some(banner) = self.by_name(BANNER) else {
+            return Some(slide);
+        };
+        let banner = Gva(banner.0.wrapping_add(slide));
+        let at = translate(&TranslationRegs::from(&sys), machine, banner).ok()?;
+        let mut text = [0; BANNER_TEXT.len()];
+        machine.read_phys(at.gpa, &mut text).ok()?;
+        (text == BANNER_TEXT).then_some(slide)
+    }
+
+    fn address(&self, index: usize) -> Gva {
+        Gva(self
+            .base
+            .0
+            .wrapping_add(u64::from(self.entries[index].offset)))
+    }
+
+    fn name(&self, index: usize) -> &str {
+        let start = self.entries[index].name as usize;
+        let name = self.names[start..].split(|&byte| byte == 0).next();
+        // Only UTF-8 was let in.
+        core::str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
+    }
+
+    fn all_named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let wanted_hash = hash(wanted);
+        let first = self
+            .by_hash
+            .partition_point(|&index| hash(self.name(index as usize)) < wanted_hash);
+        self.by_hash[first..]
+            .iter()
+            .map(|&index| index as usize)
+            .take_while(move |&index| hash(self.name(index)) == wanted_hash)
+            .filter(move |&index| self.name(index) == wanted)
+    }
+}
+
+/// The address and name of a line; `Some(None)` for a symbol that is no place.
+fn parse_line(line: &[u8]) -> Option<Option<(u64, &[u8])>> {
+    let line = core::str::from_utf8(line).ok()?;
+    let mut words = line.split_ascii_whitespace();
+    let first = words.next()?;
+    // `nm` leaves the address of an undefined symbol out.
+    if first.len() == 1 {
+        return words.next().map(|_| None);
+    }
+    let address = u64::from_str_radix(first, 16).ok()?;
+    let kind = words.next().filter(|kind| kind.len() == 1)?;
+    let name = words.next().filter(|name| name.len() <= MAX_NAME)?;
+    let is_place = !matches!(kind, "A" | "a" | "U" | "w" | "W") && address >> 63 == 1;
+    Some(is_place.then_some((address, name.as_bytes())))
+}
+
+fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), BadMap> {
+    list.try_reserve(more).map_err(|_| BadMap::OutOfMemory)
+}
+
+/// FNV-1a.
+fn hash(name: &str) -> u32 {
+    let mut hasher = Fnv(0x811c_9dc5);
+    hasher.write(name.as_bytes());
+    hasher.0
+}
+
+struct Fnv(u32);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+impl Symbols for SystemMap {
+    fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn by_name(&self, name: &str) -> Option<Gva> {
+        self.all_named(name).next().map(|index| self.address(index))
+    }
+
+    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
+        let named = |index| Named {
+            address: self.address(index),
+            name: name.to_string(),
+        };
+        self.all_named(name).take(limit).map(named).collect()
+    }
+
+    /// Nothing behind the last symbol, which ends the kernel (`_end`).
+    fn by_address(&self, address: Gva) -> Option<Located> {
+        let offset = u32::try_from(address.0.checked_sub(self.base.0)?).ok()?;
+        let after = self.entries.partition_point(|entry| entry.offset <= offset);
+        if after == self.entries.len() {
+            return None;
+        }
+        let start = self.entries.get(after.checked_sub(1)?)?.offset;
+        let first = self.entries.partition_point(|entry| entry.offset < start);
+        Some(Located {
+            name: self.name(first).to_string(),
+            offset: u64::from(offset - start),
+        })
+    }
+
+    fn similar(&self, name: &str, limit: usize) -> Vec<String> {
+        let mut suggestions = Suggestions::new(name, limit);
+        (0..self.entries.len()).for_each(|index| suggestions.offer(self.name(index)));
+        suggestions.into_names()
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
+        for index in 0..self.entries.len() {
+            if !visit(self.address(index), self.name(index)) {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use proptest::prelude::*;
+
+    const MAP: &str = "\
+0000000000000000 A _kernel_flags_le_hi32
+                 U elsewhere
+ffff800080000000 T _text
+ffff800080010000 T _stext
+ffff800080010000 t first
+ffff800080010800 T vectors
+ffff800080020000 t twice
+ffff800080030000 t twice\t[module]
+ffff800080040000 D linux_banner
+ffff800080050000 B _end
+";
+
+    fn located(map: &SystemMap, address: u64) -> Option<(String, u64)> {
+        map.by_address(Gva(address)).map(|at| (at.name, at.offset))
+    }
+
+    #[test]
+    fn a_map_is_read() {
+        let map = SystemMap::parse(MAP.as_bytes()).unwrap();
+        assert_eq!(map.count(), 8);
+        assert_eq!(map.by_name("vectors"), Some(Gva(0xffff_8000_8001_0800)));
+        assert_eq!(map.by_name("elsewhere"), None);
+        assert_eq!(map.named("twice", 9).len(), 2);
+        assert_eq!(
+            located(&map, 0xffff_8000_8001_0004),
+            Some(("_stext".into(), 4))
+        );
+        assert_eq!(located(&map, 0xffff_8000_8005_0000), None, "behind _end");
+        assert_eq!(located(&map, 0xffff_7fff_ffff_fffc), None);
+        assert_eq!(map.similar("vectros", 1), ["vectors"]);
+        let moved = map.at(0x20_0000);
+        assert_eq!(moved.by_name("_text"), Some(Gva(0xffff_8000_8020_0000)));
+        assert_eq!(
+            located(&moved, 0xffff_8000_8021_0804),
+            Some(("vectors".into(), 4))
+        );
+    }
+
+    #[test]
+    fn what_is_no_map() {
+        let error = |text: &str| SystemMap::parse(text.as_bytes()).unwrap_err();
+        assert_eq!(error(""), BadMap::Count(0));
+        assert_eq!(
+            error("ffff800080000000 T _text\nhello world\n"),
+            BadMap::Line(2)
+        );
+        assert_eq!(error("ffff800080000000 T _text"), BadMap::NoVectors);
+        assert_eq!(
+            error("ffff000000000000 T vectors\nffff800080000000 T _text"),
+            BadMap::TooWide
+        );
+        assert!(SystemMap::parse(b"\x7fELF\x02\x01\x01").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SystemMap::parse(&bytes);
+        }
+
+        #[test]
+        fn every_symbol_is_found_both_ways(
+            offsets in prop::collection::btree_set(0..0x10_0000_u64, 1..60),
+        ) {
+            let mut text = String::from("ffff800080200000 T vectors\n");
+            for offset in &offsets {
+                text += &format!("{:x} t f{offset}\n", 0xffff_8000_8000_0000 + offset);
+            }
+            let map = SystemMap::parse(text.as_bytes()).unwrap();
+            for offset in &offsets {
+                let (name, address) = (format!("f{offset}"), 0xffff_8000_8000_0000 + offset);
+                prop_assert_eq!(map.by_name(&name), Some(Gva(address)));
+                prop_assert_eq!(located(&map, address), Some((name, 0)));
+            }
+        }
+    }
+}
