@@ -24,6 +24,39 @@ pub struct Cpu {
     pub online: AtomicBool,
     /// The vCPU that lives here, if any.
     pub vcpu: Once<&'static vcpu::Vcpu>,
+    /// It serves a hit of a probe. Its own.
+    probing: AtomicBool,
+}
+
+/// The time in which a CPU serves a hit.
+pub struct Probing(&'static Cpu);
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        self.0.end_probe();
+    }
+}
+
+impl Cpu {
+    /// Begins to serve a hit on this CPU; `None` where it serves one already.
+    pub fn enter_probe(&'static self) -> Option<Probing> {
+        // Only this CPU looks at it, so this need not be one access.
+        if self.probing.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.begin_probe();
+        Some(Probing(self))
+    }
+
+    /// From here on, hits on this CPU count as hits inside a probe, until [`Cpu::end_probe`].
+    pub fn begin_probe(&self) {
+        self.probing.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends what [`Cpu::begin_probe`] began.
+    pub fn end_probe(&self) {
+        self.probing.store(false, Ordering::Relaxed);
+    }
 }
 
 static CPUS: [Cpu; MAX_CPUS] = {
@@ -33,6 +66,7 @@ static CPUS: [Cpu; MAX_CPUS] = {
             affinity: AtomicU32::new(0),
             online: AtomicBool::new(false),
             vcpu: Once::new(),
+            probing: AtomicBool::new(false),
         }
     }; MAX_CPUS];
     let mut index = 0;

@@ -2,7 +2,7 @@
 
 use crate::rendezvous::{self, brk};
 use crate::vectors::{Frame, kind};
-use crate::{cpu, esr, panic};
+use crate::{cpu, esr, hprobes, panic};
 
 /// Where they all end up. Where it returns, the interrupted code goes on as `frame` says.
 #[unsafe(no_mangle)]
@@ -25,6 +25,7 @@ fn breakpoint(frame: &mut Frame, which: u64) {
             obey(frame);
         }
         brk::CRASHED => rendezvous::rest_for_ever(frame),
+        _ if hprobes::hit(frame) => {}
         _ => panic::el2_fault(frame, which),
     }
 }

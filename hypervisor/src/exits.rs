@@ -108,7 +108,10 @@ fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
     frame.regs.pc -= 4;
     let features = vcpu.simulation_features();
     let memory = vcpu.vm().live(&frame.regs);
+    // A probe on what the hit needs of the hypervisor does not run.
+    let probing = cpu::this().enter_probe();
     let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
+    drop(probing);
     if outcome == HitOutcome::NotOurs {
         frame.regs.pc += 4;
         return false;
@@ -409,7 +412,9 @@ fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
     };
     let features = vcpu.simulation_features();
     let memory = vcpu.vm().live(&frame.regs);
+    let probing = cpu::this().enter_probe();
     let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &memory, &features);
+    drop(probing);
     match outcome {
         HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
         outcome => step::finish_hit(vcpu, frame, outcome),

@@ -9,7 +9,8 @@
 //! 3. **Nothing on the way of a probe hit allocates, parses, or takes a lock that a stopped CPU can hold.**
 //!
 //! The rooms: `boot`, `mmu`, `heap`, `platform`, `cpu`, `gic`, `time` bring the machine up; `vectors` and `exits` are the
-//! exception path; `vm`, `vcpu`, `psci`, `stage2`, `step`, `hwdebug` are a guest; `service` runs the debug server.
+//! exception path; `vm`, `vcpu`, `psci`, `stage2`, `step`, `hwdebug` are a guest; `hyp`, `hprobes`,
+//! `text` make the hypervisor itself something to probe; `service` runs the debug server.
 
 #![no_std]
 #![no_main]
@@ -28,7 +29,9 @@ mod fp;
 mod gic;
 mod guest_sys;
 mod heap;
+mod hprobes;
 mod hwdebug;
+mod hyp;
 mod inject;
 mod interrupts;
 mod ksyms;
@@ -37,6 +40,7 @@ mod lock;
 mod machine;
 mod masking;
 mod mmu;
+mod own_memory;
 mod panic;
 mod platform;
 mod psci;
@@ -45,6 +49,7 @@ mod service;
 mod stage2;
 mod step;
 mod sysreg;
+mod text;
 mod time;
 mod vcpu;
 mod vectors;
@@ -77,6 +82,7 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     // SAFETY: the device tree says that a PL011 is there; the first map covers it as device memory.
     unsafe { console_log::init(platform.uart.start, level) };
     mmu::init(&platform.ram, &devices(&platform));
+    text::init();
 
     let mut free = FreeMemory::new(&platform);
     let heap = free.take_low(HEAP_SIZE).expect("RAM for the heap");

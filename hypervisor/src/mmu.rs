@@ -29,6 +29,8 @@ const NORMAL: Attr = Attr::ATTRIBUTE_INDEX_1
     .union(Attr::VALID)
     .union(Attr::USER_RES1);
 const DATA: Attr = NORMAL.union(Attr::XN);
+/// The same as a descriptor's bits.
+pub const DATA_BITS: u64 = DATA.bits() as u64;
 const READ_ONLY: Attr = DATA.union(Attr::READ_ONLY);
 const CODE: Attr = NORMAL.union(Attr::READ_ONLY);
 const DEVICE: Attr = Attr::ATTRIBUTE_INDEX_0

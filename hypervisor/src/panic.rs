@@ -5,7 +5,7 @@ use crate::backtrace::Backtrace;
 use crate::console_log::{emergency, emergency_begin};
 use crate::rendezvous::brk;
 use crate::vectors::Frame;
-use crate::{cpu, sysreg};
+use crate::{cpu, hprobes, sysreg};
 use core::panic::PanicInfo;
 
 #[panic_handler]
@@ -44,7 +44,9 @@ pub fn el2_fault(frame: &Frame, kind: u64) -> ! {
         "  sp  {:#018x}  pstate {:#x}\n",
         regs.sp, regs.pstate
     ));
-    emergency(format_args!("{}", Backtrace::new(regs.pc, regs.x[29])));
+    // A displaced instruction that faults does so in its slot.
+    let pc = hprobes::address_of(regs.pc);
+    emergency(format_args!("{}", Backtrace::new(pc, regs.x[29])));
     stop()
 }
 

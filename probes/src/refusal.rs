@@ -77,6 +77,8 @@ pub enum Refusal {
         /// What is against it.
         reason: Unmovable,
     },
+    /// A probe cannot stop the hypervisor.
+    NeverStops,
     /// The hypervisor's image carries no symbols.
     NoOwnSymbols,
     /// All sites of the VM are taken.
@@ -167,6 +169,9 @@ impl fmt::Display for Refusal {
                     f,
                     "{vm}: the instruction at {address} cannot carry a probe: {reason}"
                 )
+            }
+            Self::NeverStops => {
+                f.write_str("hprobes cannot stop the hypervisor: leave the stop away")
             }
             Self::NoOwnSymbols => NoKernel::Hypervisor.fmt(f),
             Self::TooManySites(limit) => {

@@ -39,18 +39,37 @@ impl Shell {
         Probe::attached(&said)
     }
 
+    /// Attaches `program` as an hprobe to a place in the hypervisor.
+    pub fn hprobe(&mut self, place: &str, program: &str) -> Result<Probe> {
+        let said = self.run(&format!("trace hprobe {place} {program}"))?;
+        Probe::attached(&said)
+    }
+
     /// Detaches a probe and returns how often it was hit.
     pub fn detach(&mut self, probe: Probe) -> Result<u64> {
         let said = self.run(&format!("trace unkprobe vm1:{}", probe.id))?;
-        let hits = said.trim_end().strip_suffix(" hits");
-        let hits = hits.and_then(|text| text.rsplit(' ').next());
-        let hits = hits.with_context(|| format!("not detached: {said}"))?;
-        hits.parse().with_context(|| format!("hits of `{said}`"))
+        hits_at_the_end(&said)
+    }
+
+    /// The same for an hprobe.
+    pub fn unhprobe(&mut self, probe: Probe) -> Result<u64> {
+        let said = self.run(&format!("trace unhprobe {}", probe.id))?;
+        hits_at_the_end(&said)
     }
 
     /// How often a probe has been hit. None of its programs' runs may have failed.
     pub fn hits(&mut self, probe: Probe) -> Result<u64> {
         probe.hits_in(&self.run("trace list")?)
+    }
+
+    /// How often an hprobe has been hit, and how often that was from inside a probe.
+    pub fn own_hits(&mut self, probe: Probe) -> Result<(u64, u64)> {
+        let table = self.run("trace list")?;
+        let own: Vec<&str> = table
+            .lines()
+            .filter(|line| line.contains(" hyp:"))
+            .collect();
+        probe.hits_and_missed_in(&own.join("\n"))
     }
 
     /// What the probes of `vm1` take: sites, shadow pages, table pages.
@@ -63,6 +82,14 @@ impl Shell {
         <[u64; 3]>::try_from(numbers.as_slice())
             .with_context(|| format!("three numbers in `{row}`"))
     }
+}
+
+/// The hits in what detaching says.
+fn hits_at_the_end(said: &str) -> Result<u64> {
+    let hits = said.trim_end().strip_suffix(" hits");
+    let hits = hits.and_then(|text| text.rsplit(' ').next());
+    let hits = hits.with_context(|| format!("not detached: {said}"))?;
+    hits.parse().with_context(|| format!("hits of `{said}`"))
 }
 
 impl Probe {
@@ -88,6 +115,13 @@ impl Probe {
 
     /// Its hits in the table of `trace list`.
     pub fn hits_in(self, table: &str) -> Result<u64> {
+        let (hits, missed) = self.hits_and_missed_in(table)?;
+        ensure!(missed == 0, "failed runs of probe {}:\n{table}", self.id);
+        Ok(hits)
+    }
+
+    /// The last two columns of its row.
+    fn hits_and_missed_in(self, table: &str) -> Result<(u64, u64)> {
         let id = self.id.to_string();
         let mut rows = table.lines().map(|line| line.split_whitespace());
         let row = rows.find(|row| row.clone().next() == Some(&id));
@@ -97,9 +131,11 @@ impl Probe {
         let [.., hits, missed] = row[..] else {
             bail!("no hits of probe {id} in\n{table}");
         };
-        ensure!(missed == "0", "failed runs of probe {id}:\n{table}");
-        let digits = hits.replace(',', "");
-        digits.parse().with_context(|| format!("hits `{hits}`"))
+        let number = |cell: &str| {
+            let digits = cell.replace(',', "");
+            digits.parse().with_context(|| format!("hits `{cell}`"))
+        };
+        Ok((number(hits)?, number(missed)?))
     }
 }
 

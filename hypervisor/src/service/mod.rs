@@ -8,12 +8,14 @@ mod endpoint;
 mod guest_console;
 mod shell;
 
+use crate::hyp::HYP;
 use crate::platform::{Platform, Transport};
 use crate::vm::{self, Vm};
-use crate::{console_log, cpu, gic, time};
+use crate::{console_log, cpu, gic, hprobes, ksyms, time};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -24,8 +26,10 @@ use endpoint::{DebugChannel, Endpoint, HypEndpoint};
 use guest_console::GuestConsole;
 use log::{info, warn};
 use probes::machine::{Machine, VmId};
+use probes::own_code::Hypervisor;
 use probes::periscope::Periscope;
 use probes::space::Space;
+use probes::symbols::Symbols;
 use shell::Shell;
 use spin::{Mutex, Once};
 use stub::{ByteChannel, Server, Session};
@@ -98,8 +102,18 @@ pub fn init(platform: &Platform, cpus: usize) {
         .iter()
         .map(|&vm| vm as &'static dyn Machine)
         .collect();
-    let periscope = Periscope::new(&machines, None, cpus).expect("built-in programs load");
+    let symbols = ksyms::table().map(|table| Arc::new(*table) as Arc<dyn Symbols>);
+    let hypervisor = Hypervisor {
+        machine: &HYP,
+        symbols,
+        probeable: hprobes::PROBEABLE,
+    };
+    let periscope =
+        Periscope::new(&machines, Some(hypervisor), cpus).expect("built-in programs load");
     let periscope = PERISCOPE.call_once(|| periscope);
+    if let Some(space) = periscope.hypervisor() {
+        hprobes::init(space);
+    }
     let server = SERVER.call_once(|| Server::new(periscope).with_log(&LogRing));
 
     let mut found = platform

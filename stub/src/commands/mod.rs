@@ -17,6 +17,7 @@ mod probe_words;
 mod table;
 mod trace_attach;
 mod trace_dump;
+mod trace_hprobe;
 mod trace_kprobe;
 mod trace_list;
 mod trace_loadsyms;
@@ -129,6 +130,8 @@ const COMMANDS: &[Command] = &[
     vm::RESET,
     trace_kprobe::COMMAND,
     trace_attach::COMMAND,
+    trace_hprobe::ATTACH,
+    trace_hprobe::DETACH,
     trace_unkprobe::COMMAND,
     trace_switch::ENABLE,
     trace_switch::DISABLE,
@@ -252,6 +255,14 @@ impl<'a> Invocation<'a> {
             Caller::Monitor { space, .. } => [*space].to_vec(),
             Caller::Shell => self.periscope().spaces().iter().collect(),
         }
+    }
+
+    /// The same and the hypervisor itself, whose probes everybody may set.
+    fn shown_with_hypervisor(&self) -> Vec<&'static Space> {
+        let mut shown = self.shown_spaces();
+        let own = self.periscope().hypervisor();
+        shown.extend(own.filter(|own| shown.iter().all(|space| space.vm() != own.vm())));
+        shown
     }
 
     /// The VM that a word without `vm1:` means.

@@ -30,7 +30,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         ("HITS", Align::Right),
         ("MISSED", Align::Right),
     ]);
-    for space in invocation.shown_spaces() {
+    for space in invocation.shown_with_hypervisor() {
         for entry in space.list() {
             table.row(cells(&space.vm().to_string(), entry));
         }

@@ -17,6 +17,15 @@ pub(super) const COMMAND: Command = Command {
 fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let [word] = invocation.exactly()?;
     let (space, rest) = invocation.split_space(word)?;
+    detach_named(invocation, space, rest)
+}
+
+/// Detaches the probe or the action of that number, or all at that place.
+pub(super) fn detach_named(
+    invocation: &mut Invocation<'_>,
+    space: &Space,
+    rest: &str,
+) -> Result<(), Problem> {
     if let Ok(id) = rest.parse::<u32>() {
         return detach(invocation, space, ProbeId(id));
     }

@@ -133,7 +133,12 @@ fn named_or_shown(invocation: &Invocation<'_>) -> Result<Vec<&'static Space>, Pr
 
 fn named(invocation: &Invocation<'_>) -> Result<&'static Space, Problem> {
     let [name] = invocation.exactly()?;
-    invocation.periscope().space(name).map_err(refused)
+    let space = invocation.periscope().space(name).map_err(refused)?;
+    if space.vm().is_hypervisor() {
+        let text = format!("{name} is the hypervisor itself: say which VM.");
+        return Err(Problem::Refused(text));
+    }
+    Ok(space)
 }
 
 fn start(invocation: &mut Invocation<'_>) -> Result<(), Problem> {

@@ -38,6 +38,11 @@ impl Program {
         workspace::image_dir().join(format!("{}.img", self.package()))
     }
 
+    /// Its functions, by name and address, from its ELF file.
+    pub fn functions(self) -> Result<Vec<(String, u64)>> {
+        symbols::of_file(&self.elf())
+    }
+
     /// Compiles it, gives the hypervisor its symbol table, and makes its boot image.
     pub fn build(self, toolchain: &BareToolchain) -> Result<()> {
         compile(self.package(), toolchain)?;

@@ -48,6 +48,16 @@ pub fn inject(path: &Path) -> Result<()> {
     written.with_context(|| format!("cannot write the symbols into {}", path.display()))
 }
 
+/// The functions of the ELF file at `path`, by name and address.
+pub fn of_file(path: &Path) -> Result<Vec<(String, u64)>> {
+    let elf = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = ElfFile64::parse(&*elf).context("not an ELF file")?;
+    let functions = functions(&file).into_iter();
+    Ok(functions
+        .map(|function| (function.name, function.address))
+        .collect())
+}
+
 /// The functions of a program by address, one for each address, names demangled without their hash.
 fn functions(file: &ElfFile64<'_, Endianness>) -> Vec<Function> {
     let mut functions: Vec<Function> = file

@@ -1,0 +1,60 @@
+//! `trace hprobe` and `trace unhprobe`: probes on the hypervisor's own code.
+
+use super::probe_words::ProbeWords;
+use super::trace_unkprobe::detach_named;
+use super::{Command, Invocation, Problem, refused};
+use alloc::format;
+use probes::space::{Placement, Space};
+use probes::target::Target;
+
+pub(super) const ATTACH: Command = Command {
+    path: &["trace", "hprobe"],
+    arguments: "[hyp:]PLACE [PROGRAM] [--vcpu CPU] [--once|--count N]",
+    summary: "count the hits of the hypervisor's own code, and run a program there",
+    run: attach,
+};
+
+pub(super) const DETACH: Command = Command {
+    path: &["trace", "unhprobe"],
+    arguments: "[hyp:]NUMBER|PLACE",
+    summary: "detach a probe of the hypervisor's own code, or all at a place",
+    run: detach,
+};
+
+fn attach(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let words = ProbeWords::read(invocation)?;
+    let (space, rest) = own_space(invocation, words.place)?;
+    let target = Target::parse(rest).map_err(refused)?;
+    let (id, placement) = space
+        .attach_probe(&target, words.program.clone(), words.options)
+        .map_err(refused)?;
+    write!(invocation.out, "probe {id}: hprobe hyp:{target}")?;
+    if let Placement::Armed { address } = placement {
+        write!(invocation.out, " at {address}")?;
+    }
+    writeln!(invocation.out, "{}", words.describe())?;
+    Ok(())
+}
+
+fn detach(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let [word] = invocation.exactly()?;
+    let (space, rest) = own_space(invocation, word)?;
+    detach_named(invocation, space, rest)
+}
+
+/// The hypervisor's space, and `word` without its name.
+fn own_space<'a>(
+    invocation: &Invocation<'a>,
+    word: &'a str,
+) -> Result<(&'static Space, &'a str), Problem> {
+    let (name, rest) = Target::split_space(word);
+    let space = invocation.periscope().space(name.unwrap_or("hyp"));
+    let space = space.map_err(refused)?;
+    if !space.vm().is_hypervisor() {
+        let vm = space.vm();
+        return Err(Problem::Refused(format!(
+            "hprobes are on the hypervisor's own code: use `trace kprobe` for {vm}."
+        )));
+    }
+    Ok((space, rest))
+}

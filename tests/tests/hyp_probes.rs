@@ -1,0 +1,299 @@
+//! Probes on the hypervisor's own code, under a tiny guest that knows how often it calls.
+
+use anyhow::{Context, Result, ensure};
+use e2e::tiny::{Subject, Tiny, truth};
+use e2e::{Case, Probe, Shell, Spec, TestMachine, suite};
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use xtask::build::Program;
+use xtask::machine::Start;
+
+fn main() -> ExitCode {
+    suite(
+        World::boot,
+        &[
+            Case {
+                name: "hypercalls_are_counted_exactly",
+                run: hypercalls_are_counted_exactly,
+            },
+            Case {
+                name: "every_instruction_of_a_function_is_counted",
+                run: every_instruction_of_a_function_is_counted,
+            },
+            Case {
+                name: "programs_see_the_arguments",
+                run: programs_see_the_arguments,
+            },
+            Case {
+                name: "exits_survive_probes_on_their_way",
+                run: exits_survive_probes_on_their_way,
+            },
+            Case {
+                name: "hprobes_come_and_go_under_running_code",
+                run: hprobes_come_and_go_under_running_code,
+            },
+            Case {
+                name: "hits_inside_a_probe_are_missed",
+                run: hits_inside_a_probe_are_missed,
+            },
+            Case {
+                name: "what_cannot_be_probed_is_refused",
+                run: what_cannot_be_probed_is_refused,
+            },
+            Case {
+                name: "everything_that_can_be_probed_is_probed",
+                run: everything_that_can_be_probed_is_probed,
+            },
+            Case {
+                name: "no_hprobe_is_left_behind",
+                run: no_hprobe_is_left_behind,
+            },
+        ],
+    )
+}
+
+/// A machine with one tiny guest on two vCPUs, and the hypervisor's shell.
+struct World {
+    machine: TestMachine,
+    shell: Mutex<Shell>,
+    subjects: Vec<Subject>,
+}
+
+impl World {
+    fn boot() -> Result<Self> {
+        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
+        let subjects = {
+            let mut console = machine.console(1)?;
+            let mut tiny = Tiny::new(&mut console);
+            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
+            tiny.subjects()?
+        };
+        let shell = Mutex::new(machine.shell()?);
+        Ok(Self {
+            machine,
+            shell,
+            subjects,
+        })
+    }
+
+    /// Runs a case with the guest at its console and the shell at its prompt.
+    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
+        let mut console = self.machine.console(1)?;
+        let mut shell = self.shell();
+        let mut tiny = Tiny::new(&mut console);
+        tiny.settle()?;
+        case(&mut tiny, &mut shell)
+    }
+
+    fn shell(&self) -> MutexGuard<'_, Shell> {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subject(&self, name: &str) -> Result<&Subject> {
+        let mut subjects = self.subjects.iter();
+        let found = subjects.find(|subject| subject.name == name);
+        found.with_context(|| format!("no subject {name}"))
+    }
+}
+
+/// `fn_hvc` makes one hypercall a call: on one vCPU, on the other, on both at once.
+fn hypercalls_are_counted_exactly(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let call = shell.hprobe("hyp:psci::call", "count")?;
+        let exits = shell.hprobe("handle_guest_exit", "")?;
+        let mut calls = 0;
+        for (command, more) in [
+            ("call fn_hvc 1 0", 1),
+            ("call fn_hvc 500 0", 500),
+            ("call fn_hvc 501 1", 501),
+            ("callboth fn_hvc 5000", 10_000),
+        ] {
+            truth::expect(tiny, command, &[("bad", 0)])?;
+            calls += more;
+            let hits = shell.own_hits(call)?;
+            ensure!(hits == (calls, 0), "`{command}`: {hits:?}, not {calls}");
+        }
+        let exits = shell.unhprobe(exits)?;
+        ensure!(exits >= calls, "{exits} exits in {calls} hypercalls");
+        let hits = shell.unhprobe(call)?;
+        ensure!(hits == calls, "{hits} hits at the end, not {calls}");
+        truth::expect(tiny, "callboth fn_hvc 100", &[("bad", 0)])
+    })
+}
+
+/// The beginning of a function executes once a call, whatever its instructions are.
+fn every_instruction_of_a_function_is_counted(world: &World) -> Result<()> {
+    const INSTRUCTIONS: u64 = 6;
+    world.with(|tiny, shell| {
+        let offsets = (0..INSTRUCTIONS).map(|index| 4 * index);
+        let probes: Vec<Probe> = offsets
+            .map(|offset| shell.hprobe(&format!("hyp:psci::call+{offset}"), "count"))
+            .collect::<Result<_>>()?;
+        truth::expect(tiny, "callboth fn_hvc 300", &[("bad", 0)])?;
+        for (index, probe) in probes.into_iter().enumerate() {
+            let hits = shell.unhprobe(probe)?;
+            ensure!(hits == 600, "instruction {index}: {hits} hits");
+        }
+        Ok(())
+    })
+}
+
+/// `psci::call` gets the guest's registers in x1: the vCPU's frame on the stack of its CPU.
+fn programs_see_the_arguments(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let probe = shell.hprobe("psci::call", "args")?;
+        truth::expect(tiny, "call fn_hvc 5 1", &[("bad", 0)])?;
+        let hits = shell.unhprobe(probe)?;
+        ensure!(hits == 5, "{hits} hits");
+        let lines = shell.run("trace stream -n 1000")?;
+        let said: Vec<&str> = lines
+            .lines()
+            .filter(|line| line.contains("psci::call"))
+            .collect();
+        ensure!(said.len() == 5, "{} lines:\n{lines}", said.len());
+        for line in said {
+            let argument = |name: &str| {
+                let words = line.split_whitespace();
+                let value = words.filter_map(|word| word.strip_prefix(name)).next();
+                let value = value.and_then(|text| text.strip_prefix("=0x"));
+                let digits = value.with_context(|| format!("no {name} in `{line}`"))?;
+                anyhow::Ok(u64::from_str_radix(digits.trim_end_matches(','), 16)?)
+            };
+            let (vcpu, frame) = (argument("x0")?, argument("x1")?);
+            ensure!(vcpu % 8 == 0 && vcpu > 0x4000_0000, "`{line}`");
+            ensure!(frame % 16 == 0 && frame > 0x4020_0000, "`{line}`");
+        }
+        Ok(())
+    })
+}
+
+/// Aborts, system registers, debug exceptions and interrupts with probes on the functions that serve them: the guest
+/// notices nothing.
+fn exits_survive_probes_on_their_way(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let places = [
+            "handle_guest_exit",
+            "exits::emulate",
+            "step::advance",
+            "step::begin",
+            "step::finish_hit",
+            "Vcpu::before_entry",
+            "interrupts::serve",
+            "interrupts::read_list_registers",
+            "interrupts::write_list_registers",
+            "Vgic::sync",
+            "Vgic::flush",
+        ];
+        let probes: Vec<Probe> = places
+            .iter()
+            .map(|place| shell.hprobe(place, "count"))
+            .collect::<Result<_>>()?;
+        let stepped = world.subject("fn_msr")?.address;
+        let guest_probe = shell.kprobe(stepped, "count")?;
+        truth::check(tiny)?;
+        truth::expect(tiny, "callboth fn_msr 200", &[("bad", 0)])?;
+        ensure!(shell.detach(guest_probe)? >= 400, "hits in the guest");
+        for (place, probe) in places.iter().zip(probes) {
+            let hits = shell.unhprobe(probe)?;
+            ensure!(hits > 0, "{place} was not hit");
+        }
+        Ok(())
+    })
+}
+
+/// Attached and detached while both vCPUs go through the function.
+fn hprobes_come_and_go_under_running_code(world: &World) -> Result<()> {
+    const CALLS: u64 = 60_000;
+    world.with(|tiny, shell| {
+        tiny.send(&format!("callboth fn_hvc {CALLS}"))?;
+        for _ in 0..40 {
+            let entry = shell.hprobe("psci::call", "count")?;
+            let later = shell.hprobe("psci::call+8", "count")?;
+            let (hits, others) = (shell.unhprobe(entry)?, shell.unhprobe(later)?);
+            ensure!(hits <= 2 * CALLS && others <= 2 * CALLS, "{hits}, {others}");
+        }
+        let called = tiny.reply()?;
+        ensure!(called.number("bad")? == 0, "{}", called.text);
+        let sum = world.subject("fn_hvc")?.sum(CALLS).wrapping_mul(2);
+        ensure!(called.number("sum")? == sum, "{}", called.text);
+        Ok(())
+    })
+}
+
+/// The displaced store of a guest's function goes through `Live::write`, which carries a probe itself.
+fn hits_inside_a_probe_are_missed(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let inner = shell.hprobe("Live::write", "count")?;
+        let stores = shell.kprobe(world.subject("fn_stp")?.address, "count")?;
+        truth::expect(tiny, "callboth fn_stp 300", &[("bad", 0)])?;
+        ensure!(shell.detach(stores)? == 600, "hits in the guest");
+        let hits = shell.own_hits(inner)?;
+        ensure!(hits == (0, 600), "hits and missed: {hits:?}");
+        shell.unhprobe(inner)?;
+        Ok(())
+    })
+}
+
+fn what_cannot_be_probed_is_refused(world: &World) -> Result<()> {
+    world.with(|_, shell| {
+        let mut refused = |place: &str, reason: &str| {
+            let said = shell.run(&format!("trace hprobe {place} count"))?;
+            ensure!(said.contains(reason), "`{place}`: {said}");
+            anyhow::Ok(())
+        };
+        let serves = "serves probes itself and cannot be probed";
+        refused("memcpy", serves)?;
+        refused("handle_el2_exception", serves)?;
+        refused("hyp:rendezvous::rest", serves)?;
+        refused("0x10", serves)?;
+        refused("psci::call+1", "no multiple of 4")?;
+        refused("psci::cal", "Did you mean")?;
+        refused("run", "can be several symbols of hyp")?;
+        refused("vm1:psci::call", "use `trace kprobe` for vm1")?;
+        refused("psci::call --stop", "cannot stop the hypervisor")?;
+        let said = shell.run("trace unhprobe hyp:psci::call")?;
+        ensure!(said.contains("hyp has no probe at psci::call"), "{said}");
+        Ok(())
+    })
+}
+
+/// A probe on every function that can have one, all at once, under all that the guest can do.
+fn everything_that_can_be_probed_is_probed(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let mut probes = Vec::new();
+        let mut refused = 0;
+        for (name, address) in Program::Hypervisor.functions()? {
+            let said = shell.run(&format!("trace hprobe {address:#x}"))?;
+            if let Ok(probe) = Probe::attached(&said) {
+                probes.push((name, probe));
+                continue;
+            }
+            ensure!(said.contains("serves probes itself"), "{name}: {said}");
+            let is_ours = name.starts_with("hypervisor::exits");
+            ensure!(!is_ours, "{name}: {said}");
+            refused += 1;
+        }
+        ensure!(probes.len() > 60, "only {} probes", probes.len());
+        ensure!(refused > 100, "only {refused} refused");
+        truth::check(tiny)?;
+        truth::expect(tiny, "callboth fn_hvc 1000", &[("bad", 0)])?;
+        let mut hit = 0;
+        for (_, probe) in &probes {
+            hit += u64::from(shell.unhprobe(*probe)? > 0);
+        }
+        ensure!(hit > 30, "only {hit} functions were hit");
+        Ok(())
+    })
+}
+
+fn no_hprobe_is_left_behind(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        truth::expect(tiny, "callboth fn_hvc 10", &[("bad", 0)])?;
+        let list = shell.run("trace list")?;
+        ensure!(!list.contains("hprobe"), "probes are left:\n{list}");
+        Ok(())
+    })?;
+    let log = world.machine.log();
+    ensure!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
+    Ok(())
+}
