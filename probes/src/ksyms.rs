@@ -199,6 +199,12 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+/// The last `count` words of a path.
+fn last_words(path: &str, count: usize) -> &str {
+    let start = path.rmatch_indices("::").nth(count - 1);
+    start.map_or(path, |(at, colons)| &path[at + colons.len()..])
+}
+
 /// Whether a user who says `wanted` may mean the function with this path.
 pub fn answers_to(path: &str, wanted: &str) -> bool {
     if is_tail(path, wanted) {
@@ -257,10 +263,10 @@ impl Symbols for KsymTable<'_> {
 
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
+        // People type the last words of a path.
+        let words = name.matches("::").count() + 1;
         for function in self.functions() {
-            // People type the last word of a path.
-            let last = function.name.rsplit("::").next();
-            suggestions.offer(last.unwrap_or(function.name));
+            suggestions.offer(last_words(function.name, words));
         }
         suggestions.into_names()
     }
