@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use probes::machine::VmId;
 use probes::space::Placement;
+use probes::target::Target;
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "kprobe"],
@@ -17,6 +18,12 @@ pub(super) const COMMAND: Command = Command {
 fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let words = ProbeWords::read(invocation)?;
     let (space, target) = invocation.place(words.place)?;
+    if space.vm().is_hypervisor() {
+        let name = Target::split_space(words.place).0.unwrap_or("hyp");
+        return Err(Problem::Refused(format!(
+            "{name} is the hypervisor itself: `trace hprobe {target}` probes its own code."
+        )));
+    }
     let (id, placement) = space
         .attach_probe(&target, words.program.clone(), words.options)
         .map_err(refused)?;
