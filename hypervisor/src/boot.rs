@@ -24,6 +24,9 @@ _head:
     .long   0
 
 _start:
+    .cfi_startproc simple
+    .cfi_def_cfa sp, 0
+    .cfi_undefined x30              // a debugger's backtrace ends here
     mrs     x1, CurrentEL
     cmp     x1, #(2 << 2)
     b.ne    dead                    // not EL2: nothing we could do would be right
@@ -63,6 +66,7 @@ _start:
     mov     x0, x20
     bl      boot_cpu_main
     b       dead
+    .cfi_endproc
 
     // x0: root table. Turns MMU and caches on.
 enable_mmu:
@@ -89,6 +93,9 @@ enable_mmu:
     .global _start_secondary
     // From PSCI CPU_ON, x0: this CPU's number. The root table was published by mmu.rs.
 _start_secondary:
+    .cfi_startproc simple
+    .cfi_def_cfa sp, 0
+    .cfi_undefined x30
     mov     x20, x0
     adrp    x1, {ROOT}
     ldr     x0, [x1, :lo12:{ROOT}]
@@ -99,6 +106,7 @@ _start_secondary:
     mov     sp, x1
     mov     x0, x20
     bl      secondary_cpu_main
+    .cfi_endproc
 
 dead:
     wfe

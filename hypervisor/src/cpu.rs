@@ -6,8 +6,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use log::{error, info};
 use spin::Once;
 
-/// How many CPUs we use at most. `hypervisor.ld` reserves as many stack slots.
+/// How many CPUs we use at most. `hypervisor.ld` reserves as many stack slots, and one for the debugger.
 pub const MAX_CPUS: usize = 8;
+/// The slot of the stack on which the debugger runs while the hypervisor is stopped (debugger.rs).
+pub const DEBUGGER_STACK: usize = MAX_CPUS;
 
 const SLOT: u64 = 0x1_0000;
 /// Size of a CPU's stack in bytes. The same size below it in the slot is a hole: an overflow faults there, and because
@@ -95,7 +97,7 @@ pub fn online() -> impl Iterator<Item = &'static Cpu> {
     CPUS.iter().filter(|cpu| cpu.online.load(Ordering::Acquire))
 }
 
-/// The stack of CPU `index`.
+/// The stack of CPU `index`, or [`DEBUGGER_STACK`].
 pub fn stack(index: usize) -> Range {
     unsafe extern "C" {
         static __stacks_start: u8;

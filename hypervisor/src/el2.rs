@@ -2,7 +2,7 @@
 
 use crate::rendezvous::{self, brk};
 use crate::vectors::{Frame, kind};
-use crate::{cpu, esr, hprobes, panic};
+use crate::{cpu, debugger, esr, hprobes, panic};
 
 /// Where they all end up. Where it returns, the interrupted code goes on as `frame` says.
 #[unsafe(no_mangle)]
@@ -24,6 +24,10 @@ fn breakpoint(frame: &mut Frame, which: u64) {
             frame.regs.pc += 4;
             obey(frame);
         }
+        brk::ATTEND => {
+            frame.regs.pc += 4;
+            debugger::attend(frame);
+        }
         brk::CRASHED => rendezvous::rest_for_ever(frame),
         _ if hprobes::hit(frame) => {}
         _ => panic::el2_fault(frame, which),
@@ -32,7 +36,9 @@ fn breakpoint(frame: &mut Frame, which: u64) {
 
 /// Does what the stop interrupt asks of this CPU.
 fn obey(frame: &mut Frame) {
-    if cpu::this().index != rendezvous::MASTER {
+    if cpu::this().index == rendezvous::MASTER {
+        debugger::called(frame);
+    } else {
         rendezvous::rest(frame);
     }
 }

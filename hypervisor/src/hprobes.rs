@@ -24,7 +24,7 @@
 
 use crate::own_memory::OwnMemory;
 use crate::vectors::Frame;
-use crate::{cpu, esr, rendezvous, sysreg, text};
+use crate::{cpu, debugger, esr, rendezvous, sysreg, text};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use probes::a64::{
@@ -45,6 +45,7 @@ pub const PROBEABLE: Probeable = Probeable {
         "hypervisor::boot",
         "hypervisor::console_log",
         "hypervisor::cpu",
+        "hypervisor::debugger",
         "hypervisor::el2",
         "hypervisor::esr",
         "hypervisor::gic",
@@ -132,11 +133,36 @@ pub fn hit(frame: &mut Frame) -> bool {
     match outcome {
         HitOutcome::Resume => {}
         HitOutcome::Step => frame.regs.pc = slot_address(slot),
-        HitOutcome::NotOurs | HitOutcome::Breakpoint { .. } | HitOutcome::Stop(_) => {
+        HitOutcome::Stop(reason) => {
+            debugger::stop(frame, reason);
+            leave_stop(frame);
+        }
+        HitOutcome::NotOurs | HitOutcome::Breakpoint { .. } => {
             pass(frame, slot, displaced, &features);
         }
     }
     true
+}
+
+/// The debugger lets this CPU go on from `frame`. Where it still stands at a site that it has been told of, what is displaced
+/// there executes and is no hit.
+fn leave_stop(frame: &mut Frame) {
+    let pc = frame.regs.pc;
+    let is_here = |site: &Site| site.address.load(Ordering::Relaxed) == pc;
+    let (Some(slot), Some(space)) = (SITES.iter().position(is_here), SPACE.get()) else {
+        return;
+    };
+    let displaced = SITES[slot].displaced.load(Ordering::Relaxed);
+    let features = features(displaced);
+    let vcpu = VcpuId(cpu::this().index as u8);
+    let Some(_inside) = cpu::this().enter_probe() else {
+        return;
+    };
+    let outcome = space.pass(vcpu, &mut frame.regs, &OwnMemory, &features);
+    // Otherwise it has executed, or nothing was displaced here when the CPU stopped: then it comes to the site now.
+    if outcome == HitOutcome::Step {
+        frame.regs.pc = slot_address(slot);
+    }
 }
 
 /// Goes on behind the site: the displaced instruction executes, and nothing else.

@@ -1,24 +1,95 @@
 //! The hypervisor itself as the debugger sees it: [`probes::machine`] over EL2 ("The hypervisor as a machine" there).
 
+use crate::lock::MaskedMutex;
 use crate::own_memory::{self, Access, Place};
-use crate::{cpu, hprobes, live, rendezvous, service, time};
+use crate::rendezvous::{self, CpuSet, MASTER};
+use crate::{cpu, debugger, hprobes, live, service, time};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use log::error;
 use probes::addr::{Gpa, Hpa};
 use probes::machine::{
     ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
+    PhysMemory, Power, Registers, RunControl, RunMode, Stop, StopReason, VcpuId, ViewUsage, VmId,
+    VmState,
 };
-use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
+use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
 
 /// The hypervisor itself.
 pub static HYP: Hyp = Hyp {
     holds: AtomicUsize::new(0),
+    wishes: MaskedMutex::new(Wishes {
+        modes: [RunMode::Continue; cpu::MAX_CPUS],
+        stops: [None; cpu::MAX_CPUS],
+    }),
 };
 
 /// All physical CPUs at EL2.
 pub struct Hyp {
     holds: AtomicUsize,
+    wishes: MaskedMutex<Wishes>,
+}
+
+/// What the debugger has asked for, and what it has not been told yet.
+struct Wishes {
+    modes: [RunMode; cpu::MAX_CPUS],
+    stops: [Option<StopReason>; cpu::MAX_CPUS],
+}
+
+impl Hyp {
+    /// [`RunControl::hold`], with the CPUs that do not come to rest.
+    pub fn stop(&self) -> CpuSet {
+        let missing = rendezvous::stop_cpus();
+        if self.holds.fetch_add(1, Ordering::AcqRel) == 0 {
+            cpu::this().begin_probe();
+        }
+        missing
+    }
+
+    /// How many holds there are.
+    pub fn holds(&self) -> usize {
+        self.holds.load(Ordering::Acquire)
+    }
+
+    /// A CPU has come to a stop; its registers are in its frame.
+    pub fn push_stop(&self, index: usize, reason: StopReason) {
+        if let Some(place) = self.wishes.lock().stops.get_mut(index) {
+            *place = Some(reason);
+        }
+    }
+
+    /// Whether a stop waits to be taken.
+    pub fn has_stop(&self) -> bool {
+        self.wishes.lock().stops.iter().any(Option::is_some)
+    }
+
+    /// The next stop that waits, of the lowest CPU.
+    pub fn pop_stop(&self) -> Option<Stop> {
+        let mut wishes = self.wishes.lock();
+        let mut places = wishes.stops.iter_mut().enumerate();
+        places.find_map(|(index, place)| {
+            Some(Stop {
+                vcpu: VcpuId(index as u8),
+                reason: place.take()?,
+            })
+        })
+    }
+
+    /// How a CPU is to go on.
+    pub fn mode(&self, index: usize) -> RunMode {
+        let wishes = self.wishes.lock();
+        wishes
+            .modes
+            .get(index)
+            .copied()
+            .unwrap_or(RunMode::Continue)
+    }
+
+    /// Changes it.
+    pub fn set_mode(&self, index: usize, mode: RunMode) {
+        if let Some(place) = self.wishes.lock().modes.get_mut(index) {
+            *place = mode;
+        }
+    }
 }
 
 impl Machine for Hyp {
@@ -35,13 +106,17 @@ impl Machine for Hyp {
 /// hit of its own would wait for the table that it changes.
 impl RunControl for Hyp {
     fn vcpu_count(&self) -> usize {
-        cpu::online().count()
+        cpu::online().map(|cpu| cpu.index + 1).max().unwrap_or(1)
     }
 
+    /// While the hypervisor is held, a CPU that does not come to rest counts as off: there is nothing to show of it.
     fn power(&self, vcpu: VcpuId) -> Power {
-        match cpu::get(usize::from(vcpu.0)) {
-            Some(_) => Power::On,
-            None => Power::Off,
+        let index = usize::from(vcpu.0);
+        let shows = !self.held() || index == MASTER || rendezvous::rests(index);
+        if cpu::get(index).is_some() && shows {
+            Power::On
+        } else {
+            Power::Off
         }
     }
 
@@ -50,12 +125,8 @@ impl RunControl for Hyp {
     }
 
     fn hold(&self) {
-        let missing = rendezvous::stop_cpus();
-        for index in missing.iter() {
+        for index in self.stop().iter() {
             error!("cpu{index} does not come to rest: what it executes changes under it");
-        }
-        if self.holds.fetch_add(1, Ordering::AcqRel) == 0 {
-            cpu::this().begin_probe();
         }
     }
 
@@ -70,35 +141,62 @@ impl RunControl for Hyp {
         self.holds.load(Ordering::Acquire) > 0
     }
 
-    /// Physical CPUs are not stepped.
-    fn set_run_mode(&self, _: VcpuId, _: RunMode) {}
+    fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode) {
+        self.set_mode(usize::from(vcpu.0), mode);
+    }
 
-    /// No probe stops them.
     fn take_stop(&self) -> Option<Stop> {
-        None
+        // Only there are the service CPU's own registers to be had.
+        if !debugger::is_attending() {
+            return None;
+        }
+        let stop = self.pop_stop()?;
+        self.hold();
+        for index in 0..cpu::MAX_CPUS {
+            self.set_mode(index, RunMode::Continue);
+        }
+        Some(stop)
     }
 }
 
-/// Physical CPUs are no debugger's yet: their registers are not shown.
 impl Registers for Hyp {
-    fn core(&self, _: VcpuId) -> Result<CoreRegs, NoVcpu> {
-        Err(NoVcpu)
+    /// A CPU in the slot of a probe is shown in the function.
+    fn core(&self, vcpu: VcpuId) -> Result<CoreRegs, NoVcpu> {
+        let regs = rendezvous::with_frame(usize::from(vcpu.0), |frame| frame.regs);
+        let regs = regs.ok_or(NoVcpu)?;
+        Ok(CoreRegs {
+            pc: hprobes::address_of(regs.pc),
+            ..regs
+        })
     }
 
-    fn set_core(&self, _: VcpuId, _: &CoreRegs) -> Result<(), NoVcpu> {
-        Err(NoVcpu)
+    /// Flags change, the exception level and the masks of PSTATE do not. SP stays aligned: EL2 checks that.
+    fn set_core(&self, vcpu: VcpuId, regs: &CoreRegs) -> Result<(), NoVcpu> {
+        const FLAGS: u64 = pstate::N | pstate::Z | pstate::C | pstate::V;
+        let change = |old: &mut CoreRegs| {
+            let stays = hprobes::address_of(old.pc) == regs.pc;
+            *old = CoreRegs {
+                sp: regs.sp & !0xf,
+                pc: if stays { old.pc } else { regs.pc },
+                pstate: old.pstate & !FLAGS | regs.pstate & FLAGS,
+                ..*regs
+            };
+        };
+        rendezvous::with_frame(usize::from(vcpu.0), |frame| change(&mut frame.regs)).ok_or(NoVcpu)
     }
 
-    fn fp(&self, _: VcpuId) -> Result<FpRegs, NoVcpu> {
-        Err(NoVcpu)
+    /// EL2 code uses none of these: they are the guest's.
+    fn fp(&self, vcpu: VcpuId) -> Result<FpRegs, NoVcpu> {
+        rendezvous::with_context(usize::from(vcpu.0), |context| context.fp).ok_or(NoVcpu)
     }
 
     fn set_fp(&self, _: VcpuId, _: &FpRegs) -> Result<(), NoVcpu> {
         Err(NoVcpu)
     }
 
-    fn sys(&self, _: VcpuId) -> Result<SysRegs, NoVcpu> {
-        Err(NoVcpu)
+    /// The EL1 registers of the CPU, which are the guest's.
+    fn sys(&self, vcpu: VcpuId) -> Result<SysRegs, NoVcpu> {
+        rendezvous::with_context(usize::from(vcpu.0), |context| context.sys).ok_or(NoVcpu)
     }
 
     fn set_sys(&self, _: VcpuId, _: SysReg, _: u64) -> Result<(), NoVcpu> {

@@ -7,6 +7,7 @@
 //! - [`MaskedMutex`] is held with interrupts masked, for a moment only. The debugger needs what is behind it (the heap, the
 //!   log), so no CPU may be stopped while it holds one; code that holds one cannot be probed.
 
+use crate::debugger;
 use crate::masking::{self, Before};
 use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::{GuardNoSend, RawMutex};
@@ -31,6 +32,7 @@ unsafe impl RawMutex for Spin {
     fn lock(&self) {
         while !self.try_lock() {
             while self.0.load(Ordering::Relaxed) {
+                debugger::while_spinning();
                 core::hint::spin_loop();
             }
         }
@@ -67,6 +69,7 @@ unsafe impl RawMutex for MaskedSpin {
     fn lock(&self) {
         while !self.try_lock() {
             while self.inner.0.load(Ordering::Relaxed) {
+                debugger::while_spinning();
                 core::hint::spin_loop();
             }
         }

@@ -22,6 +22,7 @@ mod boot;
 mod console_log;
 mod cpu;
 mod crash;
+mod debugger;
 mod el2;
 mod esr;
 mod exits;

@@ -114,7 +114,7 @@ pub fn init(ram: &[Range], devices: &[Range]) {
             },
             DATA,
         );
-        for cpu in 0..cpu::MAX_CPUS {
+        for cpu in 0..=cpu::DEBUGGER_STACK {
             add(cpu::stack(cpu), DATA);
         }
         add(

@@ -15,15 +15,12 @@
 //! Guest time stands still from [`stop_cpus`] to [`resume_cpus`]: `time::stopped_ticks` grows by it, and every CPU that
 //! rested puts the difference into its `CNTVOFF_EL2`.
 
-#![allow(
-    dead_code,
-    reason = "the hyp endpoint and probes on EL2 code, its users, land next"
-)]
-
+use crate::lock::MaskedMutex;
 use crate::vectors::Frame;
-use crate::{cpu, gic, masking, sysreg, time};
+use crate::{cpu, fp, gic, guest_sys, masking, sysreg, time};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use probes::regs::{CoreRegs, FpRegs, SysRegs, pstate};
 
 /// The CPU that stops the others.
 pub const MASTER: usize = 0;
@@ -37,6 +34,17 @@ pub mod brk {
     pub const OBEY: u16 = 0x3f00;
     /// This CPU has crashed and goes no further.
     pub const CRASHED: u16 = 0x3f01;
+    /// The debugger has to run here and now.
+    pub const ATTEND: u16 = 0x3f02;
+}
+
+/// What of a CPU's guest is live in its registers while it rests, to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// SIMD registers.
+    pub fp: FpRegs,
+    /// EL1 system registers.
+    pub sys: SysRegs,
 }
 
 /// Where one CPU rests.
@@ -45,12 +53,15 @@ struct Place {
     frame: AtomicPtr<Frame>,
     /// It rests until the master lets it go, however often the others are stopped and resumed meanwhile.
     kept: AtomicBool,
+    /// As of the moment when it came to rest.
+    context: MaskedMutex<Option<Context>>,
 }
 
 static PLACES: [Place; cpu::MAX_CPUS] = [const {
     Place {
         frame: AtomicPtr::new(ptr::null_mut()),
         kept: AtomicBool::new(false),
+        context: MaskedMutex::new(None),
     }
 }; cpu::MAX_CPUS];
 
@@ -66,14 +77,19 @@ static MASTER_UNMASKS: AtomicBool = AtomicBool::new(false);
 pub struct CpuSet(u32);
 
 impl CpuSet {
+    /// One bit for each CPU, CPU 0 lowest.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From [`CpuSet::bits`].
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// Adds one.
     pub fn insert(&mut self, index: usize) {
         self.0 |= 1 << index;
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
     }
 
     /// Their numbers, lowest first.
@@ -143,6 +159,20 @@ fn others() -> impl Iterator<Item = &'static cpu::Cpu> {
     cpu::online().filter(|cpu| cpu.index != MASTER)
 }
 
+/// Gives the master's own registers to [`with_frame`], until [`withdraw`].
+pub fn publish(frame: &mut Frame) {
+    let place = &PLACES[MASTER];
+    *place.context.lock() = Some(Context::of_this_cpu());
+    place.frame.store(frame, Ordering::SeqCst);
+}
+
+/// Takes [`publish`] back.
+pub fn withdraw() {
+    PLACES[MASTER]
+        .frame
+        .store(ptr::null_mut(), Ordering::SeqCst);
+}
+
 /// Whether a CPU rests, or has crashed.
 pub fn rests(index: usize) -> bool {
     let place = PLACES.get(index);
@@ -158,7 +188,26 @@ pub fn with_frame<T>(index: usize, action: impl FnOnce(&mut Frame) -> T) -> Opti
     unsafe { frame.as_mut() }.map(action)
 }
 
+/// Reads what else is known of a CPU that rests.
+pub fn with_context<T>(index: usize, action: impl FnOnce(&Context) -> T) -> Option<T> {
+    PLACES.get(index)?.context.lock().as_ref().map(action)
+}
+
 // ---- A CPU that rests ----
+
+impl Context {
+    fn of_this_cpu() -> Self {
+        let guest = CoreRegs {
+            sp: sysreg::read!("sp_el1"),
+            pstate: pstate::EL1H,
+            ..CoreRegs::default()
+        };
+        Self {
+            fp: fp::save(),
+            sys: guest_sys::save(&guest, sysreg::read!("mdscr_el1")),
+        }
+    }
+}
 
 /// The stop interrupt came in an exception of EL2: rests as long as it has to. Not on the master.
 pub fn rest(frame: &mut Frame) {
@@ -167,7 +216,10 @@ pub fn rest(frame: &mut Frame) {
     if !must_rest() {
         return;
     }
+    // What is saved here may carry breakpoints: they are not for this.
+    let _inside = cpu::this().enter_probe();
     let stopped_before = time::stopped_ticks();
+    *place.context.lock() = Some(Context::of_this_cpu());
     loop {
         place.frame.store(frame, Ordering::SeqCst);
         while must_rest() {
@@ -204,9 +256,9 @@ pub fn let_go(index: usize) {
 
 /// Publishes the last registers of a CPU that goes no further, and ends it.
 pub fn rest_for_ever(frame: &mut Frame) -> ! {
-    PLACES[cpu::this().index]
-        .frame
-        .store(frame, Ordering::SeqCst);
+    let place = &PLACES[cpu::this().index];
+    *place.context.lock() = Some(Context::of_this_cpu());
+    place.frame.store(frame, Ordering::SeqCst);
     loop {
         aarch64_cpu::asm::wfe();
     }
@@ -223,6 +275,7 @@ pub fn take_stop_interrupts() {
 }
 
 /// Rests, or attends the debugger, where the stop interrupt was acknowledged outside of an exception of EL2.
+#[inline(never)]
 pub fn obey() {
     // SAFETY: the exception's handler (el2.rs) returns behind the instruction with all registers as they were.
     unsafe { core::arch::asm!("brk #{}", const brk::OBEY) };

@@ -146,6 +146,9 @@ vector_table:
     .endm
 
 guest_exit:
+    .cfi_startproc simple
+    .cfi_def_cfa sp, 0
+    .cfi_undefined x30              // a debugger's backtrace of EL2 ends here as well
     save_rest
     tst     x3, #1                  // PSTATE.M[0]: which stack pointer the guest used
     mrs     x4, sp_el1
@@ -155,6 +158,7 @@ guest_exit:
     mov     x0, sp
     mov     x29, #0                 // a backtrace of EL2 ends here
     bl      handle_guest_exit
+    .cfi_endproc
 
     .global enter_guest
     // Continues the guest from the frame at SP.

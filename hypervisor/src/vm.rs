@@ -5,7 +5,7 @@ use crate::lock::Mutex;
 use crate::platform::{Module, ModuleKind, Platform, Range};
 use crate::stage2::Port;
 use crate::vcpu::{Start, Vcpu};
-use crate::{interrupts, mmu, service, time};
+use crate::{debugger, interrupts, mmu, service, time};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -296,6 +296,7 @@ impl Vm {
                     vcpu.give_up();
                     break;
                 }
+                debugger::while_spinning();
                 core::hint::spin_loop();
             }
         }

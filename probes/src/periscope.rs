@@ -16,7 +16,7 @@ use ebpf::LoadError;
 /// Why a name leads to no space. `Display` tells the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoSpace {
-    /// `vm0` or `hyp`: the hypervisor itself, which has no space here.
+    /// `vm0`, or `hyp` where it has no space: the hypervisor itself.
     Hypervisor(String),
     /// No VM has that name.
     Unknown {
@@ -32,7 +32,7 @@ impl fmt::Display for NoSpace {
         match self {
             Self::Hypervisor(name) => write!(
                 f,
-                "{name} is the hypervisor itself, which offers no probes on its own code"
+                "{name} is the hypervisor itself. Where it can be probed, it is called hyp."
             ),
             Self::Unknown { name, known } => {
                 write!(f, "no such VM: {name}. There are {}.", known.join(", "))
@@ -139,7 +139,10 @@ impl Periscope {
 
     /// The space that a user calls `name`: `vm1`, `vm2`, …, `hyp`.
     pub fn space(&self, name: &str) -> Result<&Space, NoSpace> {
-        if name == "hyp" || name == "vm0" {
+        if name == "vm0" {
+            return Err(NoSpace::Hypervisor(name.to_string()));
+        }
+        if name == "hyp" {
             let own = self.hypervisor();
             return own.ok_or_else(|| NoSpace::Hypervisor(name.to_string()));
         }

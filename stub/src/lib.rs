@@ -21,12 +21,11 @@ mod packet;
 mod server;
 mod session;
 mod target;
-mod unavailable;
 
 pub use channel::ByteChannel;
 pub use server::{Log, Server};
 pub use session::Session;
-pub use unavailable::Unavailable;
+pub use target::Commands;
 
 /// A hypervisor keeps sessions and the server where every CPU reaches them.
 const _: () = {

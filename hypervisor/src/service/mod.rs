@@ -9,9 +9,10 @@ mod guest_console;
 mod shell;
 
 use crate::hyp::HYP;
+use crate::lock::MaskedMutex;
 use crate::platform::{Platform, Transport};
 use crate::vm::{self, Vm};
-use crate::{console_log, cpu, gic, hprobes, ksyms, time};
+use crate::{console_log, cpu, debugger, gic, hprobes, ksyms, masking, time};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -22,7 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use devices::mmio::MmioRegion;
 use devices::uart::Pl011;
 use devices::virtio::{Console, Port, ProbeError};
-use endpoint::{DebugChannel, Endpoint, HypEndpoint};
+use endpoint::{DebugChannel, Endpoint};
 use guest_console::GuestConsole;
 use log::{info, warn};
 use probes::machine::{Machine, VmId};
@@ -45,7 +46,8 @@ const CONSOLE_BATCH: usize = 1024;
 /// How often the console device is asked for its ports at start.
 const PORT_POLLS: usize = 1000;
 
-type ChannelPort = Port<MmioRegion>;
+/// A port of the console device.
+pub type ChannelPort = Port<MmioRegion>;
 
 /// What a guest wants done to its whole VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,9 +67,10 @@ static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
 /// By VM: 0 nothing, 1 power off, 2 reset.
 static REQUESTS: [AtomicU8; cpu::MAX_CPUS] = [const { AtomicU8::new(0) }; cpu::MAX_CPUS];
 
+/// The console device. The debugger serves it too, while the service stands.
+static CONSOLE: MaskedMutex<Option<Console<MmioRegion>>> = MaskedMutex::new(None);
+
 struct Service {
-    console: Option<Console<MmioRegion>>,
-    hyp: Option<HypEndpoint>,
     endpoints: Vec<Endpoint>,
     consoles: Vec<GuestConsole>,
     shell: Option<Shell>,
@@ -147,13 +150,15 @@ pub fn init(platform: &Platform, cpus: usize) {
         })
         .collect::<Vec<_>>();
     let shell = take("org.periscope.shell").map(|port| Shell::new(server, port));
-    let hyp = take("org.periscope.hyp").map(HypEndpoint::new);
+    let hyp = Session::of_hypervisor(server).zip(take("org.periscope.hyp"));
+    if let Some((session, port)) = hyp {
+        debugger::init(session, port);
+    }
     info!("{} endpoints, {} consoles", endpoints.len(), consoles.len());
 
     let (intid, console) = found.unzip();
+    *CONSOLE.lock() = console;
     *SERVICE.lock() = Some(Service {
-        console,
-        hyp,
         endpoints,
         consoles,
         shell,
@@ -259,6 +264,24 @@ pub fn device_interrupt(intid: u32) {
     }
 }
 
+/// Acknowledges the interrupts of the channels' devices while nothing else may be served. The service looks at them later.
+pub fn take_channel_interrupts() {
+    masking::with_priority_mask(gic::PriorityMask::ChannelsOnly, || {
+        while let Some(intid) = gic::acknowledge() {
+            gic::drop_priority(intid);
+            gic::deactivate(intid);
+            device_interrupt(intid);
+        }
+    });
+}
+
+/// Serves the console device's control queue: afterwards the ports know who came and went.
+pub fn serve_console() {
+    if let Some(console) = CONSOLE.lock().as_mut() {
+        console.handle_interrupt();
+    }
+}
+
 /// The timer of this CPU has gone off: somebody wants the service to look.
 pub fn tick() {
     notify();
@@ -277,7 +300,7 @@ pub fn run_if_due() {
         if let Some(service) = SERVICE.lock().as_mut() {
             service.run();
         }
-        serve_requests();
+        debugger::work(serve_requests);
     }
 }
 
@@ -293,29 +316,24 @@ fn serve_requests() {
 
 impl Service {
     fn run(&mut self) {
-        if let Some(console) = &mut self.console {
-            console.handle_interrupt();
-        }
-        if let Some(hyp) = &mut self.hyp {
-            hyp.run();
-        }
-        if let Some(server) = SERVER.get() {
-            server.collect_events();
-        }
-        let mut wants_tick = false;
+        serve_console();
+        debugger::work(|| SERVER.get().map(Server::collect_events));
+        let mut wants_tick = debugger::serve();
         for endpoint in &mut self.endpoints {
-            endpoint.run(self.console.as_mut());
-            let space = endpoint.space();
-            if space.has_pending() {
-                space.retry_pending();
-            }
-            wants_tick |= endpoint.wants_poll() || space.has_pending();
+            wants_tick |= debugger::work(|| {
+                endpoint.run();
+                let space = endpoint.space();
+                if space.has_pending() {
+                    space.retry_pending();
+                }
+                endpoint.wants_poll() || space.has_pending()
+            });
         }
         for console in &mut self.consoles {
-            wants_tick |= console.run() == Backlog::Waiting;
+            wants_tick |= debugger::work(|| console.run()) == Backlog::Waiting;
         }
         if let Some(shell) = &mut self.shell {
-            wants_tick |= shell.run(self.console.as_mut()) == Backlog::Waiting;
+            wants_tick |= debugger::work(|| shell.run()) == Backlog::Waiting;
         }
         // The rings are full soon where nobody empties them.
         wants_tick |= SERVER.get().is_some_and(Server::wants_poll);

@@ -6,8 +6,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use devices::channel::{Channel, ChannelEvent};
-use devices::mmio::MmioRegion;
-use devices::virtio::Console;
 use stub::Server;
 use stub::commands::{self, Caller, Follower};
 
@@ -41,12 +39,10 @@ impl Shell {
     }
 
     /// Serves what has come.
-    pub fn run(&mut self, mut console: Option<&mut Console<MmioRegion>>) -> Backlog {
+    pub fn run(&mut self) -> Backlog {
         loop {
-            if let Some(console) = console.as_mut() {
-                // Who came and went before these bytes: commands take their time.
-                console.handle_interrupt();
-            }
+            // Who came and went before these bytes: commands take their time.
+            super::serve_console();
             let event = self.port.take_event();
             if event.is_some() {
                 self.line.clear();

@@ -4,6 +4,7 @@
 
 mod complete;
 mod event_args;
+mod from_hypervisor;
 mod gsym;
 mod help;
 mod ksym;
@@ -77,6 +78,7 @@ pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) ->
         return None;
     }
     let result = parse::resolve(COMMANDS, &words).and_then(|(command, arguments)| {
+        from_hypervisor::check(caller, command, arguments)?;
         let mut output = Output::new(&mut *out, format);
         let mut invocation = Invocation {
             server,

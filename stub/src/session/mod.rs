@@ -19,8 +19,9 @@ use crate::channel::ByteChannel;
 use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Framer, Incoming, Outbox};
 use crate::server::Server;
-use crate::target::{DebugTarget, tid};
+use crate::target::{Commands, DebugTarget, tid};
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
 use landing::Rewound;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
@@ -94,8 +95,19 @@ impl Session {
     /// no such VM.
     pub fn new(server: &'static Server, index: usize) -> Option<Self> {
         let space = server.periscope().spaces().get(index)?;
+        Some(Self::over(server, space))
+    }
+
+    /// The endpoint of the hypervisor itself, where it can be debugged. Its machine's holds stop the physical CPUs, so its
+    /// bytes have to be taken in by code that goes on while these stand.
+    pub fn of_hypervisor(server: &'static Server) -> Option<Self> {
+        let space = server.periscope().hypervisor()?;
+        Some(Self::over(server, space))
+    }
+
+    fn over(server: &'static Server, space: &'static Space) -> Self {
         let mut target = DebugTarget::new(server, space);
-        Some(Self {
+        Self {
             server,
             space,
             framer: Framer::new(),
@@ -115,7 +127,7 @@ impl Session {
             resume_focus: Threads::Any,
             next_line: 0,
             told_lost: 0,
-        })
+        }
     }
 
     /// The space that the endpoint serves.
@@ -150,6 +162,16 @@ impl Session {
     /// hypervisor polls at least while this is true.
     pub fn wants_poll(&self) -> bool {
         self.state == State::Running || self.outbox.waiting() > 0
+    }
+
+    /// Says whether `monitor` commands may run now.
+    pub fn set_commands(&mut self, commands: Commands) {
+        self.target.set_commands(commands);
+    }
+
+    /// Keeps a line for the user until the target runs again.
+    pub fn tell(&mut self, line: String) {
+        self.target.notice(line);
     }
 
     /// Takes bytes from the channel.

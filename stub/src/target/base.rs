@@ -17,7 +17,13 @@ use probes::translate::{TranslationRegs, read_virt, write_virt};
 impl DebugTarget {
     /// What the stage-1 translation of a vCPU depends on.
     pub(crate) fn translation(&self, vcpu: VcpuId) -> Result<TranslationRegs, NoVcpu> {
-        Ok(TranslationRegs::from(&self.machine().sys(vcpu)?))
+        let sys = self.machine().sys(vcpu)?;
+        let regs = TranslationRegs::from(&sys);
+        if self.space.vm().is_hypervisor() {
+            // Its addresses are what `PhysMemory` takes. That is what a stage 1 does which is off.
+            return Ok(TranslationRegs { sctlr: 0, ..regs });
+        }
+        Ok(regs)
     }
 
     /// All registers of a vCPU.

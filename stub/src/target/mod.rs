@@ -52,6 +52,16 @@ pub(crate) struct DebugTarget {
     behind_pads: BTreeMap<u64, u64>,
     /// Why the last request was refused, where that has more words than a number.
     refusal: Option<String>,
+    commands: Commands,
+}
+
+/// Whether `monitor` commands run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Commands {
+    /// Yes.
+    Allowed,
+    /// No, because what they need may be in use below the code that serves the session. The text says so to the user.
+    Refused(&'static str),
 }
 
 impl DebugTarget {
@@ -68,12 +78,21 @@ impl DebugTarget {
             told_pending: BTreeSet::new(),
             behind_pads: BTreeMap::new(),
             refusal: None,
+            commands: Commands::Allowed,
         }
     }
 
     /// Forgets what belongs to a client.
     pub(crate) fn forget_client(&mut self) {
-        *self = Self::new(self.server, self.space);
+        *self = Self {
+            commands: self.commands,
+            ..Self::new(self.server, self.space)
+        };
+    }
+
+    /// Says whether `monitor` commands run.
+    pub(crate) fn set_commands(&mut self, commands: Commands) {
+        self.commands = commands;
     }
 
     /// The VM.

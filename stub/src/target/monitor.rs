@@ -1,9 +1,9 @@
 //! `monitor …`: the command language, with the output as console packets.
 
-use super::DebugTarget;
+use super::{Commands, DebugTarget};
 use crate::commands::{self, Caller};
 use core::convert::Infallible;
-use core::fmt;
+use core::fmt::{self, Write};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
 /// Bytes of text in one console packet at most: twice as many digits fit a client's buffer with ease.
@@ -39,6 +39,11 @@ impl MonitorCmd for DebugTarget {
             console,
             in_packet: 0,
         };
+        if let Commands::Refused(reason) = self.commands {
+            // Output that cannot be written has no reader to tell.
+            let _ = writeln!(out, "{reason}");
+            return Ok(());
+        }
         let line = alloc::string::String::from_utf8_lossy(command);
         let caller = Caller::Monitor {
             space: self.space,

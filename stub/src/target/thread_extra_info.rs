@@ -1,4 +1,4 @@
-//! The names of threads: `vm1/vcpu0`.
+//! The names of threads: `vm1/vcpu0`, `hyp/cpu0`.
 
 use super::DebugTarget;
 use alloc::format;
@@ -9,9 +9,11 @@ use gdbstub::target::ext::thread_extra_info::ThreadExtraInfo;
 use probes::machine::VcpuId;
 
 impl DebugTarget {
-    /// A vCPU as users see it.
+    /// A vCPU as users see it; the hypervisor's are the physical CPUs.
     pub(crate) fn vcpu_name(&self, vcpu: VcpuId) -> String {
-        format!("{}/vcpu{}", self.space.vm(), vcpu.0)
+        let vm = self.space.vm();
+        let kind = if vm.is_hypervisor() { "cpu" } else { "vcpu" };
+        format!("{vm}/{kind}{}", vcpu.0)
     }
 }
 

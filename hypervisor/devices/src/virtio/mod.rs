@@ -335,6 +335,11 @@ impl<M> Port<M> {
         self.link.is_open()
     }
 
+    /// Whether [`Channel::take_event`] may have something.
+    pub fn has_event(&self) -> bool {
+        self.link.changes() != self.seen
+    }
+
     /// Whether the last event that was taken is `Opened`.
     fn opened_last(&self) -> bool {
         self.seen % 2 == 1

@@ -1,0 +1,256 @@
+//! The hypervisor under its own debugger: the `hyp` endpoint at work.
+//!
+//! While a client looks at `hyp`, every physical CPU rests inside an exception that it took at EL2 (rendezvous.rs), and the
+//! service CPU, inside one as well, runs [`attend`]: it serves this one endpoint and nothing else. VMs are not served and
+//! their time stands still.
+//!
+//! # How the service CPU gets here
+//!
+//! - The service sees that the client has spoken ([`serve`]) and executes a `BRK` of ours: its own frame shows the service.
+//! - Another CPU comes to a breakpoint ([`stop`]): it rests and sends the stop interrupt. That is taken in any window. If the
+//!   service is in the middle of a piece of its work it goes on to the end of that piece ([`work`]), so that no lock of the
+//!   server's is held here.
+//! - It comes to a breakpoint itself.
+//! - It waits for something that a resting CPU holds: whoever waits on this CPU looks here ([`while_spinning`]).
+//!
+//! In the last two cases the server itself has been interrupted. Then `monitor` commands are refused, because they use what
+//! the server may hold; everything else works, as it needs only what is held with interrupts masked ([`crate::lock`]).
+//!
+//! # The stack
+//!
+//! The loop has a stack of its own: the one below may be nearly full.
+
+use crate::hyp::HYP;
+use crate::lock::MaskedMutex;
+use crate::rendezvous::{self, CpuSet, MASTER, brk};
+use crate::service::{self, ChannelPort};
+use crate::vectors::Frame;
+use crate::{cpu, gic, masking};
+use alloc::format;
+use core::sync::atomic::{AtomicBool, Ordering};
+use devices::channel::{Channel, ChannelEvent};
+use log::error;
+use probes::machine::{RunControl, RunMode, StopReason};
+use stub::{Commands, Session};
+
+/// Somebody wants the debugger to run: a CPU at a breakpoint, a client that has spoken.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// The debugger runs.
+static ATTENDING: AtomicBool = AtomicBool::new(false);
+/// The service is in the middle of a piece of its work.
+static WORKING: AtomicBool = AtomicBool::new(false);
+
+/// How many of the holds are [`attend`]'s own; others are the session's.
+const OWN_HOLD: usize = 1;
+
+/// Why `monitor` has to wait.
+const INTERRUPTED: &str = "the hypervisor stands in the middle of the server's own work, which has what this needs: \
+    continue, and try again";
+
+static ENDPOINT: MaskedMutex<Option<Endpoint>> = MaskedMutex::new(None);
+
+/// The session of the hypervisor and its channel.
+struct Endpoint {
+    session: Session,
+    port: ChannelPort,
+}
+
+/// Starts to serve `session` over `port`. Once.
+pub fn init(session: Session, port: ChannelPort) {
+    *ENDPOINT.lock() = Some(Endpoint { session, port });
+}
+
+/// Whether the debugger runs on the service CPU, with all others at rest.
+pub fn is_attending() -> bool {
+    ATTENDING.load(Ordering::Relaxed)
+}
+
+// ---- The service CPU on its ordinary way ----
+
+/// Does a piece of the service's work. The debugger comes before or after it.
+pub fn work<T>(piece: impl FnOnce() -> T) -> T {
+    WORKING.store(true, Ordering::Relaxed);
+    let result = piece();
+    WORKING.store(false, Ordering::Relaxed);
+    attend_if_wanted();
+    result
+}
+
+fn attend_if_wanted() {
+    if WANTED.load(Ordering::SeqCst) {
+        rendezvous::obey();
+    }
+}
+
+/// What the service does for this endpoint: listens, and sends what probes print while the hypervisor runs. Returns whether
+/// it has to be called again soon.
+pub fn serve() -> bool {
+    service::serve_console();
+    if with_endpoint(|endpoint| endpoint.has_news()) == Some(true) {
+        WANTED.store(true, Ordering::SeqCst);
+        attend_if_wanted();
+    }
+    let poll = |endpoint: &mut Endpoint| {
+        endpoint.session.poll();
+        endpoint.flush();
+        endpoint.session.wants_poll()
+    };
+    with_endpoint(poll) == Some(true)
+}
+
+fn with_endpoint<T>(action: impl FnOnce(&mut Endpoint) -> T) -> Option<T> {
+    ENDPOINT.try_lock()?.as_mut().map(action)
+}
+
+/// Called by whoever waits on the calling CPU for what another CPU holds. That CPU may be at rest: on the service CPU the
+/// debugger must be able to run here.
+pub fn while_spinning() {
+    if cpu::this().index != MASTER || is_attending() {
+        return;
+    }
+    let client_waits = || with_endpoint(|endpoint| endpoint.port.has_data()) == Some(true);
+    if WANTED.load(Ordering::SeqCst) || client_waits() {
+        WANTED.store(true, Ordering::SeqCst);
+        // SAFETY: the exception's handler (el2.rs) returns behind the instruction with all registers as they were.
+        unsafe { core::arch::asm!("brk #{}", const brk::ATTEND) };
+    }
+}
+
+// ---- Inside an exception of EL2 ----
+
+/// A probe on this CPU says stop: rests until the debugger lets the CPU go on from `frame`.
+pub fn stop(frame: &mut Frame, reason: StopReason) {
+    let this = cpu::this().index;
+    HYP.push_stop(this, reason);
+    WANTED.store(true, Ordering::SeqCst);
+    if this == MASTER {
+        attend(frame);
+    } else if let Some(master) = cpu::get(MASTER) {
+        gic::send(master, gic::SGI_STOP);
+        rendezvous::rest_until_let_go(frame);
+    }
+}
+
+/// The stop interrupt has come to the service CPU.
+pub fn called(frame: &mut Frame) {
+    // At the end of its piece of work, or when it waits, the service comes back by itself.
+    if WANTED.load(Ordering::SeqCst) && !WORKING.load(Ordering::Relaxed) {
+        attend(frame);
+    }
+}
+
+/// Runs the debugger, the service CPU standing at `frame`, until every CPU may go on.
+pub fn attend(frame: &mut Frame) {
+    if ATTENDING.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let missing = HYP.stop();
+    rendezvous::publish(frame);
+    on_own_stack(missing);
+    rendezvous::withdraw();
+    HYP.release();
+    ATTENDING.store(false, Ordering::SeqCst);
+}
+
+fn on_own_stack(missing: CpuSet) {
+    let top = cpu::stack(cpu::DEBUGGER_STACK).end;
+    // SAFETY: the stack is mapped, nobody else uses it (`ATTENDING`), and SP is back before anything looks at the old one.
+    // What a function may change besides is named.
+    unsafe {
+        core::arch::asm!(
+            "mov x20, sp",
+            "mov sp, {top}",
+            "bl {serve}",
+            "mov sp, x20",
+            top = in(reg) top,
+            serve = sym serve_stopped,
+            in("x0") u64::from(missing.bits()),
+            out("x20") _,
+            clobber_abi("C"),
+        );
+    }
+}
+
+extern "C" fn serve_stopped(missing: u64) {
+    let missing = CpuSet::from_bits(missing as u32);
+    let served = with_endpoint(|endpoint| endpoint.serve_stopped(missing));
+    if served.is_none() {
+        error!("hyp stands at a breakpoint, and nobody can look: it goes on");
+        while HYP.pop_stop().is_some() {}
+    }
+    for index in 0..cpu::MAX_CPUS {
+        if HYP.mode(index) != RunMode::Stay {
+            rendezvous::let_go(index);
+        }
+    }
+}
+
+impl Endpoint {
+    fn has_news(&self) -> bool {
+        self.port.has_data() || self.port.has_event()
+    }
+
+    fn flush(&mut self) {
+        self.session.flush(&mut self.port);
+    }
+
+    /// Serves the client until it lets the hypervisor go on.
+    fn serve_stopped(&mut self, missing: CpuSet) {
+        self.session
+            .set_commands(if WORKING.load(Ordering::Relaxed) {
+                Commands::Refused(INTERRUPTED)
+            } else {
+                Commands::Allowed
+            });
+        for index in missing.iter() {
+            self.session.tell(format!(
+                "hyp/cpu{index} does not stop: its registers cannot be shown\n"
+            ));
+        }
+        WANTED.store(false, Ordering::SeqCst);
+        loop {
+            self.receive();
+            self.session.poll();
+            self.flush();
+            let is_held = HYP.holds() > OWN_HOLD;
+            if is_held {
+                self.wait();
+            } else if !HYP.has_stop() {
+                break;
+            }
+        }
+    }
+
+    /// Takes what has come, and answers.
+    fn receive(&mut self) {
+        loop {
+            // Who came and went, before any bytes.
+            service::serve_console();
+            let event = self.port.take_event();
+            match event {
+                Some(ChannelEvent::Opened) => self.session.opened(),
+                Some(ChannelEvent::Closed) => self.session.closed(),
+                Some(ChannelEvent::Replaced) => self.session.replaced(),
+                None => {}
+            }
+            let mut buffer = [0; 1024];
+            let count = self.port.read(&mut buffer);
+            self.session.receive(&buffer[..count]);
+            // Whether the client is still there to read the answers.
+            service::serve_console();
+            self.flush();
+            if event.is_none() && count == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the client.
+    fn wait(&mut self) {
+        let waits_for_room = self.session.wants_poll();
+        if !waits_for_room {
+            masking::wait(gic::PriorityMask::ChannelsOnly);
+        }
+        service::take_channel_interrupts();
+    }
+}

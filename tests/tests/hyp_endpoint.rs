@@ -1,0 +1,324 @@
+//! Real GDB attached to the hypervisor itself, under a guest that counts what a stop might lose.
+
+use anyhow::{Context, Result, ensure};
+use e2e::tiny::{Tiny, truth};
+use e2e::{Case, Gdb, MOMENT, Spec, TestMachine, suite};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+use xtask::build::Program;
+use xtask::machine::Start;
+
+macro_rules! case_list {
+    ($($name:ident,)+) => {
+        &[$(Case { name: stringify!($name), run: $name },)+]
+    };
+}
+
+fn main() -> ExitCode {
+    suite(
+        World::boot,
+        case_list![
+            every_cpu_stops_and_shows_itself,
+            memory_reads_true_and_unmapped_is_an_error,
+            control_c_stops_what_runs,
+            guests_lose_nothing,
+            guest_time_stands_still,
+            commands_that_need_a_vm_are_refused,
+            clients_come_and_go,
+            breakpoints_stop_with_their_arguments,
+            a_breakpoint_ends_with_its_client,
+            vm_endpoints_are_served_again,
+        ],
+    )
+}
+
+/// How long all CPUs may take to stop, by the client's clock: machines of tests share few processors.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// Two tiny guests, one with two vCPUs: the hypervisor has four CPUs, none of them idle but the service's.
+struct World {
+    machine: TestMachine,
+}
+
+impl World {
+    fn boot() -> Result<Self> {
+        let spec = Spec::hypervisor()
+            .tiny_guest(2, Start::Immediately)
+            .tiny_guest(1, Start::Immediately);
+        let machine = TestMachine::start(spec)?;
+        for vm in [1, 2] {
+            let mut console = machine.console(vm)?;
+            Tiny::new(&mut console).wait_ready()?;
+        }
+        Ok(Self { machine })
+    }
+
+    /// A GDB that knows the hypervisor's symbols and has stopped it.
+    fn attach(&self) -> Result<Gdb> {
+        let mut gdb = Gdb::start()?;
+        // Symbols of assembly are none of Rust's.
+        gdb.console("set language c")?;
+        gdb.console(&format!("file {}", Program::Hypervisor.elf().display()))?;
+        gdb.connect(self.machine.ports().hyp())?;
+        Ok(gdb)
+    }
+
+    /// Both guests do what they always do.
+    fn guests_go_on(&self, after: &str) -> Result<()> {
+        for (vm, command, count) in [(1, "callboth fn_stp 10", 20), (2, "call fn_stp 10", 10)] {
+            let mut console = self.machine.console(vm)?;
+            let mut tiny = Tiny::new(&mut console);
+            tiny.settle()?;
+            truth::expect(&mut tiny, command, &[("count", count), ("bad", 0)])
+                .with_context(|| format!("vm{vm} after {after}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn every_cpu_stops_and_shows_itself(world: &World) -> Result<()> {
+    let begin = Instant::now();
+    let mut gdb = world.attach()?;
+    let taken = begin.elapsed();
+    ensure!(taken < BOUND, "it took {taken:?} to stop");
+    let threads = gdb.console("info threads")?;
+    for name in ["hyp/cpu0", "hyp/cpu1", "hyp/cpu2", "hyp/cpu3"] {
+        ensure!(threads.contains(name), "no {name} among\n{threads}");
+    }
+    for cpu in 1..=4 {
+        gdb.console(&format!("thread {cpu}"))?;
+        let (pc, sp) = (gdb.value("$pc")?, gdb.value("$sp")?);
+        let pstate = gdb.console("info registers cpsr")?;
+        ensure!(pstate.contains("EL=2"), "thread {cpu}: {pstate}");
+        let place = gdb.console("info symbol $pc")?;
+        ensure!(place.contains("in section .text"), "{pc:#x}: {place}");
+        let stacks = gdb.value("(unsigned long)&__stacks_start")?;
+        let slot = stacks + 0x1_0000 * (cpu - 1);
+        ensure!(
+            (slot + 0x8000..slot + 0x1_0000).contains(&sp),
+            "thread {cpu} has SP {sp:#x}, its stack's slot is at {slot:#x}"
+        );
+    }
+    // The service's CPU shows how it came here, a CPU in a guest the exit.
+    gdb.console("thread 1")?;
+    let own = gdb.console("backtrace")?;
+    ensure!(
+        own.contains("hypervisor::service::run_if_due") && own.contains("_start"),
+        "{own}"
+    );
+    gdb.console("thread 2")?;
+    let guest = gdb.console("backtrace")?;
+    ensure!(
+        guest.contains("hypervisor::exits::handle_guest_exit") && guest.contains("guest_exit"),
+        "{guest}"
+    );
+    ensure!(!guest.contains("Backtrace stopped"), "{guest}");
+    gdb.detach()?;
+    world.guests_go_on("a look")
+}
+
+fn memory_reads_true_and_unmapped_is_an_error(world: &World) -> Result<()> {
+    let mut gdb = world.attach()?;
+    // As the ELF has it.
+    let compared = gdb.console("compare-sections .rodata")?;
+    ensure!(compared.contains("matched"), "{compared}");
+    // The first page is left out of the map; the GIC is a device.
+    for address in ["0x10", "0x8000000"] {
+        let said = gdb.console(&format!("x/gx {address}"));
+        let error = said.err().context("no error")?.to_string();
+        ensure!(error.contains("Cannot access memory"), "{error}");
+    }
+    // What belongs to the loader is written and read back; code is not written.
+    let place = "(unsigned long *)((unsigned long)&__stacks_start + 0x8000)";
+    let old = gdb.value(&format!("*{place}"))?;
+    gdb.console(&format!("set var *{place} = 0x1234"))?;
+    ensure!(gdb.value(&format!("*{place}"))? == 0x1234, "a lost write");
+    gdb.console(&format!("set var *{place} = {old}"))?;
+    let said = gdb.console("set var *(unsigned int *)&_start = 0");
+    ensure!(said.is_err(), "code was written: {said:?}");
+    gdb.detach()?;
+    world.guests_go_on("reading memory")
+}
+
+fn control_c_stops_what_runs(world: &World) -> Result<()> {
+    let mut gdb = world.attach()?;
+    for _ in 0..5 {
+        gdb.resume()?;
+        gdb.expect_running(Duration::from_millis(200))?;
+        let begin = Instant::now();
+        let stop = gdb.interrupt()?;
+        ensure!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
+        ensure!(
+            stop.field("signal-name").as_deref() == Some("SIGINT"),
+            "{stop:?}"
+        );
+    }
+    gdb.detach()?;
+    world.guests_go_on("Ctrl-C")
+}
+
+/// Stops in the middle of whatever both vCPUs do.
+fn guests_lose_nothing(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut gdb = world.attach()?;
+    for round in 0..6 {
+        tiny.send("callboth fn_stp 200000")?;
+        for _ in 0..3 {
+            gdb.resume()?;
+            gdb.expect_running(Duration::from_millis(20 * round))?;
+            gdb.interrupt()?;
+        }
+        gdb.resume()?;
+        let reply = tiny.reply()?;
+        let (count, bad) = (reply.number("count")?, reply.number("bad")?);
+        ensure!(
+            (count, bad) == (400_000, 0),
+            "round {round}: {}",
+            reply.text
+        );
+        gdb.interrupt()?;
+    }
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("many stops")
+}
+
+fn guest_time_stands_still(world: &World) -> Result<()> {
+    const STOP: Duration = Duration::from_secs(2);
+    for vm in [1, 2] {
+        let mut console = world.machine.console(vm)?;
+        let mut tiny = Tiny::new(&mut console);
+        tiny.settle()?;
+        let mut gdb = world.attach()?;
+        gdb.resume()?;
+        let before = tiny.run("timer")?;
+        gdb.interrupt()?;
+        thread::sleep(STOP);
+        gdb.resume()?;
+        let after = tiny.run("timer")?;
+        let passed = after.number("counter")? - before.number("counter")?;
+        let stopped = before.number("frequency")? * STOP.as_secs();
+        ensure!(passed > 0, "guest time has stopped for good");
+        ensure!(
+            passed < stopped,
+            "vm{vm}: {passed} ticks passed, {stopped} in the stop alone"
+        );
+        let slept = tiny.run("sleep 20")?;
+        ensure!(
+            slept.number("passed")? >= slept.number("asked")?,
+            "{}",
+            slept.text
+        );
+        gdb.interrupt()?;
+        gdb.detach()?;
+    }
+    Ok(())
+}
+
+fn commands_that_need_a_vm_are_refused(world: &World) -> Result<()> {
+    let mut gdb = world.attach()?;
+    for command in [
+        "vm list",
+        "vm stop vm1",
+        "trace kprobe vm1:0x40200000 count",
+    ] {
+        let said = gdb.console(&format!("monitor {command}"))?;
+        ensure!(
+            said.contains("the VMs stand with the hypervisor"),
+            "{command}: {said}"
+        );
+    }
+    let list = gdb.console("monitor trace list")?;
+    ensure!(list.contains("HITS"), "{list}");
+    ensure!(gdb.console("monitor log")?.contains("EL2 up"), "no log");
+    gdb.detach()?;
+    world.guests_go_on("commands")
+}
+
+fn clients_come_and_go(world: &World) -> Result<()> {
+    for command in ["-target-detach", "kill"] {
+        let mut gdb = world.attach()?;
+        gdb.mi(command)?;
+        world.guests_go_on(command)?;
+    }
+    // Killed itself, standing and running.
+    drop(world.attach()?);
+    world.guests_go_on("a client that ended in a stop")?;
+    let mut gdb = world.attach()?;
+    gdb.resume()?;
+    drop(gdb);
+    world.guests_go_on("a client that ended")
+}
+
+/// `PSCI_VERSION`, the function number of the tiny guest's `psci version`.
+const PSCI_VERSION: u64 = 0x8400_0000;
+
+/// A guest's call stops at the function that serves it, on the guest's CPU, with the call's number.
+fn breakpoints_stop_with_their_arguments(world: &World) -> Result<()> {
+    for (vm, thread) in [(1, "hyp/cpu1"), (2, "hyp/cpu3")] {
+        let mut console = world.machine.console(vm)?;
+        let mut tiny = Tiny::new(&mut console);
+        tiny.settle()?;
+        let mut gdb = world.attach()?;
+        gdb.console("break psci::call")?;
+        for _ in 0..3 {
+            tiny.send("psci version")?;
+            let stop = gdb.resume_until_stop(MOMENT)?;
+            ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+            let threads = gdb.console("info threads")?;
+            let current = threads.lines().find(|line| line.starts_with('*'));
+            ensure!(
+                current.is_some_and(|line| line.contains(thread) && line.contains("psci::call")),
+                "{threads}"
+            );
+            let function = gdb.value("regs.x[0]")?;
+            ensure!(function == PSCI_VERSION, "called {function:#x}");
+            let trace = gdb.console("backtrace")?;
+            ensure!(trace.contains("handle_guest_exit"), "{trace}");
+            gdb.resume()?;
+            let version = tiny.reply()?.number("version")?;
+            ensure!(version >= 0x1_0001, "PSCI {version:#x}");
+            gdb.interrupt()?;
+        }
+        gdb.console("delete")?;
+        gdb.resume()?;
+        let version = tiny.run("psci version")?.number("version")?;
+        ensure!(version >= 0x1_0001, "PSCI {version:#x}");
+        gdb.interrupt()?;
+        gdb.detach()?;
+    }
+    world.guests_go_on("breakpoints")
+}
+
+/// A client that dies at its breakpoint leaves neither the stop nor the breakpoint behind.
+fn a_breakpoint_ends_with_its_client(world: &World) -> Result<()> {
+    for end in ["kill", "-target-detach", "nothing"] {
+        let mut gdb = world.attach()?;
+        gdb.console("break handle_guest_exit")?;
+        gdb.resume_until_stop(MOMENT)?;
+        if end != "nothing" {
+            gdb.mi(end)?;
+        }
+        drop(gdb);
+        world.guests_go_on(&format!("a breakpoint and {end}"))?;
+    }
+    Ok(())
+}
+
+fn vm_endpoints_are_served_again(world: &World) -> Result<()> {
+    let mut vm = world.machine.gdb(1)?;
+    let pc = vm.value("$pc")?;
+    {
+        let mut hyp = world.attach()?;
+        thread::sleep(Duration::from_millis(300));
+        hyp.detach()?;
+    }
+    ensure!(vm.value("$pc")? == pc, "a stopped vCPU has moved");
+    vm.resume()?;
+    vm.interrupt()?;
+    vm.detach()?;
+    world.guests_go_on("a session of a VM")
+}
