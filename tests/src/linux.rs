@@ -2,7 +2,9 @@
 
 use crate::{Console, Gdb, LONG, MOMENT};
 use anyhow::{Context, Result, ensure};
+use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::MutexGuard;
 use std::time::Duration;
 use xtask::guest::{self, Freshness, Release};
@@ -113,6 +115,14 @@ impl SymbolFile {
             path,
             text: u64::from_str_radix(text.trim(), 16)?,
         })
+    }
+
+    /// A `System.map` of its global symbols, as `nm` makes one of any ELF file.
+    pub fn system_map(&self) -> Result<PathBuf> {
+        let path = self.path.with_file_name("System.map");
+        let text = process::output(Command::new("nm").args(["-n", "-g"]).arg(&self.path))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     /// Loads it into a GDB that is attached, where the guest really runs. Returns the address of `_text` there.

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Case, Console, Gdb, LONG, Linux, Lldb, MOMENT, Spec, Stop, SymbolFile, TestMachine, suite,
+    Case, Console, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Spec, Stop, SymbolFile, TestMachine,
+    suite,
 };
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -45,6 +46,14 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "symbols_come_from_the_guests_memory",
         run: symbols_come_from_the_guests_memory,
+    },
+    Case {
+        name: "a_system_map_gives_the_same_symbols",
+        run: a_system_map_gives_the_same_symbols,
+    },
+    Case {
+        name: "the_hypervisor_knows_its_own_functions",
+        run: the_hypervisor_knows_its_own_functions,
     },
     Case {
         name: "breakpoint_in_the_kernel",
@@ -309,6 +318,52 @@ fn symbols_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
     let banner = gdb.console(&format!("x/s {truth:#x}"))?;
     ensure!(banner.contains("\"Linux version 6.12"), "{banner}");
     gdb.detach()
+}
+
+/// `trace loadsyms` for the second VM: what an uploaded System.map says, moved by KASLR, is what the kernel itself says.
+fn a_system_map_gives_the_same_symbols(machine: &Machine) -> Result<()> {
+    const SYMBOLS: [&str; 3] = ["_text", "vfs_read", "jiffies"];
+    let mut gdb = machine.machine.gdb(2)?;
+    let look_up = |gdb: &mut Gdb| -> Result<Vec<String>> {
+        SYMBOLS
+            .iter()
+            .map(|symbol| gdb.console(&format!("monitor gsym {symbol}")))
+            .collect()
+    };
+    let own = look_up(&mut gdb)?;
+    let map = machine.symbols.system_map()?;
+    gdb.console_within(&format!("remote put {} System.map", map.display()), LONG)?;
+    let said = gdb.console("monitor trace loadsyms vm2 System.map")?;
+    ensure!(
+        said.contains("symbols from System.map, moved by 0x"),
+        "{said}"
+    );
+    let loaded = look_up(&mut gdb)?;
+    ensure!(loaded == own, "the map says {loaded:?}, the kernel {own:?}");
+    let said = gdb.console("monitor trace kprobe vm2:vfs_read count")?;
+    Probe::attached(&said)?;
+    gdb.console("monitor trace unkprobe vm2:vfs_read")?;
+    gdb.detach()
+}
+
+/// `ksym`, both ways.
+fn the_hypervisor_knows_its_own_functions(machine: &Machine) -> Result<()> {
+    let found = machine.shell("ksym lookup handle_guest_exit")?;
+    let row = found.lines().find(|line| line.contains("0x"));
+    let row = row.with_context(|| format!("not found: {found}"))?;
+    let address = row.split_whitespace().next().unwrap_or_default();
+    let back = machine.shell(&format!("ksym lookup {address}"))?;
+    ensure!(back.contains("handle_guest_exit"), "{address}: {back}");
+    let short = machine.shell("ksym lookup Vm::hold")?;
+    ensure!(short.contains("hypervisor::vm::Vm"), "{short}");
+    let typo = machine.shell("ksym lookup handle_gest_exit")?;
+    ensure!(typo.contains("Did you mean handle_guest_exit"), "{typo}");
+    let search = machine.shell("ksym search psci --json")?;
+    ensure!(
+        search.contains("\"function\":\"hypervisor::psci"),
+        "{search}"
+    );
+    Ok(())
 }
 
 fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
