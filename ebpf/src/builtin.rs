@@ -16,8 +16,9 @@ use alloc::vec::Vec;
 /// * `stop`: returns 1, which stops the VM.
 /// * `count`: counts its runs in the only entry of the array `count`.
 /// * `args`: stores x0 to x3 into the array `args` and prints them.
+/// * `ret`: at the return of a function, prints x0 and how long the call took.
 /// * `printk`: prints `hit`.
-pub const NAMES: &[&str] = &["stop", "count", "args", "printk"];
+pub const NAMES: &[&str] = &["stop", "count", "args", "ret", "printk"];
 
 /// Loads the built-in object `name` for a machine with `cpus` physical CPUs.
 pub fn load(name: &str, cpus: usize) -> Result<Object, LoadError> {
@@ -30,6 +31,7 @@ pub fn linked(name: &str) -> Option<Linked> {
         "stop" => (stop(), vec![]),
         "count" => (count(), vec![counters("count", 1)]),
         "args" => (args(), vec![counters("args", 4), text(ARGS_FORMAT)]),
+        "ret" => (ret(), vec![text(RET_FORMAT)]),
         "printk" => (printk(), vec![text(PRINTK_FORMAT)]),
         _ => return None,
     };
@@ -47,6 +49,7 @@ pub fn linked(name: &str) -> Option<Linked> {
 }
 
 const ARGS_FORMAT: &[u8] = b"x0=%#llx x1=%#llx x2=%#llx x3=%#llx\0";
+const RET_FORMAT: &[u8] = b"x0=%#llx after %llu ns\0";
 const PRINTK_FORMAT: &[u8] = b"hit\0";
 
 /// An array of `entries` 64-bit numbers.
@@ -127,6 +130,23 @@ fn args() -> Vec<Insn> {
         asm::alu_imm(alu::ADD, R3, VALUES.into()),
         mov_imm(R4, 32),
         call(Helper::TraceVprintk),
+        mov_imm(R0, 0),
+        exit(),
+    ]);
+    program
+}
+
+fn ret() -> Vec<Insn> {
+    let mut program = vec![
+        asm::load(R6, R1, 0),
+        call(Helper::DurationNs),
+        mov(R4, R0),
+        mov(R3, R6),
+    ];
+    program.extend(asm::map_value(R1, 0, 0));
+    program.extend([
+        mov_imm(R2, RET_FORMAT.len() as i32),
+        call(Helper::TracePrintk),
         mov_imm(R0, 0),
         exit(),
     ]);

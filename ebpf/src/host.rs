@@ -16,6 +16,10 @@ pub trait Host {
     fn ktime_ns(&self) -> u64;
     /// The physical CPU that runs the program, from 0. The same during a whole run.
     fn cpu(&self) -> usize;
+    /// At the return of a function: nanoseconds since its entry. `None` anywhere else.
+    fn duration_ns(&self) -> Option<u64> {
+        None
+    }
     /// Reads the guest's virtual memory as guest EL1 would on the vCPU that trapped. On a fault
     /// nothing is promised about `buffer`.
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault>;

@@ -17,6 +17,7 @@ pub(crate) struct FakeHost {
     pub(crate) cpu: usize,
     pub(crate) now: Cell<u64>,
     pub(crate) page: Vec<u8>,
+    pub(crate) duration_ns: Cell<Option<u64>>,
     pub(crate) printed: RefCell<Vec<String>>,
 }
 
@@ -28,6 +29,7 @@ impl FakeHost {
             cpu: 0,
             now: Cell::new(0),
             page,
+            duration_ns: Cell::new(None),
             printed: RefCell::default(),
         }
     }
@@ -49,6 +51,10 @@ impl Host for FakeHost {
 
     fn cpu(&self) -> usize {
         self.cpu
+    }
+
+    fn duration_ns(&self) -> Option<u64> {
+        self.duration_ns.get()
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {

@@ -84,6 +84,16 @@ impl Live {
 }
 
 impl LiveMemory for Live {
+    fn task(&self) -> u64 {
+        let on_sp_el1 = self.pstate & pstate::MODE_MASK == pstate::EL1H;
+        // The guest's: EL2 has a stack pointer of its own.
+        if on_sp_el1 {
+            sysreg::read!("sp_el0")
+        } else {
+            0
+        }
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         for (at, range) in Self::pieces(gva, buffer.len()) {
             let (_, hpa) = self.ram(at, Stage1::Read)?;

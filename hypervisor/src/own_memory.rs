@@ -73,6 +73,11 @@ pub fn check(address: u64, length: usize, access: Access) -> Result<(), (u64, Pl
 pub struct OwnMemory;
 
 impl LiveMemory for OwnMemory {
+    fn task(&self) -> u64 {
+        // A thread of execution of the hypervisor is a CPU.
+        0
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         check(gva.0, buffer.len(), Access::Read).map_err(|(address, _)| GuestFault {
             address: Gva(address),

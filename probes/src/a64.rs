@@ -2,16 +2,19 @@
 //!
 //! - [`simulate`] executes the common instructions of function entries without a step;
 //! - [`classify`] tells what an instruction means to a probe that wants to replace it;
+//! - [`control`] tells where control goes after an instruction;
 //! - [`step_plan`] finds the end of an exclusive sequence, which must run as one step.
 //!
 //! Encodings are those of the Arm ARM (DDI 0487), chapter C4.
 
 mod classify;
+mod control;
 mod exclusive;
 mod relocate;
 mod simulate;
 
 pub use classify::{Class, LandingPad, brk, classify, hvc};
+pub use control::{Control, control};
 pub use exclusive::{
     Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, inside_exclusive_sequence, step_plan,
 };

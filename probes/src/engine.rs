@@ -12,6 +12,7 @@ use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
+use crate::returns::{Occasion, Role};
 use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
@@ -108,6 +109,9 @@ impl Reported {
     }
 }
 
+/// In the place of what a hardware breakpoint displaces, which is nothing: no return probe needs it.
+const COVERED: u32 = 0;
+
 /// The trap that is being served.
 pub(crate) struct Trap<'a> {
     pub(crate) vcpu: VcpuId,
@@ -129,7 +133,8 @@ impl Space {
         if Gva(trap.regs.pc).page_offset() != site.gpa.page_offset() {
             return HitOutcome::NotOurs;
         }
-        match self.run_all(&site.bound, trap) {
+        let instruction = site.displaced.load(Ordering::Acquire);
+        match self.run_all(&site.bound, instruction, trap) {
             Some(reason) => {
                 self.report(trap, Some(site.gpa));
                 HitOutcome::Stop(reason)
@@ -145,7 +150,10 @@ impl Space {
         };
         let slot = immediate.checked_sub(HVC_BASE);
         let site = slot.and_then(|slot| registry.table.get(slot));
-        for bound in site.map_or(&[][..], |site| &site.bound) {
+        let bound = site.map_or(&[][..], |site| &site.bound);
+        // A call whose return goes by unseen counts when the next shows that it is over.
+        let begins = |bound: &&Bound| matches!(bound.role, Role::Here | Role::Entry);
+        for bound in bound.iter().filter(begins) {
             bound.attachment.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -160,12 +168,15 @@ impl Space {
             None if stops => registry.site_at_address(pc),
             _ => None,
         };
-        let bound = match (cover, site) {
-            (Some(cover), _) => &cover.bound,
-            (None, Some(site)) => &site.bound,
-            (None, None) => [].as_slice(),
+        let (bound, instruction) = match (cover, site) {
+            (Some(cover), _) => (cover.bound.as_slice(), COVERED),
+            (None, Some(site)) => (
+                site.bound.as_slice(),
+                site.displaced.load(Ordering::Acquire),
+            ),
+            (None, None) => ([].as_slice(), COVERED),
         };
-        let program_says = self.run_all(bound, trap);
+        let program_says = self.run_all(bound, instruction, trap);
         let reason = if stops {
             Some(StopReason::HwBreakpoint)
         } else {
@@ -247,16 +258,22 @@ impl Space {
         }
     }
 
-    /// Runs what is bound here, all of it, and says whether that stops the VM.
-    fn run_all(&self, bound: &[Bound], trap: &Trap<'_>) -> Option<StopReason> {
+    /// Runs what is bound here, all of it, and says whether that stops the VM. `instruction` is
+    /// the displaced one.
+    fn run_all(&self, bound: &[Bound], instruction: u32, trap: &Trap<'_>) -> Option<StopReason> {
         let mut reason = None;
         let hit = self.event_of(trap);
         for Bound {
             attachment,
             verdict,
+            role,
         } in bound
         {
-            let stops = self.run_one(attachment, *verdict, trap, &hit);
+            let occasion = self.occasion(attachment, *role, instruction, hit.time_ns, trap);
+            let Some(occasion) = occasion else {
+                continue;
+            };
+            let stops = self.run_one(attachment, *verdict, occasion, trap, &hit);
             // Of several, a breakpoint of GDB's is what GDB knows about.
             let known_to_gdb = reason == Some(StopReason::Site { probe: None });
             if stops && !known_to_gdb {
@@ -293,6 +310,7 @@ impl Space {
         &self,
         attachment: &Attachment,
         verdict: Verdict,
+        occasion: Occasion,
         trap: &Trap<'_>,
         hit: &TraceEvent,
     ) -> bool {
@@ -306,6 +324,7 @@ impl Space {
             kind,
             origin: kind,
             id: attachment.probe.unwrap_or(0),
+            duration_ns: occasion.duration_ns.map_or(0, |duration| duration.max(1)),
             ..*hit
         };
         if attachment.event.is_some() {
@@ -372,6 +391,11 @@ impl Host for HitHost<'_> {
 
     fn cpu(&self) -> usize {
         usize::from(self.event.cpu)
+    }
+
+    fn duration_ns(&self) -> Option<u64> {
+        let duration = self.event.duration_ns;
+        (duration != 0).then_some(duration)
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {

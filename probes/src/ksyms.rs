@@ -135,16 +135,7 @@ impl<'a> KsymTable<'a> {
 
     /// The function that holds `address`. One without a size reaches to the next.
     pub fn holding(&self, address: u64) -> Option<FunctionRef<'a>> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.address(middle)? <= address {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        let found = self.function(low.checked_sub(1)?)?;
+        let found = self.function(self.after(address)?.checked_sub(1)?)?;
         let reaches = found.size == 0 || address - found.address < found.size;
         reaches.then_some(found)
     }
@@ -170,6 +161,20 @@ impl<'a> KsymTable<'a> {
             answers_to(inlined, name).then(|| u32_at(entry, 4))?
         });
         places.fold(0, u32::saturating_add)
+    }
+
+    /// How many functions begin at or before `address`.
+    fn after(&self, address: u64) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.address(middle)? <= address {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Some(low)
     }
 
     fn address(&self, index: usize) -> Option<u64> {
@@ -261,6 +266,10 @@ impl Symbols for KsymTable<'_> {
         self.inlined_places(name)
     }
 
+    fn next_after(&self, address: Gva) -> Option<Gva> {
+        self.address(self.after(address.0)?).map(Gva)
+    }
+
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
         // People type the last words of a path.
@@ -324,6 +333,9 @@ mod tests {
         assert_eq!(name(0x1080), None, "behind its end");
         assert_eq!(name(0xfff), None, "before the first");
         assert_eq!(name(0x13fc), Some(("vector_table".to_string(), 0xfc)));
+        let next = |address| table.next_after(Gva(address)).map(|next| next.0);
+        assert_eq!((next(0xfff), next(0x1000)), (Some(0x1000), Some(0x1100)));
+        assert_eq!((next(0x14ff), next(0x1500)), (Some(0x1500), None));
         assert_eq!((table.len(), table.size()), (6, bytes.len()));
     }
 

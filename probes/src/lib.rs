@@ -24,6 +24,7 @@ mod qemu;
 pub mod refusal;
 mod registry;
 pub mod regs;
+mod returns;
 pub mod similar;
 mod site;
 pub mod space;

@@ -1,11 +1,14 @@
 //! From an address in a space's code to the word that can carry a probe.
 
 use crate::a64::{Class, SEQUENCE_LENGTH, classify, inside_exclusive_sequence};
-use crate::addr::{Gpa, Gva};
+use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{Machine, PhysFault, Power, VcpuId};
 use crate::own_code;
 use crate::refusal::Refusal;
+use crate::returns::Signature;
 use crate::translate::{Translation, TranslationRegs, translate};
+use alloc::vec;
+use alloc::vec::Vec;
 
 /// Bytes of an instruction.
 const WORD: u64 = 4;
@@ -69,6 +72,27 @@ impl Locator {
         }
     }
 
+    /// Reads the code at `address` and around it. `None`: not mapped for now. The VM is held.
+    pub(crate) fn reader<'a>(&self, machine: &'a dyn Machine, address: Gva) -> Option<Reader<'a>> {
+        let reader = |source| Reader {
+            source,
+            page: vec![0; PAGE_SIZE as usize],
+            address: None,
+        };
+        if machine.vm().is_hypervisor() {
+            return Some(reader(Source::OwnCode(machine)));
+        }
+        let live = vcpus(machine).filter_map(|vcpu| translation_regs(machine, vcpu));
+        let earlier = self
+            .kernel
+            .filter(|_| in_kernel_half(address) && only_user_code_runs(machine));
+        let codes = live.chain(earlier).map(|regs| Code { machine, regs });
+        let code = codes
+            .into_iter()
+            .find(|code| matches!(code.word(address), Ok(Some(_))))?;
+        Some(reader(Source::Guest(code)))
+    }
+
     /// The guest starts anew: its tables are gone.
     pub(crate) fn guest_reset(&mut self) {
         self.kernel = None;
@@ -86,13 +110,9 @@ impl Locator {
         if machine.vm().is_hypervisor() {
             return own_code::locate(machine, address).map(Some);
         }
-        if machine.power(vcpu) == Power::Off {
-            return Ok(None);
-        }
-        let Ok(sys) = machine.sys(vcpu) else {
+        let Some(regs) = translation_regs(machine, vcpu) else {
             return Ok(None);
         };
-        let regs = TranslationRegs::from(&sys);
         let spot = Code { machine, regs }.spot(address)?;
         if spot.is_some() && in_kernel_half(address) {
             self.kernel = Some(regs);
@@ -110,12 +130,65 @@ fn vcpus(machine: &dyn Machine) -> impl Iterator<Item = VcpuId> {
     (0..count).map(VcpuId)
 }
 
+/// `None`: the vCPU is off.
+fn translation_regs(machine: &dyn Machine, vcpu: VcpuId) -> Option<TranslationRegs> {
+    if machine.power(vcpu) == Power::Off {
+        return None;
+    }
+    let sys = machine.sys(vcpu).ok()?;
+    Some(TranslationRegs::from(&sys))
+}
+
 /// Whether every vCPU that is on executes at EL0.
 fn only_user_code_runs(machine: &dyn Machine) -> bool {
     let is_on = |vcpu: &VcpuId| machine.power(*vcpu) != Power::Off;
     vcpus(machine)
         .filter(is_on)
         .all(|vcpu| machine.core(vcpu).is_ok_and(|regs| regs.at_el0()))
+}
+
+/// The code around an address. Pages are read whole, and once as long as they are read in a row.
+pub(crate) struct Reader<'a> {
+    source: Source<'a>,
+    page: Vec<u8>,
+    /// Whose content `page` is.
+    address: Option<Gva>,
+}
+
+/// Whose code a [`Reader`] reads.
+enum Source<'a> {
+    Guest(Code<'a>),
+    /// The hypervisor's: its addresses are physical ones ([`crate::machine`]).
+    OwnCode(&'a dyn Machine),
+}
+
+impl Reader<'_> {
+    /// What of a code address may be a signature: the hypervisor signs none.
+    pub(crate) fn signature(&self) -> Signature {
+        match &self.source {
+            Source::Guest(code) => Signature::from_tcr(code.regs.tcr),
+            Source::OwnCode(_) => Signature::default(),
+        }
+    }
+
+    /// The guest's instruction at `address`.
+    pub(crate) fn word(&mut self, address: Gva) -> Option<u32> {
+        if self.address != Some(address.page()) {
+            self.address = None;
+            let (machine, first) = match &self.source {
+                Source::Guest(code) => {
+                    let word = code.word(address.page()).ok()??;
+                    (code.machine, word.spot.gpa)
+                }
+                Source::OwnCode(machine) => (*machine, Gpa(address.page().0)),
+            };
+            machine.read_phys(first, &mut self.page).ok()?;
+            self.address = Some(address.page());
+        }
+        let offset = address.page_offset() as usize;
+        let bytes = self.page.get(offset..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes))
+    }
 }
 
 /// A guest's code through the tables of one vCPU.

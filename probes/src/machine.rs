@@ -296,9 +296,12 @@ pub struct GuestFault {
     pub address: Gva,
 }
 
-/// The memory of the vCPU that traps, on its own physical CPU while it is on the hit path: no allocation, no lock that
+/// The memory of the vCPU that traps, and what else of it the hit path asks for, on its own physical CPU while it is on the hit path: no allocation, no lock that
 /// a stopped CPU can hold.
 pub trait LiveMemory {
+    /// What tells apart the threads of execution of the vCPU that traps: `SP_EL0` while EL1 runs on
+    /// `SP_EL1` (Linux keeps `current` there, `arch/arm64/include/asm/current.h`). 0 otherwise.
+    fn task(&self) -> u64;
     /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
     /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device

@@ -23,12 +23,36 @@ pub enum AfterRun {
     Stop,
 }
 
+/// How many calls of a function whose returns are probed can be under way at most.
+pub const MAX_CALLS: u16 = 4096;
+
+/// When a probe's program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Moment {
+    /// Before the instruction at the probe's place executes.
+    #[default]
+    Before,
+    /// When the function returns whose first instruction is the probe's place.
+    Return {
+        /// How many calls can be under way at the same time. Where there are more, the oldest is
+        /// given up and counts as missed. At least 1, at most [`MAX_CALLS`].
+        max_active: u16,
+    },
+}
+
+impl Moment {
+    /// At the return, with room for as many calls as most functions ever have under way.
+    pub const RETURN: Self = Self::Return { max_active: 256 };
+}
+
 /// What a user wants of a probe besides its place and its program. The default takes every hit and
 /// goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProbeOptions {
     /// What a hit does after the program has run.
     pub after: AfterRun,
+    /// When the program runs.
+    pub moment: Moment,
     /// How it traps.
     pub mode: ProbeMode,
     /// The only vCPU whose hits it takes; `None`: all.

@@ -324,7 +324,7 @@ mod tests {
         }
         let builtin = store.load("stop", &good);
         assert_eq!(builtin, Err(StoreError::Builtin("stop".to_string())));
-        let names = vec!["args", "count", "printk", "stop"];
+        let names = vec!["args", "count", "printk", "ret", "stop"];
         assert_eq!(store.names(), names);
     }
 

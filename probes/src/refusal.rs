@@ -34,6 +34,17 @@ pub enum Refusal {
         /// The first address after the sequence.
         after: Gva,
     },
+    /// A return probe is asked for in the middle of a function.
+    NoEntry {
+        /// The address.
+        address: Gva,
+        /// The function.
+        name: String,
+        /// Bytes from the function's entry.
+        offset: u64,
+    },
+    /// A return probe is asked for on a function that has no way out.
+    NeverReturns(Gva),
     /// No symbol has that name.
     NoSymbol {
         /// The space.
@@ -127,6 +138,20 @@ impl fmt::Display for Refusal {
                 f,
                 "{address} is between a load-exclusive and its store-exclusive, which a stop would \
                  make fail for ever: use {after}"
+            ),
+            Self::NoEntry {
+                address,
+                name,
+                offset,
+            } => write!(
+                f,
+                "{address} is {name}+{offset:#x}, in the middle of a function: put the return \
+                 probe on {name}"
+            ),
+            Self::NeverReturns(address) => write!(
+                f,
+                "the function at {address} has neither a return instruction nor a jump to another \
+                 function: it never returns"
             ),
             Self::NoSymbol { vm, name, similar } if similar.is_empty() => {
                 write!(f, "no symbol {name} in {vm}.")

@@ -7,6 +7,7 @@
 //! in all of this.
 
 mod derive;
+mod returns;
 
 use crate::a64::hvc;
 use crate::addr::Gva;
@@ -14,7 +15,7 @@ use crate::engine::HVC_BASE;
 use crate::event::EventKind;
 use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
-use crate::options::{AfterRun, ProbeOptions};
+use crate::options::{AfterRun, Moment, ProbeOptions};
 use crate::own_code::{self, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
@@ -25,6 +26,7 @@ use crate::target::Target;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use returns::ReturnPlaces;
 
 /// How many breakpoints, probes and actions a VM can have, those that wait for their page and
 /// those that GDB has removed included: a bound on what a client can make us remember.
@@ -76,6 +78,8 @@ pub(crate) struct Entry {
     /// The generation of symbols in which the target was last looked up.
     searched: u64,
     pub(crate) standing: Standing,
+    /// The other sites of a return probe that is [`Standing::Placed`].
+    returns: ReturnPlaces,
 }
 
 impl Entry {
@@ -186,6 +190,7 @@ impl Registry {
                     address: Some(address),
                     searched: around.generation,
                     standing: Standing::Idle,
+                    returns: ReturnPlaces::default(),
                 });
                 self.entries.len() - 1
             }
@@ -279,14 +284,19 @@ impl Registry {
         if let Some(address) = wish.address {
             around.check_probeable(address)?;
         }
-        self.make_room()?;
-        let standing = self.stand(around.machine, wish.address)?;
-        let kind = if around.machine.vm().is_hypervisor() {
-            ProbeKind::Hprobe
-        } else {
-            ProbeKind::Kprobe
+        let is_hypervisor = around.machine.vm().is_hypervisor();
+        let kind = match (is_hypervisor, wish.options.moment) {
+            (false, Moment::Before) => ProbeKind::Kprobe,
+            (false, Moment::Return { .. }) => ProbeKind::Kretprobe,
+            (true, Moment::Before) => ProbeKind::Hprobe,
+            (true, Moment::Return { .. }) => ProbeKind::Hretprobe,
         };
-        let id = self.add(around, kind, wish, standing);
+        self.make_room()?;
+        let footing = self.footing(around, kind, wish.address)?;
+        let id = self.add(around, kind, wish);
+        if let Some(entry) = self.entries.last_mut() {
+            entry.stand(footing);
+        }
         self.rebuild(around);
         let placement = self.entries.last().map_or(Placement::Pending, placement);
         Ok((id, placement))
@@ -298,7 +308,7 @@ impl Registry {
         wish: Wish<'_>,
     ) -> Result<u32, Refusal> {
         self.make_room()?;
-        let id = self.add(around, ProbeKind::Action, wish, Standing::Idle);
+        let id = self.add(around, ProbeKind::Action, wish);
         self.rebuild(around);
         Ok(id)
     }
@@ -319,8 +329,10 @@ impl Registry {
         let index = self.probe(around, id)?;
         if self.entries[index].standing == Standing::Idle {
             let address = self.find_address(around, index);
-            if self.entries[index].kind != ProbeKind::Action {
-                self.entries[index].standing = self.stand(around.machine, address)?;
+            let kind = self.entries[index].kind;
+            if kind != ProbeKind::Action {
+                let footing = self.footing(around, kind, address)?;
+                self.entries[index].stand(footing);
             }
         }
         let entry = &mut self.entries[index];
@@ -362,18 +374,18 @@ impl Registry {
         })
     }
 
-    fn add(
-        &mut self,
-        around: &Surroundings<'_>,
-        kind: ProbeKind,
-        wish: Wish<'_>,
-        standing: Standing,
-    ) -> u32 {
+    fn add(&mut self, around: &Surroundings<'_>, kind: ProbeKind, wish: Wish<'_>) -> u32 {
         self.last_probe = self.last_probe.wrapping_add(1).max(1);
+        let vm = around.machine.vm();
+        let event = if kind.is_on_returns() {
+            EventKind::return_in(vm)
+        } else {
+            EventKind::probe_in(vm)
+        };
         self.entries.push(Entry {
             attachment: Attachment::new(
                 Some(self.last_probe),
-                Some(EventKind::probe_in(around.machine.vm())),
+                Some(event),
                 wish.program,
                 wish.options,
             ),
@@ -382,7 +394,8 @@ impl Registry {
             switch: Switch::On,
             address: wish.address,
             searched: around.generation,
-            standing,
+            standing: Standing::Idle,
+            returns: ReturnPlaces::default(),
         });
         self.last_probe
     }
@@ -405,7 +418,8 @@ impl Registry {
 
     /// Whether anything waits.
     pub(crate) fn waits(&self) -> bool {
-        self.entries.iter().any(Entry::waits)
+        let waits = |entry: &Entry| entry.waits() || entry.wants_sites();
+        self.entries.iter().any(waits)
     }
 
     /// Whether anything is attached whose hits write events.
@@ -427,15 +441,17 @@ impl Registry {
         around: &Surroundings<'_>,
         tell: &mut dyn FnMut(&Entry, Option<&Refusal>),
     ) {
-        let mut changed = false;
+        let mut changed = self.arm_return_sites(around);
         for index in 0..self.entries.len() {
             if !self.entries[index].waits() {
                 continue;
             }
-            let refusal = match self.retry(around, index) {
+            let address = self.find_address(around, index);
+            let kind = self.entries[index].kind;
+            let refusal = match self.footing(around, kind, address) {
                 Ok(None) => continue,
-                Ok(Some(place)) => {
-                    self.entries[index].standing = Standing::Placed(place);
+                Ok(footing) => {
+                    self.entries[index].stand(footing);
                     None
                 }
                 Err(refusal) => {
@@ -448,16 +464,6 @@ impl Registry {
         }
         if changed {
             self.rebuild(around);
-        }
-    }
-
-    fn retry(&mut self, around: &Surroundings<'_>, index: usize) -> Result<Option<Place>, Refusal> {
-        let Some(address) = self.find_address(around, index) else {
-            return Ok(None);
-        };
-        match self.locator.locate_anywhere(around.machine, address)? {
-            Some(spot) => self.place(around.machine, spot).map(Some),
-            None => Ok(None),
         }
     }
 
@@ -486,29 +492,19 @@ impl Registry {
             if matches!(entry.target, Target::Symbol { .. }) {
                 entry.address = None;
             }
+            entry.forget_returns();
         }
         self.rebuild(around);
     }
 
     /// The site that was found by `address`.
     pub(crate) fn site_at_address(&self, address: Gva) -> Option<&Site> {
-        let mut places = self.entries.iter().filter_map(Entry::place);
+        let mut places = self.entries.iter().flat_map(Entry::places);
         let place = places.find(|place| place.address == address)?;
         self.table.get(place.slot)
     }
 
     // ---- From entries to sites ----
-
-    /// Where a probe at `address` stands: at a site, if its page is there.
-    fn stand(&mut self, machine: &dyn Machine, address: Option<Gva>) -> Result<Standing, Refusal> {
-        let Some(address) = address else {
-            return Ok(Standing::Pending);
-        };
-        match self.locator.locate_anywhere(machine, address)? {
-            Some(spot) => self.place(machine, spot).map(Standing::Placed),
-            None => Ok(Standing::Pending),
-        }
-    }
 
     /// The site at a spot; arms one if there is none.
     fn place(&mut self, machine: &dyn Machine, spot: Spot) -> Result<Place, Refusal> {

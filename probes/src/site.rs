@@ -6,8 +6,9 @@
 use crate::addr::{Gpa, Gva};
 use crate::event::EventKind;
 use crate::machine::VcpuId;
-use crate::options::ProbeOptions;
+use crate::options::{Moment, ProbeOptions};
 use crate::programs::ProgramRef;
+use crate::returns::{Pairing, Role};
 use crate::space::MAX_SITES;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -25,8 +26,11 @@ pub(crate) struct Attachment {
     /// What runs at a hit.
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
+    /// The calls under way, where returns are what is asked for.
+    pub(crate) pairing: Option<Pairing>,
     pub(crate) hits: AtomicU64,
-    /// Hits whose program ended with an error, and hits from inside a probe, which run nothing and do not count in `hits`.
+    /// Hits whose program ended with an error, hits from inside a probe, which run nothing and do
+    /// not count in `hits`, and calls whose return went by unseen.
     pub(crate) missed: AtomicU64,
     /// How many hits it still takes, where it has a limit.
     left: AtomicU64,
@@ -51,11 +55,16 @@ impl Attachment {
         options: ProbeOptions,
     ) -> Arc<Self> {
         let left = AtomicU64::new(options.limit.map_or(0, |limit| limit.get()));
+        let pairing = match options.moment {
+            Moment::Before => None,
+            Moment::Return { max_active } => Some(Pairing::new(max_active.into())),
+        };
         Arc::new(Self {
             probe,
             event,
             program,
             options,
+            pairing,
             hits: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             left,
@@ -119,6 +128,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Bound {
     pub(crate) attachment: Arc<Attachment>,
     pub(crate) verdict: Verdict,
+    pub(crate) role: Role,
 }
 
 /// A word that traps.

@@ -58,10 +58,21 @@ pub enum ProbeKind {
     Breakpoint,
     /// A probe on a guest function.
     Kprobe,
+    /// A probe on the returns of a guest function.
+    Kretprobe,
     /// A probe on a function of the hypervisor's own.
     Hprobe,
+    /// A probe on the returns of a function of the hypervisor's own.
+    Hretprobe,
     /// A program on a breakpoint of GDB's.
     Action,
+}
+
+impl ProbeKind {
+    /// Whether it is on the returns of a function.
+    pub const fn is_on_returns(self) -> bool {
+        matches!(self, Self::Kretprobe | Self::Hretprobe)
+    }
 }
 
 /// Whether hits of an entry count now.
@@ -104,7 +115,8 @@ pub struct Listing {
     /// How often it was hit, and its program has run.
     pub hits: u64,
     /// How often the program ended with an error; in the hypervisor's own code, also hits from inside a probe, where it
-    /// did not run.
+    /// did not run. On the returns of a function, also calls whose return went
+    /// by unseen.
     pub missed: u64,
 }
 
@@ -452,6 +464,12 @@ impl Space {
         self.waits.load(Ordering::Relaxed) || self.done.load(Ordering::Relaxed)
     }
 
+    /// The hit path has something for [`Space::retry_pending`].
+    pub(crate) fn wait(&self) {
+        self.waits.store(true, Ordering::Relaxed);
+        self.machine.notify_server();
+    }
+
     /// Disarms what has had its last hit, and arms what has been waiting and can be armed now. The
     /// hypervisor calls this from a periodic tick, after stops, and where
     /// [`Machine::notify_server`] asks for it; cheap where there is nothing to do.
@@ -499,7 +517,9 @@ impl Space {
         let what = match entry.kind {
             ProbeKind::Breakpoint => "breakpoint",
             ProbeKind::Kprobe => "kprobe",
+            ProbeKind::Kretprobe => "kretprobe",
             ProbeKind::Hprobe => "hprobe",
+            ProbeKind::Hretprobe => "hretprobe",
             ProbeKind::Action => "action",
         };
         let vm = self.vm();
@@ -514,7 +534,7 @@ impl Space {
             args: [0; ARGS],
             duration_ns: 0,
             pc: entry.address.unwrap_or_default(),
-            origin: EventKind::probe_in(vm),
+            origin: entry.attachment.event.unwrap_or(EventKind::probe_in(vm)),
         };
         self.events.write_text(&event, text.as_bytes());
     }

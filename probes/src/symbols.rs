@@ -32,6 +32,8 @@ pub trait Symbols: Send + Sync {
     fn named(&self, name: &str, limit: usize) -> Vec<Named>;
     /// The last symbol at or before `address`, unless `address` lies outside what the table covers.
     fn by_address(&self, address: Gva) -> Option<Located>;
+    /// The first address after `address` where a symbol is.
+    fn next_after(&self, address: Gva) -> Option<Gva>;
     /// At most `limit` names that a user who typed `name` may have meant, best first.
     fn similar(&self, name: &str, limit: usize) -> Vec<String>;
     /// In how many places functions that answer to `name` have been inlined, where the table knows.

@@ -274,6 +274,13 @@ impl Symbols for SystemMap {
         })
     }
 
+    fn next_after(&self, address: Gva) -> Option<Gva> {
+        let offset = address.0.checked_sub(self.base.0)?;
+        let is_before = |entry: &Entry| u64::from(entry.offset) <= offset;
+        let after = self.entries.partition_point(is_before);
+        (after < self.entries.len()).then(|| self.address(after))
+    }
+
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
         (0..self.entries.len()).for_each(|index| suggestions.offer(self.name(index)));
@@ -325,6 +332,9 @@ ffff800080050000 B _end
         );
         assert_eq!(located(&map, 0xffff_8000_8005_0000), None, "behind _end");
         assert_eq!(located(&map, 0xffff_7fff_ffff_fffc), None);
+        let next = |address| map.next_after(Gva(address)).map(|next| next.0);
+        assert_eq!(next(0xffff_8000_8001_0000), Some(0xffff_8000_8001_0800));
+        assert_eq!(next(0xffff_8000_8005_0000), None);
         assert_eq!(map.similar("vectros", 1), ["vectors"]);
         let moved = map.at(0x20_0000);
         assert_eq!(moved.by_name("_text"), Some(Gva(0xffff_8000_8020_0000)));

@@ -105,7 +105,7 @@ fn probes_that_cannot_be() {
         ),
         (
             "trace kprobe vm1:work cuont",
-            "no program cuont. There are args, count, printk, stop.",
+            "no program cuont. There are args, count, printk, ret, stop.",
         ),
         (
             "trace kprobe vm1:work count --halt",
@@ -219,6 +219,36 @@ fn probes_have_options_and_switches() {
     bench.vm().run(3 + 10 * 6);
     let list = shell(&bench, "trace list");
     assert!(list.contains("go x1  done      1       0"), "{list}");
+}
+
+#[test]
+fn returns_are_probed() {
+    let bench = Bench::new(1);
+    let attached = format!("probe 1: kretprobe vm1:work at {WORK:#x}, program ret\n");
+    assert_eq!(shell(&bench, "trace kprobe vm1:work ret --ret"), attached);
+    let line = "trace kprobe vm1:work --ret --maxactive 4";
+    let small = shell(&bench, line);
+    assert!(small.starts_with("probe 2: kretprobe"), "{small}");
+    bench.vm().run(3 + 10 * 6);
+    let list = shell(&bench, "trace list");
+    let row = " 1  kretprobe  vm1:work  hvc   ret      go    on       10       0";
+    assert!(list.contains(row), "{list}");
+    // The three instructions before the RET take 10 ns each on the fake machine.
+    let said = shell(&bench, "trace stream -n 1");
+    assert!(said.ends_with(" after 30 ns\n"), "{said}");
+    for (line, expected) in [
+        (
+            "trace kprobe vm1:work --maxactive 4",
+            "--maxactive comes after --ret.",
+        ),
+        (
+            "trace kprobe vm1:work --ret --maxactive 5000",
+            "\"5000\" is no number of calls that can be under way: 1 to 4096.",
+        ),
+    ] {
+        let out = shell(&bench, line);
+        assert!(out.starts_with(expected), "{line}: {out}");
+    }
 }
 
 #[test]

@@ -45,6 +45,18 @@ impl Shell {
         Probe::attached(&said)
     }
 
+    /// Attaches `program` to the returns of a function of the hypervisor's.
+    pub fn hretprobe(&mut self, place: &str, program: &str) -> Result<Probe> {
+        let said = self.run(&format!("trace hretprobe {place} {program}"))?;
+        Probe::attached(&said)
+    }
+
+    /// Attaches `program` to the returns of the function at an address in `vm1`, now.
+    pub fn kretprobe(&mut self, address: u64, program: &str) -> Result<Probe> {
+        let said = self.run(&format!("trace kprobe vm1:{address:#x} {program} --ret"))?;
+        Probe::attached(&said)
+    }
+
     /// Detaches a probe and returns how often it was hit.
     pub fn detach(&mut self, probe: Probe) -> Result<u64> {
         let said = self.run(&format!("trace unkprobe vm1:{}", probe.id))?;
@@ -70,6 +82,11 @@ impl Shell {
             .filter(|line| line.contains(" hyp:"))
             .collect();
         probe.hits_and_missed_in(&own.join("\n"))
+    }
+
+    /// How often a probe has been hit, and how often it has missed.
+    pub fn hits_and_misses(&mut self, probe: Probe) -> Result<(u64, u64)> {
+        probe.hits_and_missed_in(&self.run("trace list")?)
     }
 
     /// What the probes of `vm1` take: sites, shadow pages, table pages.
@@ -113,7 +130,7 @@ impl Probe {
         self.id
     }
 
-    /// Its hits in the table of `trace list`.
+    /// Its hits in the table of `trace list`. None may have failed.
     pub fn hits_in(self, table: &str) -> Result<u64> {
         let (hits, missed) = self.hits_and_missed_in(table)?;
         ensure!(missed == 0, "failed runs of probe {}:\n{table}", self.id);
@@ -152,6 +169,7 @@ mod tests {
                      13  kprobe  vm1:0x4024  count    go    on         1       2\n";
         assert_eq!(probe.hits_in(table).unwrap(), 1204);
         assert!(Probe { id: 13 }.hits_in(table).is_err());
+        assert_eq!(Probe { id: 13 }.hits_and_missed_in(table).unwrap(), (1, 2));
         assert!(Probe { id: 1 }.hits_in(table).is_err());
         assert!(Probe::attached("no such VM: vm9.").is_err());
     }

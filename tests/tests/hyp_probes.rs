@@ -101,6 +101,7 @@ fn hypercalls_are_counted_exactly(world: &World) -> Result<()> {
     world.with(|tiny, shell| {
         let call = shell.hprobe("hyp:psci::call", "count")?;
         let exits = shell.hprobe("handle_guest_exit", "")?;
+        let returns = shell.hretprobe("hyp:psci::call", "count")?;
         let mut calls = 0;
         for (command, more) in [
             ("call fn_hvc 1 0", 1),
@@ -113,6 +114,13 @@ fn hypercalls_are_counted_exactly(world: &World) -> Result<()> {
             let hits = shell.own_hits(call)?;
             ensure!(hits == (calls, 0), "`{command}`: {hits:?}, not {calls}");
         }
+        // Where it leaves by a tail call, the first call shows where that returns.
+        let (seen, missed) = shell.own_hits(returns)?;
+        ensure!(
+            seen + missed == calls && missed < calls / 2,
+            "{seen} returns and {missed} missed of {calls}"
+        );
+        shell.unhprobe(returns)?;
         let exits = shell.unhprobe(exits)?;
         ensure!(exits >= calls, "{exits} exits in {calls} hypercalls");
         let hits = shell.unhprobe(call)?;

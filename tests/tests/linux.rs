@@ -84,6 +84,14 @@ const CASES: &[Case<Machine>] = &[
         run: kprobe_counts_what_the_guest_counts,
     },
     Case {
+        name: "kretprobe_sees_results_and_durations",
+        run: kretprobe_sees_results_and_durations,
+    },
+    Case {
+        name: "kretprobes_count_what_the_guest_counts",
+        run: kretprobes_count_what_the_guest_counts,
+    },
+    Case {
         name: "stop_probe_names_itself",
         run: stop_probe_names_itself,
     },
@@ -647,6 +655,76 @@ fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {
     gdb.detach()?;
     linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
     linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    Ok(())
+}
+
+fn kretprobe_sees_results_and_durations(machine: &Machine) -> Result<()> {
+    const NO_SUCH_FILE: u64 = -2_i64 as u64;
+    let mut linux = machine.linux(1)?;
+    let said = machine.shell("trace kprobe vm1:do_sys_openat2 ret --ret")?;
+    let id = probe_id(&said)?;
+    // The standard streams are 0 to 2.
+    linux.run(&format!("cat {FILE} > /dev/null"))?;
+    let opened = machine.shell("trace stream -n 100 --filter print")?;
+    linux.run("cat /no/such/file 2> /dev/null")?;
+    let failed = machine.shell("trace stream -n 100 --filter print")?;
+    for (lines, result) in [(&opened, 3), (&failed, NO_SUCH_FILE)] {
+        let wanted = format!("x0={result:#x} after ");
+        let line = lines.lines().find(|line| line.contains(&wanted));
+        let line = line.with_context(|| format!("no {wanted:?} in\n{lines}"))?;
+        let duration = line.split(&wanted).nth(1);
+        let duration = duration.and_then(|text| text.trim().strip_suffix(" ns"));
+        let duration = number(duration.with_context(|| line.to_owned())?)?;
+        let plausible = 500..1_000_000_000;
+        ensure!(plausible.contains(&duration), "{line}");
+    }
+    let stat = machine.shell("trace stat")?;
+    ensure!(
+        stat.contains("vm1:do_sys_openat2"),
+        "no statistics:\n{stat}"
+    );
+    machine.shell(&format!("trace unkprobe vm1:{id}")).map(drop)
+}
+
+/// Our return probes beside the guest's own on the same functions. The last one leaves by a tail call.
+fn kretprobes_count_what_the_guest_counts(machine: &Machine) -> Result<()> {
+    const CALLS: u64 = 300;
+    let opens = format!("i=0; while [ $i -lt {CALLS} ]; do : < {FILE}; i=$((i+1)); done");
+    let reads = format!("dd if=/dev/zero of=/dev/null bs=1 count={CALLS} 2> /dev/null");
+    let mut linux = machine.linux(1)?;
+    let shows = linux.kallsyms("probes_profile_seq_show")?;
+    for (function, work) in [
+        ("do_sys_openat2", &opens),
+        ("vfs_read", &reads),
+        ("__arm64_sys_read", &reads),
+    ] {
+        let workload = format!("(taskset 1 sh -c '{work}') & taskset 2 sh -c '{work}'; wait");
+        linux.run(&format!("echo r:mine {function} > {TRACING}/kprobe_events"))?;
+        linux.run(&format!("echo 1 > {TRACING}/events/kprobes/mine/enable"))?;
+        let mut gdb = machine.gdb()?;
+        for address in &shows {
+            gdb.console(&format!("break *{address:#x}"))?;
+        }
+        let line = format!("monitor trace kprobe vm1:{function} count --ret");
+        let id = probe_id(&gdb.console(&line)?)?;
+        gdb.resume()?;
+        // The first calls show where they return to.
+        linux.run_within(&workload, LONG)?;
+        let (ours, theirs) = both_counts(&mut gdb, &mut linux)?;
+        linux.run_within(&workload, LONG)?;
+        let (ours_after, theirs_after) = both_counts(&mut gdb, &mut linux)?;
+        let (ours_new, theirs_new) = (ours_after - ours, theirs_after - theirs);
+        ensure!(
+            ours_new == theirs_new && ours_new > 2 * CALLS,
+            "we counted {ours_new} returns of {function}, the guest {theirs_new}"
+        );
+        gdb.interrupt()?;
+        gdb.console(&format!("monitor trace unkprobe {id}"))?;
+        gdb.console("delete")?;
+        gdb.detach()?;
+        linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
+        linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use e2e::tiny::{Kind, Subject, Tiny, truth};
 use e2e::{Case, Gdb, Probe, Shell, Spec, TestMachine, suite};
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use xtask::build::Program;
 use xtask::machine::Start;
 
@@ -28,6 +29,22 @@ fn main() -> ExitCode {
             Case {
                 name: "exclusive_sequences_refuse_probes_inside",
                 run: exclusive_sequences_refuse_probes_inside,
+            },
+            Case {
+                name: "every_return_of_every_subject_is_counted_exactly",
+                run: every_return_of_every_subject_is_counted_exactly,
+            },
+            Case {
+                name: "recursion_returns_at_every_depth",
+                run: recursion_returns_at_every_depth,
+            },
+            Case {
+                name: "tail_calls_return_behind_the_call",
+                run: tail_calls_return_behind_the_call,
+            },
+            Case {
+                name: "calls_that_never_return_are_missed",
+                run: calls_that_never_return_are_missed,
             },
             Case {
                 name: "several_probes_share_a_site",
@@ -248,6 +265,134 @@ fn exclusive_sequences_refuse_probes_inside(world: &World) -> Result<()> {
         // The CBNZ behind the STXR.
         let after = format!("use {:#x}", inside + 8);
         ensure!(said.contains(&after), "{said}");
+        Ok(())
+    })
+}
+
+/// Whether nothing but the place behind its call shows that the subject returns.
+fn leaves_by_register(subject: &Subject) -> bool {
+    subject.name == "fn_br"
+}
+
+fn every_return_of_every_subject_is_counted_exactly(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        for subject in world.runnable() {
+            let name = &subject.name;
+            let probe = shell.kretprobe(subject.address, "count")?;
+            let unseen = if leaves_by_register(subject) {
+                learn_return_site(tiny, shell, &format!("call {name} 1"))?;
+                1
+            } else {
+                0
+            };
+            let mut calls = 0;
+            for (command, more) in [
+                (format!("call {name} 300"), 300),
+                (format!("call {name} 301 1"), 301),
+                (format!("call {name} 50 1 high"), 50),
+                (format!("callboth {name} 1000"), 2000),
+                (format!("callboth {name} 1000 high"), 2000),
+            ] {
+                truth::expect(tiny, &command, &[("bad", 0)])?;
+                calls += more;
+                let (hits, missed) = shell.hits_and_misses(probe)?;
+                ensure!(hits == calls, "`{command}`: {hits} returns, not {calls}");
+                // Every time round the loop begins at the entry.
+                let right = missed == unseen || retries(subject);
+                ensure!(right, "`{command}`: {missed} missed");
+            }
+            if subject.runs_unmapped() {
+                truth::expect(tiny, &format!("mmuoff {name} 50"), &[("bad", 0)])?;
+                let (hits, _) = shell.hits_and_misses(probe)?;
+                ensure!(hits == calls + 50, "MMU off: {} returns", hits - calls);
+            }
+            shell.detach(probe)?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets the guest give a command that calls the only probed function from one place, and waits
+/// until it is armed behind the call. The entry is the only site before.
+fn learn_return_site(tiny: &mut Tiny<'_>, shell: &mut Shell, command: &str) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let [before, ..] = shell.memory()?;
+    tiny.run(command)?;
+    let deadline = Instant::now() + PATIENCE;
+    while shell.memory()?[0] == before {
+        ensure!(Instant::now() < deadline, "nothing armed after `{command}`");
+    }
+    Ok(())
+}
+
+fn recursion_returns_at_every_depth(world: &World) -> Result<()> {
+    const DEPTH: u64 = 8;
+    const CALLS: u64 = (2 << DEPTH) - 1;
+    let [tree] = addresses(["tree"])?;
+    world.with(|tiny, shell| {
+        let entries = shell.kprobe(tree, "count")?;
+        let returns = shell.kretprobe(tree, "count")?;
+        let line = format!("trace kprobe vm1:{tree:#x} count --ret --maxactive 5");
+        let few = Probe::attached(&shell.run(&line)?)?;
+        let printing = shell.kretprobe(tree, "ret")?;
+        let command = format!("leave tree {DEPTH} both");
+        truth::expect(tiny, &command, &[("result", 2 * CALLS)])?;
+        ensure!(shell.hits(entries)? == 2 * CALLS, "entries");
+        let all = (2 * CALLS, 0);
+        ensure!(shell.hits_and_misses(returns)? == all, "not {all:?}");
+        let (hits, missed) = shell.hits_and_misses(few)?;
+        ensure!(
+            hits + missed == 2 * CALLS && missed > 0,
+            "room for 5: {hits} returns, {missed} missed"
+        );
+        // The last return of all is one of the two outermost.
+        let said = shell.run("trace stream -n 1")?;
+        let result = format!("x0={CALLS:#x} after ");
+        let duration = said.trim_end().split_once(&result);
+        let duration = duration.and_then(|(_, rest)| rest.strip_suffix(" ns"));
+        let duration: u64 = duration.with_context(|| said.clone())?.parse()?;
+        ensure!(duration > CALLS, "{CALLS} calls in {duration} ns");
+        for probe in [entries, returns, few, printing] {
+            shell.detach(probe)?;
+        }
+        truth::expect(tiny, &command, &[("result", 2 * CALLS)])
+    })
+}
+
+fn tail_calls_return_behind_the_call(world: &World) -> Result<()> {
+    const CALLS: u64 = 500;
+    let [relay, relay_end] = addresses(["relay", "relay_end"])?;
+    world.with(|tiny, shell| {
+        let relayed = shell.kretprobe(relay, "count")?;
+        learn_return_site(tiny, shell, "leave relay 1")?;
+        let end = shell.kretprobe(relay_end, "count")?;
+        let sum = CALLS * (CALLS + 3);
+        for (place, factor) in [("0", 1), ("1", 1), ("both", 2)] {
+            let command = format!("leave relay {CALLS} {place}");
+            truth::expect(tiny, &command, &[("result", factor * sum)])?;
+        }
+        for (probe, expected) in [(relayed, (4 * CALLS, 1)), (end, (4 * CALLS, 0))] {
+            let counts = shell.hits_and_misses(probe)?;
+            ensure!(counts == expected, "{counts:?}, not {expected:?}");
+            shell.detach(probe)?;
+        }
+        Ok(())
+    })
+}
+
+fn calls_that_never_return_are_missed(world: &World) -> Result<()> {
+    const CALLS: u64 = 500;
+    let [bolt] = addresses(["bolt"])?;
+    world.with(|tiny, shell| {
+        let probe = shell.kretprobe(bolt, "count")?;
+        let command = format!("leave bolt {CALLS}");
+        truth::expect(tiny, &command, &[("result", CALLS / 2)])?;
+        // One more, which shows that the last has not returned.
+        truth::expect(tiny, "leave bolt 1", &[("result", 1)])?;
+        let counts = shell.hits_and_misses(probe)?;
+        let expected = (CALLS / 2 + 1, CALLS / 2);
+        ensure!(counts == expected, "{counts:?}, not {expected:?}");
+        shell.detach(probe)?;
         Ok(())
     })
 }

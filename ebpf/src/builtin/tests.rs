@@ -55,6 +55,18 @@ fn args_stores_and_prints() {
 }
 
 #[test]
+fn ret_prints_the_result_and_the_duration() {
+    let object = load("ret", 1).expect("a built-in program should be accepted");
+    let host = FakeHost::new();
+    let run = || object.programs()[0].run(&context(), &host);
+    run().expect("it should run");
+    host.duration_ns.set(Some(1234));
+    run().expect("it should run");
+    let printed = ["x0=0x100 after 0 ns", "x0=0x100 after 1234 ns"];
+    assert_eq!(host.printed(), printed);
+}
+
+#[test]
 fn printk_prints() {
     let object = load("printk", 1).expect("a built-in program should be accepted");
     let host = FakeHost::new();
@@ -69,6 +81,6 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
     let error = load("cuont", 1).expect_err("there is no such program");
     assert_eq!(
         error.to_string(),
-        "no such built-in program. There are stop count args printk"
+        "no such built-in program. There are stop count args ret printk"
     );
 }

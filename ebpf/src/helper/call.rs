@@ -27,6 +27,7 @@ pub(crate) fn call(vm: &mut Vm<'_>, helper: Helper, args: [u64; 5]) -> Result<u6
             probe_read(vm, first, second as u32 as usize, third)
         }
         Helper::KtimeGetNs => Ok(vm.host.ktime_ns()),
+        Helper::DurationNs => Ok(vm.host.duration_ns().unwrap_or(0)),
         Helper::GetSmpProcessorId => Ok(vm.cpu as u64),
         Helper::TracePrintk => print(vm, first, second as u32 as usize, &args[2..]),
         Helper::TraceVprintk => print_array(vm, [first, second], third, fourth as u32 as usize),

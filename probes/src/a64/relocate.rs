@@ -191,6 +191,10 @@ mod tests {
     struct Zeros;
 
     impl LiveMemory for Zeros {
+        fn task(&self) -> u64 {
+            0
+        }
+
         fn read(&self, _: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
             buffer.fill(0);
             Ok(())

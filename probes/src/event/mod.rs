@@ -63,6 +63,14 @@ impl EventKind {
         }
     }
 
+    /// Of a probe at the returns of a function in the space of `vm`.
+    pub const fn return_in(vm: VmId) -> Self {
+        match vm {
+            VmId(0) => Self::Hretprobe,
+            _ => Self::Kretprobe,
+        }
+    }
+
     /// As users write it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 use super::FakeMachine;
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{GuestFault, HwPoint, LiveMemory, PhysFault, PhysMemory, WatchKind};
-use crate::regs::SysRegs;
+use crate::regs::{SysReg, SysRegs};
 use crate::translate::{Access, TranslationRegs, translate};
 use core::cell::Cell;
 
@@ -101,6 +101,7 @@ pub(super) enum Role {
 pub(super) struct VcpuMemory<'a> {
     machine: &'a FakeMachine,
     regs: TranslationRegs,
+    task: u64,
     at_el0: bool,
     role: Role,
     /// The watchpoint that an access ran into.
@@ -114,6 +115,7 @@ impl<'a> VcpuMemory<'a> {
         Self {
             machine,
             regs: TranslationRegs::from(sys),
+            task: sys.get(SysReg::SpEl0),
             at_el0,
             role,
             watched: Cell::new(None),
@@ -199,6 +201,10 @@ fn pages(
 }
 
 impl LiveMemory for VcpuMemory<'_> {
+    fn task(&self) -> u64 {
+        self.task
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         if buffer.is_empty() {
             return Ok(());

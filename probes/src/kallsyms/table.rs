@@ -226,6 +226,14 @@ impl Symbols for SymbolTable {
         })
     }
 
+    fn next_after(&self, address: Gva) -> Option<Gva> {
+        let offset = address.0.checked_sub(self.base.0)?;
+        let after = self
+            .offsets
+            .partition_point(|&start| u64::from(start) <= offset);
+        (after < self.offsets.len()).then(|| self.address(after))
+    }
+
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
         for index in 0..self.offsets.len() {

@@ -151,6 +151,12 @@ fn names_and_addresses_are_looked_up() {
     assert_eq!(symbols.by_address(Gva(0)), None);
     assert_eq!(symbols.by_address(Gva(u64::MAX)), None);
     assert_eq!(symbols.similar("vfs_raed", 2), ["vfs_read", "vfs_ready"]);
+    for offset in [0x100, 0x17f] {
+        let next = symbols.next_after(at(TEXT + offset));
+        assert_eq!(next, Some(at(TEXT + 0x180)));
+    }
+    assert_eq!(symbols.next_after(Gva(u64::MAX)), None);
+    assert_eq!(symbols.next_after(Gva(0)), None, "before the kernel");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{Entry, Registry, Standing, Surroundings, Switch};
 use crate::addr::Gva;
 use crate::machine::{HwPoint, Machine};
 use crate::options::AfterRun;
+use crate::returns::Role;
 use crate::site::{Bound, Cover, MAX_COVERS, Verdict};
 use crate::space::ProbeKind;
 use crate::symbols::Symbols;
@@ -36,7 +37,7 @@ impl Registry {
     }
 
     /// Covers as many waiting entries as there are spare hardware breakpoints, GDB's breakpoints
-    /// first.
+    /// first. Return probes need too many.
     fn cover_waiting(&mut self, machine: &dyn Machine) {
         let mut addresses = Vec::new();
         for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe, ProbeKind::Hprobe] {
@@ -55,7 +56,8 @@ impl Registry {
             }
         }
         self.set_points_and_covers(machine, &mut addresses);
-        for entry in self.entries.iter_mut().filter(|entry| entry.waits()) {
+        let can_be_covered = |entry: &&mut Entry| entry.waits() && !entry.kind.is_on_returns();
+        for entry in self.entries.iter_mut().filter(can_be_covered) {
             entry.standing = match entry.address {
                 Some(address) if addresses.contains(&address) => Standing::Covered(address),
                 _ => Standing::Pending,
@@ -149,27 +151,30 @@ impl Registry {
         let verdict = match (entry.kind, entry.attachment.options.after) {
             (ProbeKind::Breakpoint, _) if lets_pass => Verdict::Go,
             (ProbeKind::Breakpoint, _) => Verdict::Program,
-            (ProbeKind::Kprobe | ProbeKind::Hprobe, AfterRun::Stop) => Verdict::Stop,
             // Whether a breakpoint with an action stops, the breakpoint says.
-            (ProbeKind::Kprobe | ProbeKind::Hprobe, AfterRun::Go) | (ProbeKind::Action, _) => {
-                Verdict::Go
-            }
+            (ProbeKind::Action, _) => Verdict::Go,
+            (_, AfterRun::Stop) => Verdict::Stop,
+            (_, AfterRun::Go) => Verdict::Go,
         };
-        let bound = Bound {
+        let bound = |role| Bound {
             attachment: entry.attachment.clone(),
             verdict,
+            role,
         };
-        let list = match entry.standing {
+        match entry.standing {
             Standing::Placed(place) | Standing::Leaving(place) => {
-                self.table.get_mut(place.slot).map(|site| &mut site.bound)
+                for (slot, role) in entry.roles(place) {
+                    if let Some(site) = self.table.get_mut(slot) {
+                        site.bound.push(bound(role));
+                    }
+                }
             }
             Standing::Covered(address) => {
-                self.table.cover_mut(address).map(|cover| &mut cover.bound)
+                if let Some(cover) = self.table.cover_mut(address) {
+                    cover.bound.push(bound(Role::Here));
+                }
             }
-            Standing::Idle | Standing::Pending => None,
-        };
-        if let Some(list) = list {
-            list.push(bound);
+            Standing::Idle | Standing::Pending => {}
         }
     }
 }

@@ -7,6 +7,7 @@ mod options;
 mod pending;
 mod probes;
 mod refusals;
+mod returns;
 
 use crate::addr::{Gpa, Gva};
 use crate::event::TraceEvent;
@@ -187,6 +188,11 @@ impl Symbols for Table {
             name: (*name).to_string(),
             offset: address.0 - start.0,
         })
+    }
+
+    fn next_after(&self, address: Gva) -> Option<Gva> {
+        let mut after = self.0.iter().filter(|(start, _)| *start > address);
+        after.next().map(|(start, _)| *start)
     }
 
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {

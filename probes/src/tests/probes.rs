@@ -175,6 +175,10 @@ fn a_probe_knows_its_symbol() {
 struct NoMemory;
 
 impl LiveMemory for NoMemory {
+    fn task(&self) -> u64 {
+        0
+    }
+
     fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
         Err(GuestFault { address })
     }

@@ -133,6 +133,7 @@ const COMMANDS: &[Command] = &[
     trace_kprobe::COMMAND,
     trace_attach::COMMAND,
     trace_hprobe::ATTACH,
+    trace_hprobe::ATTACH_RETURN,
     trace_hprobe::DETACH,
     trace_unkprobe::COMMAND,
     trace_switch::ENABLE,
@@ -311,7 +312,9 @@ pub(crate) const fn kind_name(kind: ProbeKind) -> &'static str {
     match kind {
         ProbeKind::Breakpoint => "break",
         ProbeKind::Kprobe => "kprobe",
+        ProbeKind::Kretprobe => "kretprobe",
         ProbeKind::Hprobe => "hprobe",
+        ProbeKind::Hretprobe => "hretprobe",
         ProbeKind::Action => "action",
     }
 }

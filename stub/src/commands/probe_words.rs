@@ -5,12 +5,11 @@ use alloc::format;
 use alloc::string::String;
 use core::num::NonZeroU64;
 use probes::machine::VcpuId;
-use probes::options::{AfterRun, ProbeMode, ProbeOptions};
+use probes::options::{AfterRun, MAX_CALLS, Moment, ProbeMode, ProbeOptions};
 use probes::programs::ProgramRef;
 
 /// The options, as help shows them.
-pub(super) const ARGUMENTS: &str =
-    "[VM:]PLACE [PROGRAM] [--mode hvc] [--vcpu N] [--stop] [--once|--count N]";
+pub(super) const ARGUMENTS: &str = "[VM:]PLACE [PROGRAM] [--mode hvc] [--vcpu N] [--stop] [--once|--count N] [--ret [--maxactive N]]";
 
 /// The words after `trace kprobe`.
 pub(super) struct ProbeWords<'a> {
@@ -76,6 +75,13 @@ fn read_option<'a>(
 ) -> Result<(), Problem> {
     match option {
         "--stop" => options.after = AfterRun::Stop,
+        "--ret" => options.moment = Moment::RETURN,
+        "--maxactive" => match &mut options.moment {
+            Moment::Return { max_active } => *max_active = calls(value(option, words)?)?,
+            Moment::Before => {
+                return Err(Problem::Usage("--maxactive comes after --ret.".into()));
+            }
+        },
         "--inject" => options.mode = ProbeMode::Hvc,
         "--once" => options.limit = Some(NonZeroU64::MIN),
         "--mode" => options.mode = mode(value(option, words)?)?,
@@ -109,6 +115,16 @@ fn vcpu(word: &str) -> Result<VcpuId, Problem> {
 fn count(word: &str) -> Result<NonZeroU64, Problem> {
     let number = number::parse(word).and_then(NonZeroU64::new);
     number.ok_or_else(|| Problem::Usage(format!("{word:?} is no number of hits: 1 or more.")))
+}
+
+fn calls(word: &str) -> Result<u16, Problem> {
+    let number = number::parse(word).and_then(|number| u16::try_from(number).ok());
+    let number = number.filter(|number| (1..=MAX_CALLS).contains(number));
+    number.ok_or_else(|| {
+        Problem::Usage(format!(
+            "{word:?} is no number of calls that can be under way: 1 to {MAX_CALLS}."
+        ))
+    })
 }
 
 /// What users call a mode.

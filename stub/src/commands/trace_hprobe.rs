@@ -1,9 +1,10 @@
-//! `trace hprobe` and `trace unhprobe`: probes on the hypervisor's own code.
+//! `trace hprobe`, `trace hretprobe` and `trace unhprobe`: probes on the hypervisor's own code.
 
 use super::probe_words::ProbeWords;
 use super::trace_unkprobe::detach_named;
 use super::{Command, Invocation, Problem, refused};
 use alloc::format;
+use probes::options::Moment;
 use probes::space::{Placement, Space};
 use probes::target::Target;
 
@@ -12,6 +13,13 @@ pub(super) const ATTACH: Command = Command {
     arguments: "[hyp:]PLACE [PROGRAM] [--vcpu CPU] [--once|--count N]",
     summary: "count the hits of the hypervisor's own code, and run a program there",
     run: attach,
+};
+
+pub(super) const ATTACH_RETURN: Command = Command {
+    path: &["trace", "hretprobe"],
+    arguments: "[hyp:]FUNCTION [PROGRAM] [--vcpu CPU] [--once|--count N]",
+    summary: "count the returns of a function of the hypervisor's, and run a program there",
+    run: attach_return,
 };
 
 pub(super) const DETACH: Command = Command {
@@ -23,12 +31,28 @@ pub(super) const DETACH: Command = Command {
 
 fn attach(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let words = ProbeWords::read(invocation)?;
+    attach_as(invocation, &words)
+}
+
+fn attach_return(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let mut words = ProbeWords::read(invocation)?;
+    if words.options.moment == Moment::Before {
+        words.options.moment = Moment::RETURN;
+    }
+    attach_as(invocation, &words)
+}
+
+fn attach_as<'a>(invocation: &mut Invocation<'a>, words: &ProbeWords<'a>) -> Result<(), Problem> {
     let (space, rest) = own_space(invocation, words.place)?;
     let target = Target::parse(rest).map_err(refused)?;
     let (id, placement) = space
         .attach_probe(&target, words.program.clone(), words.options)
         .map_err(refused)?;
-    write!(invocation.out, "probe {id}: hprobe hyp:{target}")?;
+    let kind = match words.options.moment {
+        Moment::Before => "hprobe",
+        Moment::Return { .. } => "hretprobe",
+    };
+    write!(invocation.out, "probe {id}: {kind} hyp:{target}")?;
     if let Placement::Armed { address } = placement {
         write!(invocation.out, " at {address}")?;
     }

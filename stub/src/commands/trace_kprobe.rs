@@ -5,13 +5,14 @@ use super::{Command, Invocation, Problem, refused};
 use alloc::format;
 use alloc::string::String;
 use probes::machine::VmId;
+use probes::options::Moment;
 use probes::space::Placement;
 use probes::target::Target;
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "kprobe"],
     arguments: probe_words::ARGUMENTS,
-    summary: "count hits of guest code, run a program there, go on (--stop: stop)",
+    summary: "count hits of guest code, run a program there, go on (--stop: stop; --ret: when the function returns)",
     run,
 };
 
@@ -28,9 +29,13 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         .attach_probe(&target, words.program.clone(), words.options)
         .map_err(refused)?;
     let vm = space.vm();
+    let kind = match words.options.moment {
+        Moment::Before => "kprobe",
+        Moment::Return { .. } => "kretprobe",
+    };
     writeln!(
         invocation.out,
-        "probe {id}: kprobe {vm}:{target}{}{}",
+        "probe {id}: {kind} {vm}:{target}{}{}",
         describe(vm, placement),
         words.describe()
     )?;

@@ -76,6 +76,11 @@ impl Symbols for GuestSymbols {
         })
     }
 
+    fn next_after(&self, address: Gva) -> Option<Gva> {
+        let mut after = SYMBOLS.iter().filter(|(start, _)| *start > address.0);
+        after.next().map(|(start, _)| Gva(*start))
+    }
+
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let near = SYMBOLS
             .iter()

@@ -1,5 +1,6 @@
 //! The command loop. The commands are listed at the head of `main.rs`.
 
+use crate::leaving;
 use crate::routines::{self, Access, Patch};
 use crate::smp::{self, Work};
 use crate::subjects::{self, Alias, Kind, Outcome, SUBJECTS};
@@ -168,6 +169,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
         "fault" => fault(words),
         "regs" => regs(words),
         "stack" => stack(words),
+        "leave" => leave(words),
         "mmuoff" => mmu_off(words),
         "rx" => receive(words),
         "reset" => Err(Refusal::Psci(psci::system_reset())),
@@ -180,7 +182,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
 fn help() -> Done {
     println!("version cpus list call callboth counts spin stop brk step hwbp watch touch");
     println!("patch patch-now patch-undo patch-call checksum read ldxr timer sleep");
-    println!("psci fault regs stack mmuoff rx reset off");
+    println!("psci fault regs stack leave mmuoff rx reset off");
     println!("ok the head of tests/guest/src/main.rs says what they do");
     Ok(())
 }
@@ -566,6 +568,25 @@ fn stack(mut words: Words<'_>) -> Done {
     let cpu = words.cpu_or_0()?;
     let [result, ..] = smp::run_on(cpu, routines::run_chain, [count, 0, 0, 0]);
     println!("ok result={result:#x}");
+    Ok(())
+}
+
+fn leave(mut words: Words<'_>) -> Done {
+    let work: Work = match words.word("tree, relay or bolt")? {
+        "tree" => leaving::run_tree,
+        "relay" => leaving::run_relay,
+        "bolt" => leaving::run_bolt,
+        _ => return Err(Refusal::BadWord),
+    };
+    let arguments = [words.number("N")?, 0, 0, 0];
+    let result = match words.0.clone().next() {
+        Some("both") => {
+            let [[first, ..], [second, ..]] = on_both(work, arguments)?;
+            first.wrapping_add(second)
+        }
+        _ => smp::run_on(words.cpu_or_0()?, work, arguments)[0],
+    };
+    println!("ok result={result}");
     Ok(())
 }
 

@@ -70,6 +70,9 @@
 //!   `value`.
 //! * `stack [N [CPU]]`: `chain_a` calls `chain_b` calls `chain_c`, with frame records. Replies
 //!   `result`: 0x122.
+//! * `leave tree|relay|bolt N [CPU|both]`: Calls a function of [`leaving`]. Replies `result`: for
+//!   `tree`, 2^(N+1) - 1 calls; for `relay`, N * (N + 3); for `bolt`, half of N returned. With `both`
+//!   the sum of both CPUs.
 //! * `mmuoff NAME N`: Calls a subject with MMU and data cache off. Replies as `call`.
 //! * `rx poll|irq`: Console input by polling (default), or by interrupt and WFI. Replies `ok`.
 //! * `reset`, `off`: PSCI `SYSTEM_RESET`, `SYSTEM_OFF`. Replies only if that fails.
@@ -81,6 +84,7 @@ mod commands;
 mod cpu;
 mod debug;
 mod gic;
+mod leaving;
 mod mmu;
 mod platform;
 mod psci;

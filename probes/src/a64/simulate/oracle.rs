@@ -44,6 +44,10 @@ impl Arena {
 }
 
 impl LiveMemory for Arena {
+    fn task(&self) -> u64 {
+        0
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         buffer.copy_from_slice(&self.0.borrow()[Self::range(gva, buffer.len())?]);
         Ok(())

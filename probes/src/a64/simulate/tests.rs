@@ -49,6 +49,10 @@ impl Page {
 }
 
 impl LiveMemory for Page {
+    fn task(&self) -> u64 {
+        0
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         // On a fault nothing is promised about the buffer.
         buffer.fill(0xee);
