@@ -187,6 +187,11 @@ impl Table {
         self.by_gpa.get(&gpa).copied()
     }
 
+    /// How many sites there are.
+    pub(crate) fn count(&self) -> usize {
+        self.by_gpa.len()
+    }
+
     /// Takes a free slot for a new site at `gpa`; `None` where all are taken.
     pub(crate) fn allocate(&mut self, gpa: Gpa, displaced: u32) -> Option<u16> {
         let index = self.slots.iter().position(Option::is_none)?;

@@ -6,8 +6,12 @@ use crate::addr::Gva;
 use crate::locate::Spot;
 use crate::refusal::Refusal;
 use crate::returns::{Function, Pairing, Role, decode};
-use crate::space::ProbeKind;
+use crate::space::{MAX_SITES, ProbeKind};
 use alloc::vec::Vec;
+
+/// Places behind calls take no more sites where there are so many: the others are for what users
+/// ask for.
+const MAX_SITES_BESIDE: usize = MAX_SITES / 2;
 
 /// The sites of an entry besides its place.
 #[derive(Debug, Default)]
@@ -151,6 +155,9 @@ impl Registry {
                 let spot =
                     probeable.and_then(|()| self.locator.locate_anywhere(around.machine, address));
                 let place = match spot {
+                    Ok(Some(_)) if self.table.count() >= MAX_SITES_BESIDE => {
+                        Err(Refusal::TooManySites(MAX_SITES_BESIDE))
+                    }
                     Ok(Some(spot)) => self.place(around.machine, spot),
                     // The next call from there asks again.
                     Ok(None) => {

@@ -7,7 +7,7 @@ use crate::fake::asm;
 use crate::machine::{StopReason, VcpuId};
 use crate::options::{AfterRun, Moment, ProbeOptions};
 use crate::refusal::Refusal;
-use crate::space::{Listing, ProbeId, ProbeKind, ProbeState};
+use crate::space::{Listing, MAX_SITES, ProbeId, ProbeKind, ProbeState};
 use crate::target::Target;
 use alloc::format;
 use alloc::string::ToString;
@@ -151,6 +151,25 @@ fn a_tail_call_returns_behind_the_call() {
     assert_eq!(rig.counts(probe), (2 * (CALLS - 1), 2));
     rig.space.detach(probe).unwrap();
     assert_eq!(rig.machine.armed(), []);
+}
+
+#[test]
+fn places_behind_calls_leave_sites_to_the_user() {
+    let rig = tail_caller(1);
+    for index in 0..MAX_SITES as u64 / 2 {
+        let target = Target::Address(at(0x8000 + 4 * index));
+        let program = rig.program("count");
+        let attached = rig.space.attach_probe(&target, program, AfterRun::Go);
+        assert!(attached.is_ok());
+    }
+    let probe = rig.return_probe(TAIL, "count");
+    rig.machine.run(4);
+    let sites = rig.machine.armed().len();
+    rig.space.retry_pending();
+    assert!(!rig.space.has_pending(), "it does not try again and again");
+    assert_eq!(rig.machine.armed().len(), sites);
+    rig.machine.run(LONG);
+    assert_eq!(rig.counts(probe), (0, CALLS - 1), "but for the last call");
 }
 
 #[test]
