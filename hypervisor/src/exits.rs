@@ -9,15 +9,17 @@ use crate::inject::{self, Access};
 use crate::live::{self, Stage1};
 use crate::masking::Window;
 use crate::step::{self, Progress, Purpose};
-use crate::vcpu::Vcpu;
+use crate::trace::{self, About, trace};
+use crate::vcpu::{Turn, Vcpu};
 use crate::vectors::{Frame, kind};
 use crate::vm::{GICD, UART};
 use crate::{cpu, esr, interrupts, psci, service, sysreg};
+use ::tracepoints::{Hypercall, PageFault, VcpuRunEnter, VcpuRunExit};
 use log::{error, warn};
 use probes::addr::{Gpa, Gva};
 use probes::engine::{HVC_BASE, HitOutcome};
 use probes::machine::StopReason;
-use probes::regs::pstate;
+use probes::regs::{CoreRegs, pstate};
 use probes::space::MAX_SITES;
 use probes::view::{self, Fault};
 
@@ -27,10 +29,18 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
     let Some(&vcpu) = cpu::this().vcpu.get() else {
         panic!("an exit from a guest on a CPU without one");
     };
+    trace_exit(vcpu, frame, which);
     if which == kind::SYNC && probe_hit(vcpu, frame) {
         vcpu.before_entry(frame);
+        trace_entry(vcpu, frame);
         return;
     }
+    serve_exit(vcpu, frame, which);
+    trace_entry(vcpu, frame);
+}
+
+/// An exit that is no hit.
+fn serve_exit(vcpu: &'static Vcpu, frame: &mut Frame, which: u64) {
     let _window = Window::open();
     match which {
         kind::SYNC => synchronous(vcpu, frame),
@@ -50,12 +60,56 @@ extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
     vcpu.before_entry(frame);
 }
 
+#[inline(always)]
+fn trace_exit(vcpu: &'static Vcpu, frame: &Frame, which: u64) {
+    if trace::is_on::<VcpuRunExit>() {
+        tell_exit(vcpu, frame, which);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_exit(vcpu: &'static Vcpu, frame: &Frame, which: u64) {
+    let duration = trace::since(vcpu.set_turn(Turn::Hypervisor));
+    let syndrome = if which == kind::SYNC {
+        frame.syndrome
+    } else {
+        0
+    };
+    let event = VcpuRunExit {
+        vector: which,
+        class: esr::class(syndrome),
+        pc: frame.regs.pc,
+        syndrome,
+    };
+    trace::fire(About::Guest(vcpu, &frame.regs), event, duration);
+}
+
+/// The vCPU enters its guest.
+#[inline(always)]
+pub fn trace_entry(vcpu: &'static Vcpu, frame: &Frame) {
+    if trace::is_on::<VcpuRunEnter>() {
+        tell_entry(vcpu, frame);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_entry(vcpu: &'static Vcpu, frame: &Frame) {
+    let duration = trace::since(vcpu.set_turn(Turn::Guest));
+    let event = VcpuRunEnter {
+        pc: frame.regs.pc,
+        pstate: frame.regs.pstate,
+    };
+    trace::fire(About::Guest(vcpu, &frame.regs), event, duration);
+}
+
 fn synchronous(vcpu: &'static Vcpu, frame: &mut Frame) {
     let syndrome = frame.syndrome;
     let progress = match esr::class(syndrome) {
         esr::ec::HVC => hypercall(vcpu, frame, syndrome),
         esr::ec::SMC => {
-            psci::secure_call(&mut frame.regs);
+            traced_call(vcpu, frame, psci::secure_call);
             skip(frame, syndrome);
             Progress::Done
         }
@@ -129,8 +183,25 @@ fn hypercall(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress 
         return Progress::Done;
     }
     frame.regs.retire();
-    psci::call(vcpu, &mut frame.regs);
+    traced_call(vcpu, frame, |regs| psci::call(vcpu, regs));
     Progress::Done
+}
+
+/// Does what a guest has called for.
+fn traced_call(vcpu: &'static Vcpu, frame: &mut Frame, call: impl FnOnce(&mut CoreRegs)) {
+    let began = trace::begin::<Hypercall>();
+    let [function, x1, x2, ..] = frame.regs.x;
+    call(&mut frame.regs);
+    trace!(
+        About::Guest(vcpu, &frame.regs),
+        Hypercall {
+            function,
+            x1,
+            x2,
+            result: frame.regs.x[0],
+        },
+        trace::since(began)
+    );
 }
 
 // ---- System registers ----
@@ -238,7 +309,40 @@ fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
     } else {
         view::Access::Data
     };
-    match vcpu.vm().roots().fault(vcpu.vm().port(), gpa, view_access) {
+    let began = trace::begin::<PageFault>();
+    let fault = vcpu.vm().roots().fault(vcpu.vm().port(), gpa, view_access);
+    let progress = resolve(vcpu, frame, fault, gpa);
+    trace!(
+        About::Guest(vcpu, &frame.regs),
+        PageFault {
+            gva: far,
+            gpa: gpa.0,
+            access: match (is_walk, is_fetch, iss & WNR != 0) {
+                (true, ..) => 3,
+                (_, true, _) => 0,
+                (_, _, false) => 1,
+                (_, _, true) => 2,
+            },
+            outcome: match fault {
+                Fault::Retry => 0,
+                Fault::Probed => 1,
+                Fault::Unmapped if is_device(vcpu, gpa) => 2,
+                Fault::Unmapped | Fault::Forbidden => 3,
+            },
+        },
+        trace::since(began)
+    );
+    progress
+}
+
+/// Does what a stage-2 fault at `gpa` asks for.
+fn resolve(vcpu: &'static Vcpu, frame: &mut Frame, fault: Fault, gpa: Gpa) -> Progress {
+    let syndrome = frame.syndrome;
+    let iss = esr::iss(syndrome);
+    let far = frame.fault_address;
+    let is_fetch = esr::class(syndrome) == esr::ec::INSTRUCTION_ABORT;
+    let is_walk = iss & S1PTW != 0;
+    match fault {
         Fault::Retry => Progress::Retry,
         Fault::Probed => {
             if !vcpu.local().stepper.is_active() {
@@ -329,6 +433,13 @@ fn extend(value: u64, iss: u64, size: usize) -> u64 {
     } else {
         sign_extended & 0xffff_ffff
     }
+}
+
+/// Whether an emulated device is at `gpa`.
+fn is_device(vcpu: &'static Vcpu, gpa: Gpa) -> bool {
+    [GICD, vcpu.vm().gicr(), UART]
+        .iter()
+        .any(|device| device.contains(gpa.0))
 }
 
 /// Finds the device at `gpa`. `None`: there is none. A store gives `Some(0)`.

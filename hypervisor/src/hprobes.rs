@@ -62,6 +62,7 @@ pub const PROBEABLE: Probeable = Probeable {
         "hypervisor::sysreg",
         "hypervisor::text",
         "hypervisor::time",
+        "hypervisor::trace",
         "hypervisor::vectors",
         "devices::mmio",
         "devices::virtio",

@@ -4,8 +4,10 @@
 //! or refilled on ordinary exits: whoever changes the virtual GIC goes through [`update`], which does sync, change and
 //! flush in one go; a vCPU on another CPU is kicked and does its own.
 
+use crate::trace::{self, About, trace};
 use crate::vcpu::Vcpu;
-use crate::{cpu, gic, masking, rendezvous, service, sysreg};
+use crate::{cpu, gic, masking, rendezvous, service, sysreg, time};
+use ::tracepoints::{IrqHandle, IrqInject};
 use devices::vgic::{Delivery, ListRegs, PhysicalTimer, VcpuMask, Vgic};
 use probes::machine::Power;
 
@@ -19,36 +21,59 @@ pub fn serve(vcpu: Option<&'static Vcpu>) {
     // may have been reset for the next.
     let vcpu = vcpu.filter(|vcpu| vcpu.power() == Power::On);
     while let Some(intid) = acknowledge() {
-        match (intid, vcpu) {
-            // Stays active until the guest deactivates it through its list register, or `update` says so.
-            (gic::PPI_VIRTUAL_TIMER, Some(vcpu)) => {
-                update(vcpu, |vgic, index| vgic.timer_fired(index));
-                continue;
-            }
-            (gic::PPI_VIRTUAL_TIMER, None) => {
-                // Nobody's timer: switch it off, or it fires for ever.
-                // SAFETY: no vCPU uses it.
-                unsafe { sysreg::write!("cntv_ctl_el0", 0) };
-            }
-            (gic::SGI_KICK | gic::PPI_MAINTENANCE, Some(vcpu)) => {
-                gic::deactivate(intid);
-                update(vcpu, |_, _| VcpuMask::NONE);
-                continue;
-            }
-            (gic::PPI_HYP_TIMER, _) => {
-                crate::time::stop_timer();
-                service::tick();
-            }
-            (gic::SGI_STOP, _) => {
-                gic::deactivate(intid);
-                rendezvous::obey();
-                continue;
-            }
-            (intid, _) if intid >= 32 => service::device_interrupt(intid),
-            _ => {}
-        }
-        gic::deactivate(intid);
+        let about = About::here(vcpu);
+        let intid_field = u64::from(intid);
+        trace!(about, ExternalInterrupt { intid: intid_field });
+        let began = trace::begin::<IrqHandle>();
+        handle(intid, vcpu);
+        trace!(about, IrqHandle { intid: intid_field }, trace::since(began));
     }
+}
+
+/// Handles an interrupt that has been acknowledged.
+fn handle(intid: u32, vcpu: Option<&'static Vcpu>) {
+    match (intid, vcpu) {
+        // Stays active until the guest deactivates it through its list register, or `update` says so.
+        (gic::PPI_VIRTUAL_TIMER, Some(vcpu)) => {
+            trace!(
+                About::Vcpu(vcpu),
+                TimerEvent {
+                    deadline: sysreg::read!("cntv_cval_el0"),
+                    late: time::guest_timer_lateness(),
+                }
+            );
+            update(vcpu, |vgic, index| vgic.timer_fired(index));
+            return;
+        }
+        (gic::PPI_VIRTUAL_TIMER, None) => {
+            // Nobody's timer: switch it off, or it fires for ever.
+            // SAFETY: no vCPU uses it.
+            unsafe { sysreg::write!("cntv_ctl_el0", 0) };
+        }
+        (gic::SGI_KICK | gic::PPI_MAINTENANCE, Some(vcpu)) => {
+            gic::deactivate(intid);
+            update(vcpu, |_, _| VcpuMask::NONE);
+            return;
+        }
+        (gic::PPI_HYP_TIMER, _) => {
+            trace!(
+                About::Hypervisor,
+                TimerTick {
+                    late: time::timer_lateness(),
+                }
+            );
+            time::stop_timer();
+            service::tick();
+        }
+        (gic::SGI_STOP, _) => {
+            gic::deactivate(intid);
+            rendezvous::obey();
+            return;
+        }
+        (intid, _) if intid >= 32 => service::device_interrupt(intid),
+        _ => {}
+    }
+    gic::deactivate(intid);
 }
 
 /// The next interrupt of any priority, acknowledged and dropped to let others come.
@@ -64,6 +89,7 @@ fn acknowledge() -> Option<u32> {
 pub fn update(vcpu: &'static Vcpu, change: impl FnOnce(&mut Vgic, usize) -> VcpuMask) {
     let index = usize::from(vcpu.id.0);
     let mut regs = read_list_registers();
+    let before = trace::is_on::<IrqInject>().then_some(regs);
     let kick = {
         let mut vgic = vcpu.vm().vgic.lock();
         let after_sync = vgic.sync(index, &regs);
@@ -76,7 +102,22 @@ pub fn update(vcpu: &'static Vcpu, change: impl FnOnce(&mut Vgic, usize) -> Vcpu
         VcpuMask(after_sync.0 | after_change.0)
     };
     write_list_registers(&regs);
+    if let Some(before) = before {
+        trace_injections(vcpu, &before, &regs);
+    }
     vcpu.vm().kick(kick, Some(vcpu));
+}
+
+/// Tells which interrupts a vCPU is given that it was not given before.
+#[cold]
+fn trace_injections(vcpu: &Vcpu, before: &ListRegs, now: &ListRegs) {
+    for (intid, priority) in now.pending() {
+        let was_there = before.pending().any(|(other, _)| other == intid);
+        if !was_there {
+            let (intid, priority) = (intid.into(), priority.into());
+            trace!(About::Vcpu(vcpu), IrqInject { intid, priority });
+        }
+    }
 }
 
 /// Turns this CPU's virtual CPU interface to what a guest finds after reset.

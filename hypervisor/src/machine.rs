@@ -1,13 +1,17 @@
 //! The VM as the debugger sees it: [`probes::machine`] over [`Vm`].
 
+use crate::trace::{About, trace};
 use crate::vm::Vm;
 use crate::{cpu, hwdebug, service, time};
-use probes::addr::Gpa;
+use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
     ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
     PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
 };
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
+
+/// In `tracepoints::MAPPINGS`.
+const SHADOW: u64 = 1;
 
 impl Machine for Vm {
     fn vm(&self) -> VmId {
@@ -93,11 +97,36 @@ impl PhysMemory for Vm {
 
 impl ExecuteView for Vm {
     fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError> {
-        self.views().lock().arm(gpa, instruction)
+        let mut views = self.views().lock();
+        let before = views.shadows();
+        let armed = views.arm(gpa, instruction);
+        if views.shadows() > before {
+            trace!(
+                About::Vm(self.id),
+                MemoryMap {
+                    gpa: gpa.page().0,
+                    size: PAGE_SIZE,
+                    what: SHADOW,
+                }
+            );
+        }
+        armed
     }
 
     fn disarm(&self, gpa: Gpa) {
-        self.views().lock().disarm(gpa);
+        let mut views = self.views().lock();
+        let before = views.shadows();
+        views.disarm(gpa);
+        if views.shadows() < before {
+            trace!(
+                About::Vm(self.id),
+                MemoryUnmap {
+                    gpa: gpa.page().0,
+                    size: PAGE_SIZE,
+                    what: SHADOW,
+                }
+            );
+        }
     }
 
     fn view_usage(&self) -> ViewUsage {

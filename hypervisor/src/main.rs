@@ -9,7 +9,7 @@
 //! 3. **Nothing on the way of a probe hit allocates, parses, or takes a lock that a stopped CPU can hold.**
 //!
 //! The rooms: `boot`, `mmu`, `heap`, `platform`, `cpu`, `gic`, `time` bring the machine up; `vectors` and `exits` are the
-//! exception path; `vm`, `vcpu`, `psci`, `stage2`, `step`, `hwdebug` are a guest; `hyp`, `hprobes`,
+//! exception path, `trace` is where the static events fire; `vm`, `vcpu`, `psci`, `stage2`, `step`, `hwdebug` are a guest; `hyp`, `hprobes`,
 //! `text` make the hypervisor itself something to probe; `service` runs the debug server.
 
 #![no_std]
@@ -52,6 +52,7 @@ mod step;
 mod sysreg;
 mod text;
 mod time;
+mod trace;
 mod vcpu;
 mod vectors;
 mod vm;
@@ -59,6 +60,7 @@ mod vm;
 use alloc::vec::Vec;
 use log::{LevelFilter, info};
 use platform::{Platform, Range};
+use trace::{About, trace};
 
 /// Memory for the heap: page tables, shadow pages, symbols, programs.
 const HEAP_SIZE: u64 = 96 << 20;
@@ -97,10 +99,19 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
         platform.ram.iter().map(Range::size).sum::<u64>() >> 20,
         platform.modules.len()
     );
+    trace::init(&platform, cpus);
     vm::create_all(&platform, cpus, |size| free.take_low(size));
-    service::init(&platform, cpus);
+    service::init(&platform);
     settle_vcpus();
     service::start_vms();
+    trace!(
+        About::Hypervisor,
+        VmmInit {
+            cpus: cpus as u64,
+            vms: vm::all().len() as u64,
+            memory: platform.ram.iter().map(Range::size).sum(),
+        }
+    );
     info!("periscope: ready cpus={cpus} vms={}", vm::all().len());
     crash::arm(&platform);
     run_cpu()

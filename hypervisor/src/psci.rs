@@ -1,7 +1,9 @@
 //! The firmware that a guest sees: PSCI 1.1 (Arm DEN 0022) and the SMC Calling Convention 1.1 (Arm DEN 0028), by `HVC #0`.
 
+use crate::trace::{self, About, trace};
 use crate::vcpu::{Start, Vcpu};
 use crate::{interrupts, service};
+use ::tracepoints::PsciCpuSuspend;
 use log::info;
 use probes::machine::{Power, VcpuId};
 use probes::regs::CoreRegs;
@@ -48,20 +50,67 @@ pub fn call(vcpu: &'static Vcpu, regs: &mut CoreRegs) {
     let result = match function & !BIT_64 {
         PSCI_VERSION | SMCCC_VERSION => VERSION_1_1 as i64,
         SMCCC_ARCH_FEATURES => arch_feature(regs.x[1] as u32),
-        PSCI_FEATURES => feature(regs.x[1] as u32),
-        CPU_ON => cpu_on(vcpu, function, regs),
+        PSCI_FEATURES => {
+            let result = feature(regs.x[1] as u32);
+            trace!(
+                About::Vcpu(vcpu),
+                PsciFeatures {
+                    function: regs.x[1],
+                    result: result as u64,
+                }
+            );
+            result
+        }
+        CPU_ON => {
+            let result = cpu_on(vcpu, function, regs);
+            let [_, target, entry, context, ..] = regs.x;
+            trace!(
+                About::Vcpu(vcpu),
+                PsciCpuOn {
+                    target,
+                    entry,
+                    context,
+                    result: result as u64,
+                }
+            );
+            result
+        }
         CPU_OFF => {
+            trace!(About::Vcpu(vcpu), PsciCpuOff {});
             vcpu.power_off();
             SUCCESS
         }
         CPU_SUSPEND => {
+            let began = trace::begin::<PsciCpuSuspend>();
             suspend(vcpu);
+            trace!(
+                About::Vcpu(vcpu),
+                PsciCpuSuspend { state: regs.x[1] },
+                trace::since(began)
+            );
             SUCCESS
         }
-        AFFINITY_INFO => affinity_info(vcpu, regs),
+        AFFINITY_INFO => {
+            let result = affinity_info(vcpu, regs);
+            trace!(
+                About::Vcpu(vcpu),
+                PsciAffinityInfo {
+                    target: regs.x[1],
+                    level: regs.x[2],
+                    result: result as u64,
+                }
+            );
+            result
+        }
         MIGRATE_INFO_TYPE => NO_TRUSTED_OS,
-        SYSTEM_OFF => end(vcpu, service::Request::PowerOff),
-        SYSTEM_RESET => end(vcpu, service::Request::Reset),
+        SYSTEM_OFF => {
+            trace!(About::Vcpu(vcpu), PsciSystemOff {});
+            end(vcpu, service::Request::PowerOff)
+        }
+        SYSTEM_RESET => {
+            trace!(About::Vcpu(vcpu), PsciSystemReset {});
+            end(vcpu, service::Request::Reset)
+        }
         _ => NOT_SUPPORTED,
     };
     regs.x[0] = result as u64;

@@ -76,6 +76,21 @@ pub fn set_guest_time(offset: u64) {
     sysreg::isb();
 }
 
+fn ticks_to_ns(ticks: u64) -> u64 {
+    (u128::from(ticks) * 1_000_000_000 / u128::from(frequency())) as u64
+}
+
+/// How long ago the EL2 timer of this CPU was to fire, in nanoseconds.
+pub fn timer_lateness() -> u64 {
+    ticks_to_ns(ticks().saturating_sub(sysreg::read!("cnthp_cval_el2")))
+}
+
+/// How long ago the guest's virtual timer on this CPU was to fire, in nanoseconds.
+pub fn guest_timer_lateness() -> u64 {
+    let now = sysreg::read!("cntvct_el0");
+    ticks_to_ns(now.saturating_sub(sysreg::read!("cntv_cval_el0")))
+}
+
 /// Makes the EL2 timer of this CPU interrupt in `ns` nanoseconds.
 pub fn start_timer(ns: u64) {
     let ticks = (u128::from(ns) * u128::from(frequency()) / 1_000_000_000) as u64;

@@ -11,8 +11,8 @@ use crate::masking::{self, Window};
 use crate::step::{self, Purpose, Stepper};
 use crate::vectors::{self, Frame};
 use crate::vm::{self, Vm};
-use crate::{cpu, fp, gic, guest_sys, interrupts, psci, service, stage2, sysreg};
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::{cpu, exits, fp, gic, guest_sys, interrupts, psci, service, stage2, sysreg, time};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use devices::vgic::{Delivery, VcpuMask};
 use probes::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use probes::addr::Gva;
@@ -49,6 +49,15 @@ pub struct Local {
     pub debug: HwDebug,
 }
 
+/// Whose turn begins on a vCPU's CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// The guest is entered.
+    Guest,
+    /// The guest is left.
+    Hypervisor,
+}
+
 /// `power`: off.
 const OFF: u8 = 0;
 /// `power`: `CPU_ON` has been called, the vCPU has not started.
@@ -73,6 +82,9 @@ pub struct Vcpu {
     mode: Mutex<Option<RunMode>>,
     /// The last that it asked for is `Stay`: for a look without the lock.
     stays: AtomicBool,
+    /// When it entered its guest, in nanoseconds, and when it left; 0 where nobody wanted to know.
+    entered: AtomicU64,
+    left: AtomicU64,
     saved: Mutex<Saved>,
     local: Mutex<Local>,
 }
@@ -91,9 +103,16 @@ impl Vcpu {
             start: Mutex::new(None),
             mode: Mutex::new(None),
             stays: AtomicBool::new(false),
+            entered: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             saved: Mutex::new(Saved::default()),
             local: Mutex::new(Local::default()),
         }
+    }
+
+    /// Which VM it belongs to.
+    pub fn vm_id(&self) -> VmId {
+        self.vm
     }
 
     /// Its VM.
@@ -288,8 +307,19 @@ impl Vcpu {
         self.switch_view(View::Run);
         let mut frame = Frame::default();
         self.before_entry(&mut frame);
+        exits::trace_entry(self, &frame);
         // SAFETY: `before_entry` returns only with the vCPU on, and then the frame is that of a start: EL1h.
         unsafe { vectors::enter(&frame) }
+    }
+
+    /// Remembers that a turn begins now, and returns when the one before it began; 0 where nobody has remembered that.
+    pub fn set_turn(&self, turn: Turn) -> u64 {
+        let (before, now) = match turn {
+            Turn::Guest => (&self.left, &self.entered),
+            Turn::Hypervisor => (&self.entered, &self.left),
+        };
+        now.store(time::now_ns(), Ordering::Relaxed);
+        before.swap(0, Ordering::Relaxed)
     }
 
     /// Moves this CPU to a view of the VM.

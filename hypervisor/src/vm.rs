@@ -4,6 +4,7 @@ use crate::live::{self, Live};
 use crate::lock::Mutex;
 use crate::platform::{Module, ModuleKind, Platform, Range};
 use crate::stage2::Port;
+use crate::trace::{About, trace};
 use crate::vcpu::{Start, Vcpu};
 use crate::{debugger, interrupts, mmu, service, time};
 use alloc::boxed::Box;
@@ -60,6 +61,13 @@ struct Holds {
     since: u64,
     /// [`time::running_ticks`] minus guest time.
     offset: u64,
+}
+
+/// What comes after a life; the numbers are those of `tracepoints::ENDS`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    PowerOff = 0,
+    Reset = 1,
 }
 
 /// One guest.
@@ -139,8 +147,27 @@ pub fn create_all(
             ram,
             halt: platform.flag(&format!("{id}.halt")),
         };
+        trace!(
+            About::Vm(id),
+            ConfigLoad {
+                vcpus: homes.len() as u64,
+                memory: size,
+                halt: config.halt.into(),
+            }
+        );
         match Vm::new(id, config, &homes) {
-            Ok(vm) => vms.push(Box::leak(Box::new(vm))),
+            Ok(vm) => {
+                let vm: &'static Vm = Box::leak(Box::new(vm));
+                trace!(
+                    About::Vm(id),
+                    VmCreate {
+                        vcpus: vm.vcpus.len() as u64,
+                        memory: size,
+                        address: ram.start,
+                    }
+                );
+                vms.push(vm);
+            }
             Err(error) => error!("{id}: {error:?}: not created"),
         }
     }
@@ -174,6 +201,14 @@ impl Vm {
             },
         )?;
         views.map_ram(RAM_BASE, Hpa(config.ram.start), config.ram.size())?;
+        trace!(
+            About::Vm(id),
+            MemoryMap {
+                gpa: RAM_BASE.0,
+                size: config.ram.size(),
+                what: 0,
+            }
+        );
         let vcpus = homes
             .iter()
             .enumerate()
@@ -489,7 +524,7 @@ impl Vm {
     }
 
     /// All vCPUs off; probes wait for the next kernel. Held.
-    fn end_life(&self) {
+    fn end_life(&self, end: End) {
         for vcpu in &self.vcpus {
             vcpu.power_off();
         }
@@ -497,6 +532,7 @@ impl Vm {
         if let Some(space) = service::space(self.id) {
             space.guest_reset();
         }
+        trace!(About::Vm(self.id), VmDestroy { end: end as u64 });
     }
 
     /// Ends the hold of a VM that has been waiting for a debugger.
@@ -522,7 +558,7 @@ impl Vm {
     /// Takes the power away. Holds stay.
     pub fn power_off(&self) {
         self.hold();
-        self.end_life();
+        self.end_life(End::PowerOff);
         self.release();
         info!("{} is off", self.name);
     }
@@ -530,7 +566,7 @@ impl Vm {
     /// Ends the guest and loads it anew.
     pub fn reset(&self) {
         self.hold();
-        self.end_life();
+        self.end_life(End::Reset);
         self.begin_life(VmState::Running);
         self.release();
         info!("{} is reset", self.name);
@@ -588,6 +624,15 @@ impl Vm {
         })
         .map_err(|_| "the device tree cannot be made")?;
         self.place(tree_gpa, &tree);
+        trace!(
+            About::Vm(self.id),
+            ImageLoad {
+                kernel: kernel_gpa,
+                size: kernel.size(),
+                ramdisk: ramdisk_size,
+                device_tree: tree_gpa,
+            }
+        );
         Ok(Start {
             entry: kernel_gpa,
             context: tree_gpa,

@@ -410,7 +410,7 @@ impl Host for HitHost<'_> {
 }
 
 /// Text formatted without allocation; what does not fit is cut off.
-struct ShortText {
+pub(crate) struct ShortText {
     bytes: [u8; Self::CAPACITY],
     length: usize,
 }
@@ -418,14 +418,14 @@ struct ShortText {
 impl ShortText {
     const CAPACITY: usize = 160;
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             bytes: [0; Self::CAPACITY],
             length: 0,
         }
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }

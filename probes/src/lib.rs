@@ -32,6 +32,7 @@ pub mod stage2;
 pub mod symbols;
 pub mod system_map;
 pub mod target;
+pub mod tracepoint;
 pub mod translate;
 pub mod view;
 

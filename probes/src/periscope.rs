@@ -1,11 +1,12 @@
 //! The root: all spaces, all programs, all events.
 
-use crate::event::{EventSource, Rings};
+use crate::event::{EventKind, EventSource, Rings};
 use crate::machine::{Machine, VmId, VmState};
 use crate::own_code::Hypervisor;
 use crate::programs::{ProgramStore, StoreError};
 use crate::space::{ProbeId, Space};
 use crate::target::{BadTarget, Target};
+use crate::tracepoint::{Field, Tracer};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -68,20 +69,20 @@ pub struct Periscope {
     spaces: Vec<Space>,
     hypervisor: Option<Space>,
     programs: ProgramStore,
-    events: Arc<Rings>,
+    tracer: Arc<Tracer>,
 }
 
 impl Periscope {
-    /// A debugger over `machines` (`vm1`, `vm2`, … in order) and, where it can be probed itself, the hypervisor, on
-    /// `cpus` physical CPUs.
+    /// A debugger over `machines` (`vm1`, `vm2`, … in order) and, where it can be probed itself, the hypervisor. Events
+    /// go the way of `tracer`'s.
     pub fn new(
         machines: &[&'static dyn Machine],
         hypervisor: Option<Hypervisor>,
-        cpus: usize,
+        tracer: Arc<Tracer>,
     ) -> Result<Self, LoadError> {
-        let programs = ProgramStore::new(cpus)?;
+        let programs = ProgramStore::new(tracer.cpus())?;
         let stop = programs.builtin("stop")?;
-        let events = Arc::new(Rings::new(cpus));
+        let events = tracer.rings();
         let space =
             |machine: &&'static dyn Machine| Space::new(*machine, events.clone(), stop.clone());
         let spaces = machines.iter().map(space).collect();
@@ -91,7 +92,7 @@ impl Periscope {
             spaces,
             hypervisor,
             programs,
-            events,
+            tracer,
         })
     }
 
@@ -117,19 +118,38 @@ impl Periscope {
 
     /// The events of all CPUs.
     pub fn events(&self) -> &Rings {
-        &self.events
+        self.tracer.rings()
     }
 
-    /// What users call a source of events: `vm1:vfs_read`. `None` for what is no probe (any more).
+    /// The tracepoints.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// What users call a source of events: `vm1:vfs_read`, `vmm:page_fault`. `None` for what is no probe (any more).
     pub fn name_of(&self, source: &EventSource) -> Option<String> {
+        if source.kind == EventKind::Tracepoint {
+            return self.tracer.tracepoint(source.id).map(ToString::to_string);
+        }
         let space = self.space_of(source.vm)?;
         let site = space.probe_site(ProbeId(source.id))?;
         Some(format!("{}:{site}", source.vm))
     }
 
+    /// The fields of a source that is a tracepoint; nothing for any other.
+    pub fn fields_of(&self, source: &EventSource) -> &'static [Field] {
+        match source.kind {
+            EventKind::Tracepoint => self
+                .tracer
+                .tracepoint(source.id)
+                .map_or(&[], |p| p.fields()),
+            _ => &[],
+        }
+    }
+
     /// Whether hits may write events now.
     pub fn is_probed(&self) -> bool {
-        self.all_spaces().any(Space::is_probed)
+        self.tracer.is_tracing() || self.all_spaces().any(Space::is_probed)
     }
 
     /// The space of a VM, or of the hypervisor.
@@ -191,6 +211,7 @@ impl Periscope {
         let users: Vec<String> = self
             .all_spaces()
             .flat_map(|space| space.users_of(&object))
+            .chain(self.tracer.users_of(&object))
             .collect();
         if users.is_empty() {
             return Ok(());

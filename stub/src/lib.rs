@@ -21,6 +21,7 @@ mod packet;
 mod server;
 mod session;
 mod target;
+pub mod tracepoints;
 
 pub use channel::ByteChannel;
 pub use server::{Log, Server};

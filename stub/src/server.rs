@@ -1,6 +1,6 @@
 //! What all endpoints and the shell share.
 
-use crate::events::Events;
+use crate::events::{Events, Naming};
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -9,6 +9,7 @@ use probes::event::EventSource;
 use probes::machine::VmId;
 use probes::periscope::Periscope;
 use probes::programs::StoreError;
+use probes::tracepoint::Field;
 use spin::{Mutex, MutexGuard};
 
 /// How many refused uploads `trace progs` remembers.
@@ -27,6 +28,19 @@ pub(crate) struct RefusedUpload {
     pub(crate) name: String,
     /// What was wrong, and what to do.
     pub(crate) reason: String,
+}
+
+/// What the debugger's root calls sources.
+struct Names(&'static Periscope);
+
+impl Naming for Names {
+    fn name(&self, source: &EventSource) -> Option<String> {
+        self.0.name_of(source)
+    }
+
+    fn fields(&self, source: &EventSource) -> &'static [Field] {
+        self.0.fields_of(source)
+    }
 }
 
 /// The debug server: one for all endpoints.
@@ -72,8 +86,8 @@ impl Server {
     /// Takes events out of the rings of all CPUs. Sessions call this when they are polled; a hypervisor calls it every
     /// few milliseconds while [`Self::wants_poll`].
     pub fn collect_events(&self) {
-        let name = |source: &EventSource| self.periscope.name_of(source);
-        self.events.lock().collect(self.periscope.events(), &name);
+        let naming = Names(self.periscope);
+        self.events.lock().collect(self.periscope.events(), &naming);
     }
 
     /// Whether events may come that somebody has to take out of the rings before they are full.

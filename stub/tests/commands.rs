@@ -135,7 +135,10 @@ fn probes_that_cannot_be() {
         ),
         ("trace enable vm1:9", "vm1 has no probe 9"),
         ("trace disable vm1:work", "\"work\" is no number of a probe"),
-        ("trace disable", "this needs the number of a probe."),
+        (
+            "trace disable",
+            "this needs a tracepoint or the number of a probe.",
+        ),
         (
             "trace kprobe vm1:a;b count",
             "\"a;b\" is neither an address",

@@ -100,7 +100,7 @@ pub fn space(vm: VmId) -> Option<&'static Space> {
 
 /// Sets the debug server up over all VMs and connects it to its channels. Boot CPU, once, with interrupts of the
 /// console still off.
-pub fn init(platform: &Platform, cpus: usize) {
+pub fn init(platform: &Platform) {
     let machines: Vec<&'static dyn Machine> = vm::all()
         .iter()
         .map(|&vm| vm as &'static dyn Machine)
@@ -111,8 +111,8 @@ pub fn init(platform: &Platform, cpus: usize) {
         symbols,
         probeable: hprobes::PROBEABLE,
     };
-    let periscope =
-        Periscope::new(&machines, Some(hypervisor), cpus).expect("built-in programs load");
+    let periscope = Periscope::new(&machines, Some(hypervisor), crate::trace::tracer())
+        .expect("built-in programs load");
     let periscope = PERISCOPE.call_once(|| periscope);
     if let Some(space) = periscope.hypervisor() {
         hprobes::init(space);

@@ -1,11 +1,14 @@
 //! The hypervisor's shell: lines in, the command language of the stub, text out.
 
 use super::{Backlog, ChannelPort, drain};
+use crate::trace::{self, About, trace};
+use ::tracepoints::ShellCommand;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use devices::channel::{Channel, ChannelEvent};
+use probes::tracepoint::FieldKind;
 use stub::Server;
 use stub::commands::{self, Caller, Follower};
 
@@ -50,6 +53,7 @@ impl Shell {
                 self.follower = None;
             }
             if matches!(event, Some(ChannelEvent::Opened | ChannelEvent::Replaced)) {
+                trace!(About::Hypervisor, ShellInit {});
                 self.output.extend(PROMPT.as_bytes());
             }
             let mut buffer = [0; 256];
@@ -109,7 +113,9 @@ impl Shell {
             text = format!("the line is too long: {MAX_LINE} bytes are possible");
         } else {
             let line = String::from_utf8_lossy(line);
+            let began = trace::begin::<ShellCommand>();
             self.follower = commands::run(self.server, &Caller::Shell, &line, &mut text);
+            trace_command(&line, began);
         }
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
@@ -119,4 +125,19 @@ impl Shell {
             self.output.extend(PROMPT.as_bytes());
         }
     }
+}
+
+/// A command has run that began at `began`.
+fn trace_command(line: &str, began: u64) {
+    let part = |from: usize| FieldKind::text(line.as_bytes().get(from..).unwrap_or_default());
+    trace!(
+        About::Hypervisor,
+        ShellCommand {
+            length: line.len() as u64,
+            text: part(0),
+            text8: part(8),
+            text16: part(16),
+        },
+        trace::since(began)
+    );
 }

@@ -29,8 +29,10 @@ use crate::machine::{
 use crate::periscope::Periscope;
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
 use crate::space::Space;
+use crate::tracepoint::{Tracepoint, Tracer};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -89,6 +91,16 @@ pub fn fleet(
     vms: u8,
     vcpus: usize,
 ) -> Result<(&'static Periscope, Vec<&'static FakeMachine>), LoadError> {
+    traced_fleet(vms, vcpus, &[])
+}
+
+/// The same with tracepoints.
+pub fn traced_fleet(
+    vms: u8,
+    vcpus: usize,
+    tracepoints: &[&[&'static Tracepoint]],
+) -> Result<(&'static Periscope, Vec<&'static FakeMachine>), LoadError> {
+    let tracer = Arc::new(Tracer::new(crate::event::MAX_CPUS, tracepoints));
     let machines: Vec<_> = (1..=vms)
         .map(|vm| FakeMachine::leak(VmId(vm), vcpus, FLEET_RAM))
         .collect();
@@ -96,11 +108,8 @@ pub fn fleet(
         .iter()
         .map(|machine| *machine as &'static dyn Machine)
         .collect();
-    let periscope: &'static Periscope = Box::leak(Box::new(Periscope::new(
-        &as_machines,
-        None,
-        crate::event::MAX_CPUS,
-    )?));
+    let periscope: &'static Periscope =
+        Box::leak(Box::new(Periscope::new(&as_machines, None, tracer)?));
     for machine in &machines {
         machine.connect(periscope);
     }

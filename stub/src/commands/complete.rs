@@ -93,6 +93,10 @@ fn operand(
         return places(invocation, partial);
     }
     match word {
+        word if word.starts_with("TRACEPOINT") => {
+            let points = invocation.periscope().tracer().tracepoints().iter();
+            starting_with(partial, points.map(|point| point.to_string()))
+        }
         "PROGRAM" | "NAME" => starting_with(partial, programs.names().into_iter()),
         "VM" => {
             let spaces = invocation.periscope().spaces().iter();

@@ -27,6 +27,7 @@ mod trace_reset;
 mod trace_stat;
 mod trace_stream;
 mod trace_switch;
+mod trace_tracepoints;
 mod trace_unkprobe;
 mod trace_unload;
 mod trace_verbose;
@@ -138,6 +139,7 @@ const COMMANDS: &[Command] = &[
     trace_unkprobe::COMMAND,
     trace_switch::ENABLE,
     trace_switch::DISABLE,
+    trace_tracepoints::COMMAND,
     trace_list::COMMAND,
     trace_stream::COMMAND,
     trace_dump::COMMAND,

@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "dump"],
-    arguments: "[-n N] [--filter KIND|VM|NAME]…",
+    arguments: "[-n N] [--filter hprobe|kprobe|tracepoint|vmN|NAME]...",
     summary: "show all events that are kept (or the last N), whole, for programs to read",
     run,
 };

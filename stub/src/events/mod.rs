@@ -15,7 +15,7 @@ pub(crate) use filter::{Filter, is_called};
 pub(crate) use histogram::Octave;
 pub(crate) use history::Entry;
 pub(crate) use render::{dump_line, duration, stream_line};
-pub(crate) use statistics::Stat;
+pub(crate) use statistics::{Naming, Stat};
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -60,18 +60,13 @@ impl Events {
         }
     }
 
-    /// Empties the rings. `name` says what users call a source.
-    pub(crate) fn collect(&mut self, rings: &Rings, name: &dyn Fn(&EventSource) -> Option<String>) {
-        rings.drain(&mut |event, text| self.take(event, text, name));
+    /// Empties the rings. `naming` says what users call a source.
+    pub(crate) fn collect(&mut self, rings: &Rings, naming: &dyn Naming) {
+        rings.drain(&mut |event, text| self.take(event, text, naming));
     }
 
-    fn take(
-        &mut self,
-        event: &TraceEvent,
-        text: &[u8],
-        name: &dyn Fn(&EventSource) -> Option<String>,
-    ) {
-        let stat = self.statistics.take(event, name);
+    fn take(&mut self, event: &TraceEvent, text: &[u8], naming: &dyn Naming) {
+        let stat = self.statistics.take(event, naming);
         let entry = Entry::new(event, text);
         if event.kind.is_text() || self.verbosity == Verbosity::Hits {
             self.live.push(event.vm, &render::live_line(&entry, stat));

@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use core::fmt::Write;
 use probes::event::{EventKind, TraceEvent};
 use probes::machine::VmId;
+use probes::tracepoint::Field;
 
 /// Return values from here on are shown as errors too: Linux' `MAX_ERRNO`.
 const MAX_ERRNO: i64 = 4095;
@@ -21,10 +22,17 @@ pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
         (EventKind::Note, _) => format!("{}: {text}", event.vm),
         (EventKind::Print, _) => format!("[{who}] {place} {text}"),
         (EventKind::ProgramError, 0) => format!("[{who}] {place} program failed: {text}"),
+        (EventKind::ProgramError, _) if event.origin == EventKind::Tracepoint => {
+            format!("[{who}] {place} program failed: {text}")
+        }
         (EventKind::ProgramError, id) => {
             format!("[{who}] {place} program of probe {id} failed: {text}")
         }
-        (kind, _) => format!("[{who}] {} {place}{}", kind.name(), details(event)),
+        (kind, _) => format!(
+            "[{who}] {} {place}{}",
+            kind.name(),
+            details(event, stat.fields())
+        ),
     }
 }
 
@@ -47,7 +55,8 @@ pub(crate) fn stream_line(entry: &Entry, stat: Option<&Stat>) -> String {
         line.push(' ');
         line.push_str(&text);
     } else {
-        line.push_str(&details(event));
+        let fields = stat.map_or(&[][..], Stat::fields);
+        line.push_str(&details(event, fields));
     }
     line
 }
@@ -81,7 +90,7 @@ pub(crate) fn dump_line(entry: &Entry, stat: Option<&Stat>) -> String {
 }
 
 /// Arguments and duration, with a space before each.
-fn details(event: &TraceEvent) -> String {
+fn details(event: &TraceEvent, fields: &[Field]) -> String {
     let mut text = String::new();
     let value = event.args[0];
     match event.kind {
@@ -90,6 +99,11 @@ fn details(event: &TraceEvent) -> String {
             text = format!(" returned {value:#x}");
             if (-MAX_ERRNO..0).contains(&signed) {
                 text.push_str(&format!(" ({signed})"));
+            }
+        }
+        EventKind::Tracepoint => {
+            for (field, value) in fields.iter().zip(event.args) {
+                text.push_str(&format!(" {}={}", field.name, field.kind.show(value)));
             }
         }
         _ => {

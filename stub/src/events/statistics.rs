@@ -7,15 +7,26 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use probes::event::{EventSource, TraceEvent};
+use probes::tracepoint::Field;
 
 /// Sources at most. Numbers of probes are never used again, so a client can make ever more; the one that has been silent
 /// for longest makes room.
 const MAX_SOURCES: usize = 1024;
 
+/// Knows what users call the sources of events.
+pub(crate) trait Naming {
+    /// `vm1:vfs_read`, `vmm:page_fault`; `None` for what has gone.
+    fn name(&self, source: &EventSource) -> Option<String>;
+    /// The fields of a tracepoint; nothing for anything else.
+    fn fields(&self, source: &EventSource) -> &'static [Field];
+}
+
 /// One source.
 pub(crate) struct Stat {
     /// As a user reads it: `vm1:vfs_read`.
     name: String,
+    /// Of a tracepoint.
+    fields: &'static [Field],
     count: u64,
     durations: Option<Histogram>,
     last_ns: u64,
@@ -25,6 +36,11 @@ impl Stat {
     /// As a user reads it: `vm1:vfs_read`.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The fields of a tracepoint; nothing for anything else.
+    pub(crate) fn fields(&self) -> &'static [Field] {
+        self.fields
     }
 
     /// How many hits.
@@ -55,17 +71,14 @@ pub(super) struct Statistics(BTreeMap<EventSource, Stat>);
 
 impl Statistics {
     /// Counts an event and tells whose it is.
-    pub(super) fn take(
-        &mut self,
-        event: &TraceEvent,
-        name: &dyn Fn(&EventSource) -> Option<String>,
-    ) -> &Stat {
+    pub(super) fn take(&mut self, event: &TraceEvent, naming: &dyn Naming) -> &Stat {
         let source = event.source();
         if !self.0.contains_key(&source) {
             self.make_room();
         }
         let stat = self.0.entry(source).or_insert_with(|| Stat {
-            name: name(&source).unwrap_or_else(|| event.pc.to_string()),
+            name: naming.name(&source).unwrap_or_else(|| event.pc.to_string()),
+            fields: naming.fields(&source),
             count: 0,
             durations: None,
             last_ns: 0,

@@ -4,6 +4,7 @@ use alloc::string::ToString;
 use probes::addr::Gva;
 use probes::event::EventKind;
 use probes::machine::VcpuId;
+use probes::tracepoint::{Field, FieldKind};
 
 /// A hit of probe 7 of a VM on CPU 0.
 fn hit(vm: u8) -> TraceEvent {
@@ -21,6 +22,38 @@ fn hit(vm: u8) -> TraceEvent {
     }
 }
 
+/// Knows probe 7 only, and tracepoint 1.
+struct Seven;
+
+impl Naming for Seven {
+    fn name(&self, source: &EventSource) -> Option<String> {
+        match (source.kind, source.id) {
+            (EventKind::Tracepoint, 1) => Some("vmm:page_fault".to_string()),
+            (_, 7) => Some(format!("{}:f", source.vm)),
+            _ => None,
+        }
+    }
+
+    fn fields(&self, source: &EventSource) -> &'static [Field] {
+        const FIELDS: [Field; 2] = [
+            Field {
+                name: "gva",
+                kind: FieldKind::Hex,
+                summary: "",
+            },
+            Field {
+                name: "access",
+                kind: FieldKind::Names(&["read", "write"]),
+                summary: "",
+            },
+        ];
+        match source.kind {
+            EventKind::Tracepoint => &FIELDS,
+            _ => &[],
+        }
+    }
+}
+
 struct Pipe {
     rings: Rings,
     events: Events,
@@ -35,8 +68,7 @@ impl Pipe {
     }
 
     fn collect(&mut self) {
-        let name = |source: &EventSource| (source.id == 7).then(|| format!("{}:f", source.vm));
-        self.events.collect(&self.rings, &name);
+        self.events.collect(&self.rings, &Seven);
     }
 
     fn print(&mut self, vm: u8, text: &str) {
@@ -205,4 +237,25 @@ fn losses_are_counted_by_cpu_until_they_are_forgotten() {
     assert_eq!(pipe.events.lost(&pipe.rings), [(1, 3)]);
     pipe.events.reset(&pipe.rings);
     assert_eq!(pipe.events.lost(&pipe.rings), []);
+}
+
+#[test]
+fn tracepoints_show_their_fields() {
+    let mut pipe = Pipe::new();
+    pipe.rings.write(&TraceEvent {
+        kind: EventKind::Tracepoint,
+        origin: EventKind::Tracepoint,
+        vm: VmId(0),
+        id: 1,
+        args: [0x40, 1, 7, 7],
+        duration_ns: 2_000,
+        ..hit(1)
+    });
+    pipe.collect();
+    assert_eq!(
+        pipe.stream(),
+        [
+            "     0.000001 cpu0 hyp/cpu0  tracepoint vmm:page_fault gva=0x40 access=write after 2.00 µs"
+        ]
+    );
 }

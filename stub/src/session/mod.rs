@@ -20,11 +20,13 @@ use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Framer, Incoming, Outbox};
 use crate::server::Server;
 use crate::target::{Commands, DebugTarget, tid};
+use crate::tracepoints::{self, SessionClose, SessionOpen};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use landing::Rewound;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
+use probes::tracepoint::Event;
 use stub::Stub;
 
 /// Whom the VM serves.
@@ -272,6 +274,12 @@ impl Session {
         self.server.collect_events();
         self.next_line = self.server.next_line(self.space.vm());
         self.told_lost = self.server.periscope().events().total_lost();
+        self.trace(VcpuId(0), SessionOpen {});
+    }
+
+    /// Something that sessions do has happened.
+    fn trace<E: Event>(&self, vcpu: VcpuId, event: E) {
+        tracepoints::fire(self.server.periscope().tracer(), self.space, vcpu, event);
     }
 
     /// Who introduces itself has set nothing yet. What is set came in packets that a client before it had left in the
@@ -303,6 +311,7 @@ impl Session {
             self.space.forget_breakpoints();
             self.let_all_continue();
             self.state = State::Vacant;
+            self.trace(VcpuId(0), SessionClose {});
             self.machine().release();
         }
         self.pending.clear();

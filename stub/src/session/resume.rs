@@ -3,6 +3,7 @@
 use super::{Session, State};
 use crate::packet::request::{Action, Errno, Motion, Threads};
 use crate::target::tid;
+use crate::tracepoints::DebugResume;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -93,6 +94,7 @@ impl Session {
         }
         self.space.reconcile();
         self.state = State::Running;
+        self.trace(VcpuId(0), DebugResume {});
         self.tell_notices();
         if machine.state() == VmState::Ready {
             machine.start();

@@ -4,6 +4,7 @@ use super::{Pending, Session, State};
 use crate::commands::kind_name;
 use crate::packet::request::{Errno, Threads};
 use crate::target::tid;
+use crate::tracepoints::DebugStop;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -115,6 +116,7 @@ impl Session {
         self.state = State::Stopped;
         self.last_stop = stop;
         self.target.set_focus(stop.vcpu);
+        self.trace(stop.vcpu, DebugStop::of(stop));
         self.server.collect_events();
         self.tell_output(usize::MAX);
         self.explain(stop);

@@ -4,7 +4,7 @@
 pub mod serving;
 
 use probes::addr::{Gpa, Gva};
-use probes::fake::{FakeMachine, asm, fleet};
+use probes::fake::{FakeMachine, asm, traced_fleet};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
 use probes::symbols::{Located, Named, Symbols};
@@ -121,7 +121,7 @@ pub struct Bench {
 impl Bench {
     /// `vcpus` vCPUs are on.
     pub fn new(vcpus: u8) -> Self {
-        let (periscope, machines) = fleet(2, 2).unwrap();
+        let (periscope, machines) = traced_fleet(2, 2, &[stub::tracepoints::ALL]).unwrap();
         for machine in &machines {
             machine.load(Gpa(ENTRY), &program());
             for vcpu in 1..vcpus {

@@ -3,6 +3,7 @@
 //! subcommand.
 
 mod dump;
+mod header;
 mod link;
 mod linked_file;
 mod symbols;
@@ -25,6 +26,7 @@ enum Command {
     Dump(dump::Args),
     Verify(verify::Args),
     Symbols(symbols::Args),
+    Header(header::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Symbols(args) => symbols::run(&args),
+        Command::Header(args) => header::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -95,6 +95,31 @@ fn number(object: &Object, map: &str, key: &[u8], cpu: usize) -> u64 {
     )
 }
 
+/// The context of a program at a tracepoint is its fields, by the names of the header.
+#[test]
+fn tracepoint_programs_name_their_fields() {
+    let object = load("examples/exits.bpf.c", "exits", &[]);
+    let host = FakeHost::on_cpu(0);
+    for (vector, class) in [(0, 0x16), (0, 0x16), (1, 0), (0, 0x24)] {
+        assert_eq!(
+            run(&object, "count_exit", &[vector, class, 0x40, 0], &host),
+            0
+        );
+    }
+    let count = |class: u32| number(&object, "classes", &class.to_le_bytes(), 0);
+    assert_eq!((count(0x16), count(0x24), count(0)), (2, 1, 0));
+    for outcome in [2, 3] {
+        run(
+            &object,
+            "tell_refused",
+            &[0x1000, 0x2000, 1, outcome],
+            &host,
+        );
+    }
+    let printed = host.printed.borrow();
+    assert_eq!(*printed, ["refused: 1000, guest-physical 2000"]);
+}
+
 /// Maps, global data and functions do what the C says, in every instruction set version that clang
 /// knows.
 #[test]

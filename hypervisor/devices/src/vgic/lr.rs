@@ -43,6 +43,13 @@ impl ListRegs {
         &self.lr[..self.count.clamp(1, MAX_LIST_REGS)]
     }
 
+    /// The interrupts that are pending in them: INTID and priority.
+    pub fn pending(&self) -> impl Iterator<Item = (u32, u8)> + '_ {
+        let decoded = self.present().iter().map(|word| ListReg::decode(*word));
+        let pending = decoded.filter(|lr| lr.pending);
+        pending.map(|lr| (lr.intid, lr.priority))
+    }
+
     /// How many deactivations found no list register since `flush`.
     pub(super) fn eoi_count(&self) -> u64 {
         self.hcr >> hcr::EOICOUNT_SHIFT & hcr::EOICOUNT_MASK

@@ -27,7 +27,7 @@ type Elf<'data> = ElfFile64<'data, Endianness>;
 
 /// Link a compiled eBPF object for the hypervisor
 ///
-/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe and kretprobe programs, maps
+/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe, kretprobe and tracepoint programs, maps
 /// (BTF-defined or legacy), global data, functions that are not inlined. Verifies the result as the
 /// hypervisor will.
 #[derive(clap::Args)]
@@ -145,11 +145,12 @@ fn programs(elf: &Elf<'_>, object: &Object) -> Result<Vec<ProgramDef>> {
             let section = section_name(elf, program.section_index)?;
             if !matches!(
                 program.section,
-                ProgramSection::KProbe | ProgramSection::KRetProbe
+                ProgramSection::KProbe | ProgramSection::KRetProbe | ProgramSection::TracePoint
             ) {
                 bail!(
-                    "program {name} is in section {section}: only kprobe and kretprobe programs \
-                     get the context that there is here, the registers"
+                    "program {name} is in section {section}: only kprobe and kretprobe programs, \
+                     whose context is the registers, and tp programs, whose context is the fields \
+                     of a tracepoint, run here"
                 );
             }
             let function = object.functions.get(&program.function_key());

@@ -14,7 +14,14 @@ use std::path::Path;
 /// The section that the linker script reserves.
 const SECTION: &str = ".ksyms";
 /// Crates whose functions a user may want to probe: those of this workspace that run at EL2.
-const OUR_CRATES: [&str; 5] = ["hypervisor", "devices", "stub", "probes", "ebpf"];
+const OUR_CRATES: [&str; 6] = [
+    "hypervisor",
+    "devices",
+    "tracepoints",
+    "stub",
+    "probes",
+    "ebpf",
+];
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Dwarf<'a> = gimli::Dwarf<Slice<'a>>;

@@ -41,6 +41,9 @@ pub struct MachineArgs {
         allow_hyphen_values = true
     )]
     append: String,
+    /// Words for the hypervisor's own command line, such as `trace=vmm:vm_create`.
+    #[arg(long, default_value = "", value_name = "ARGS")]
+    hyp_append: String,
     /// Count time by instructions: slow, and the same in every run.
     #[arg(long)]
     icount: bool,
@@ -89,7 +92,7 @@ impl MachineArgs {
             },
         };
         Ok(Config {
-            append: String::new(),
+            append: self.hyp_append.clone(),
             qemu: self.qemu.clone(),
             cpu: self.cpu.clone(),
             cpus: None,
