@@ -305,9 +305,9 @@ fn statistics_count_by_source() {
     bench.machines[1].run(3 + 20 * 6);
     assert_eq!(
         shell(&bench, "trace stat"),
-        "EVENT     KIND    COUNT  P50  P90  P95  P99  MAX\n\
-         vm2:work  kprobe     20    -    -    -    -    -\n\
-         vm1:work  kprobe     10    -    -    -    -    -\n"
+        "EVENT     KIND    VM   COUNT  P50  P90  P95  P99  MAX\n\
+         vm2:work  kprobe  vm2     20    -    -    -    -    -\n\
+         vm1:work  kprobe  vm1     10    -    -    -    -    -\n"
     );
     assert_eq!(shell(&bench, "trace stat --top 1").lines().count(), 2);
     assert_eq!(
@@ -322,7 +322,7 @@ fn statistics_count_by_source() {
     shell(&bench, "trace reset");
     bench.machines[0].run(6);
     let after = shell(&bench, "trace stat");
-    assert!(after.ends_with("vm1:work  kprobe      1    -    -    -    -    -\n"));
+    assert!(after.ends_with("vm1:work  kprobe  vm1      1    -    -    -    -    -\n"));
 }
 
 #[test]

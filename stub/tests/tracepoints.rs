@@ -82,7 +82,7 @@ fn tracepoints_are_listed_switched_and_fire() {
     );
     let stat = shell(&bench, "trace stat");
     assert!(
-        stat.contains("debug:stop           tracepoint      1 "),
+        stat.contains("debug:stop           tracepoint  vm1      1 "),
         "{stat}"
     );
     let list = shell(&bench, "trace tracepoints");

@@ -92,6 +92,10 @@ const CASES: &[Case<Machine>] = &[
         run: kretprobes_count_what_the_guest_counts,
     },
     Case {
+        name: "tracepoints_watch_a_kernel",
+        run: tracepoints_watch_a_kernel,
+    },
+    Case {
         name: "stop_probe_names_itself",
         run: stop_probe_names_itself,
     },
@@ -596,6 +600,53 @@ fn kprobe_prints_live(machine: &Machine) -> Result<()> {
     let list = gdb.console("monitor trace list")?;
     ensure!(row(&list, id).is_err(), "still there:\n{list}");
     gdb.detach()
+}
+
+/// What the hypervisor sees of a guest is what the guest sees: its timer's interrupts, its CPUs' going and coming.
+fn tracepoints_watch_a_kernel(machine: &Machine) -> Result<()> {
+    const WATCHED: &str = "vmm:timer_event vmm:irq_inject psci:cpu_on psci:cpu_off vmm:hypercall";
+    let mut linux = machine.linux(1)?;
+    let sum = |counts: Vec<u64>| counts.iter().sum::<u64>();
+    machine.shell("trace reset")?;
+    let on = machine.shell(&format!("trace enable {WATCHED}"))?;
+    ensure!(on.contains("vmm:irq_inject is on"), "{on}");
+    let before = sum(interrupts(&mut linux, "arch_timer")?);
+    linux.run_within("load 1", LONG)?;
+    let after = sum(interrupts(&mut linux, "arch_timer")?);
+    let taken = after - before;
+    let fired = traced(machine, "vmm:timer_event")?;
+    // The guest has counted for a shorter time.
+    ensure!(
+        taken > 0 && fired >= taken,
+        "{fired} timer events, {taken} interrupts of the guest"
+    );
+    ensure!(
+        traced(machine, "vmm:irq_inject")? >= taken,
+        "injected interrupts for {taken} of the timer"
+    );
+    for state in [0, 1] {
+        set_cpu1(&mut linux, state)?;
+    }
+    for event in ["psci:cpu_off", "psci:cpu_on"] {
+        let count = traced(machine, event)?;
+        ensure!(count == 1, "{count} of {event}");
+    }
+    // CPU_ON at least.
+    ensure!(traced(machine, "vmm:hypercall")? >= 1, "hypercalls");
+    machine.shell(&format!("trace disable {WATCHED}"))?;
+    machine.shell("trace reset").map(drop)
+}
+
+/// How often vm1 has had an event; none may have been lost.
+fn traced(machine: &Machine, event: &str) -> Result<u64> {
+    let table = machine.shell("trace stat")?;
+    ensure!(!table.contains("has lost"), "{table}");
+    let rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut own = rows.filter(|row| row.first() == Some(&event) && row.get(2) == Some(&"vm1"));
+    let count = own.next().and_then(|row| row.get(3).copied());
+    number(count.unwrap_or("0"))
 }
 
 /// Both counts of `vfs_read` at the same instant: that of our program and that of the guest's own kprobe. A breakpoint

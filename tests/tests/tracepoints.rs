@@ -103,17 +103,16 @@ impl World {
     }
 }
 
-/// How often an event has been counted.
+/// How often an event has been counted, for all VMs together.
 fn count(shell: &mut Shell, event: &str) -> Result<u64> {
     let table = shell.run("trace stat")?;
-    let rows = table.lines().map(|line| line.split_whitespace());
-    let mut row = rows
-        .filter(|row| row.clone().next() == Some(event))
-        .flatten();
-    match row.nth(2) {
-        Some(count) => number(count),
-        None => Ok(0),
-    }
+    let rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let counts = rows
+        .filter(|row| row.first() == Some(&event))
+        .map(|row| number(row.get(3).copied().unwrap_or_default()));
+    counts.sum()
 }
 
 fn number(text: &str) -> Result<u64> {
@@ -443,7 +442,7 @@ fn losses(world: &World) -> Result<()> {
             .lines()
             .filter(|line| line.contains(" kprobe ") || line.contains("vcpu_run_exit"));
         let counted: Result<Vec<u64>> = rows
-            .map(|row| number(row.split_whitespace().nth(2).unwrap_or_default()))
+            .map(|row| number(row.split_whitespace().nth(3).unwrap_or_default()))
             .collect();
         let counted: u64 = counted?.iter().sum();
         let lost = lost(shell)?;

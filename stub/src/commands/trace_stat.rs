@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Write;
-use probes::event::EventSource;
+use probes::event::{EventKind, EventSource};
 
 /// Percentiles that are shown.
 const PERCENTILES: [u64; 4] = [50, 90, 95, 99];
@@ -76,6 +76,7 @@ fn table(all: &[(&EventSource, &Stat)]) -> Table {
     let mut table = Table::new(&[
         ("EVENT", Align::Left),
         ("KIND", Align::Left),
+        ("VM", Align::Left),
         ("COUNT", Align::Right),
         ("P50", Align::Right),
         ("P90", Align::Right),
@@ -89,6 +90,7 @@ fn table(all: &[(&EventSource, &Stat)]) -> Table {
         let first = [
             stat.name().to_string(),
             source.kind.name().to_string(),
+            source.vm.to_string(),
             grouped(stat.count()),
         ];
         table.row(first.into_iter().chain(times.map(time)));
@@ -102,13 +104,14 @@ fn time(ns: Option<u64>) -> String {
 
 /// As a heading with the percentiles, and a line for each power of two.
 fn histogram(out: &mut dyn Write, source: &EventSource, stat: &Stat) -> Result<(), Problem> {
-    write!(
-        out,
-        "{} {}  n={}",
-        source.kind.name(),
-        stat.name(),
-        grouped(stat.count())
-    )?;
+    let kind = source.kind.name();
+    let count = grouped(stat.count());
+    // A probe's name says which VM, a tracepoint's does not.
+    let whose = match source.kind {
+        EventKind::Tracepoint => format!(" of {}", source.vm),
+        _ => String::new(),
+    };
+    write!(out, "{kind} {}{whose}  n={count}", stat.name())?;
     let octaves = stat.octaves();
     if octaves.is_empty() {
         writeln!(out, "  (nothing is measured)")?;
