@@ -4,6 +4,7 @@ mod breakpoints;
 mod guest_writes;
 mod model;
 mod options;
+mod own_code;
 mod pending;
 mod probes;
 mod refusals;
