@@ -25,6 +25,10 @@ fn main() -> ExitCode {
                 run: programs_see_the_arguments,
             },
             Case {
+                name: "returns_are_paired_with_their_entries",
+                run: returns_are_paired_with_their_entries,
+            },
+            Case {
                 name: "exits_survive_probes_on_their_way",
                 run: exits_survive_probes_on_their_way,
             },
@@ -171,6 +175,30 @@ fn programs_see_the_arguments(world: &World) -> Result<()> {
             ensure!(vcpu % 8 == 0 && vcpu > 0x4000_0000, "`{line}`");
             ensure!(frame % 16 == 0 && frame > 0x4020_0000, "`{line}`");
         }
+        Ok(())
+    })
+}
+
+/// A probe at the entry of a function that both CPUs execute, and one at its returns, with the time between.
+fn returns_are_paired_with_their_entries(world: &World) -> Result<()> {
+    world.with(|tiny, shell| {
+        let entries = shell.hprobe("psci::call", "count")?;
+        let returns = shell.run("trace hretprobe psci::call ret")?;
+        ensure!(returns.contains("hretprobe hyp:psci::call"), "{returns}");
+        let returns = Probe::attached(&returns)?;
+        truth::expect(tiny, "callboth fn_hvc 500", &[("bad", 0)])?;
+        let both = [shell.own_hits(entries)?, shell.own_hits(returns)?];
+        ensure!(both == [(1000, 0), (1000, 0)], "entries, returns: {both:?}");
+        let said = shell.run("trace stream -n 20 --filter print")?;
+        let line = said.lines().rfind(|line| line.contains("psci::call"));
+        let line = line.with_context(|| format!("no return in\n{said}"))?;
+        let duration = line.rsplit(" after ").next();
+        let duration = duration.and_then(|text| text.trim().strip_suffix(" ns"));
+        let duration: u64 = duration.with_context(|| line.to_owned())?.parse()?;
+        ensure!((1..1_000_000_000).contains(&duration), "{line}");
+        shell.unhprobe(entries)?;
+        let hits = shell.unhprobe(returns)?;
+        ensure!(hits == 1000, "{hits} returns");
         Ok(())
     })
 }

@@ -96,6 +96,10 @@ const CASES: &[Case<Machine>] = &[
         run: tracepoints_watch_a_kernel,
     },
     Case {
+        name: "hprobes_count_what_linux_costs",
+        run: hprobes_count_what_linux_costs,
+    },
+    Case {
         name: "stop_probe_names_itself",
         run: stop_probe_names_itself,
     },
@@ -777,6 +781,47 @@ fn kretprobes_count_what_the_guest_counts(machine: &Machine) -> Result<()> {
         linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
     }
     Ok(())
+}
+
+/// Every hit in the guest is an exit, and so is much else; interrupts go through the virtual GIC.
+fn hprobes_count_what_linux_costs(machine: &Machine) -> Result<()> {
+    let places = ["handle_guest_exit", "Vgic::flush", "Vcpu::before_entry"];
+    let mut linux = machine.linux(1)?;
+    for place in places {
+        let said = machine.shell(&format!("trace hprobe {place}"))?;
+        ensure!(said.contains("hprobe hyp:"), "{said}");
+    }
+    let opens = probe_id(&machine.shell("trace kprobe vm1:do_sys_openat2 count")?)?;
+    linux.run_within("load 1", LONG)?;
+    let opened = last_hits(&machine.shell(&format!("trace unkprobe vm1:{opens}"))?)?;
+    let list = machine.shell("trace list")?;
+    let rows = list.lines().filter(|line| line.contains(" hyp:"));
+    let unmissed = rows.filter(|row| row.trim_end().ends_with(" 0")).count();
+    ensure!(unmissed == places.len(), "misses:\n{list}");
+    let mut counts = Vec::new();
+    for place in places {
+        counts.push(last_hits(
+            &machine.shell(&format!("trace unhprobe {place}"))?,
+        )?);
+    }
+    let (exits, flushes, entries) = (counts[0], counts[1], counts[2]);
+    ensure!(opened > 100, "{opened} opens");
+    ensure!(exits > opened + 100, "{exits} exits in {opened} opens");
+    ensure!(flushes > 100, "{flushes} flushes");
+    // An exit ends with an entry; those of a vCPU that parks meanwhile may lack it.
+    ensure!(
+        entries.abs_diff(exits) < 10,
+        "{entries} entries after {exits} exits"
+    );
+    Ok(())
+}
+
+/// The hits that detaching a probe tells.
+fn last_hits(said: &str) -> Result<u64> {
+    let hits = said.trim_end().strip_suffix(" hits");
+    let hits = hits.and_then(|text| text.rsplit(' ').next());
+    let hits = hits.with_context(|| format!("not detached: {said}"))?;
+    hits.parse().with_context(|| format!("hits of `{said}`"))
 }
 
 fn stop_probe_names_itself(machine: &Machine) -> Result<()> {
