@@ -350,6 +350,10 @@ fn resolve(vcpu: &'static Vcpu, frame: &mut Frame, fault: Fault, gpa: Gpa) -> Pr
             }
             Progress::Retry
         }
+        Fault::NoExecute => {
+            step::fetch(vcpu, frame, gpa);
+            Progress::Retry
+        }
         Fault::Unmapped if !is_fetch && !is_walk && iss & ISV != 0 => {
             device(vcpu, frame, syndrome, gpa, far)
         }
@@ -374,12 +378,14 @@ fn faulting_address(frame: &Frame, iss: u64) -> Option<Gpa> {
         let page = (frame.fault_page >> 4 & 0xfff_ffff_ffff) << 12;
         return Some(Gpa(page | far & 0xfff));
     }
-    let access = if frame.regs.at_el0() {
-        Stage1::UserRead
+    let as_user = || live::translate(Gva(far), Stage1::UserRead);
+    // What EL0 executes it may be unable to read. EL1 can.
+    let as_kernel = || live::translate(Gva(far), Stage1::Read);
+    if frame.regs.at_el0() {
+        as_user().or_else(as_kernel)
     } else {
-        Stage1::Read
-    };
-    live::translate(Gva(far), access)
+        as_kernel()
+    }
 }
 
 /// Nothing is there: an external abort, as on a board, and a line in the log.
@@ -492,7 +498,7 @@ fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
     let far = frame.fault_address;
     match class {
         esr::ec::BREAKPOINT if vcpu.local().debug.breaks_at(Gva(frame.regs.pc)) => {
-            hardware_breakpoint(vcpu, frame);
+            step::hardware_breakpoint(vcpu, frame);
             Progress::Retry
         }
         esr::ec::WATCHPOINT => {
@@ -514,21 +520,6 @@ fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
             inject::debug_exception(&mut frame.regs, syndrome, far);
             Progress::Done
         }
-    }
-}
-
-fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let Some(space) = service::space(vcpu.vm().id) else {
-        return;
-    };
-    let features = vcpu.simulation_features();
-    let memory = vcpu.vm().live(&frame.regs);
-    let probing = cpu::this().enter_probe();
-    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &memory, &features);
-    drop(probing);
-    match outcome {
-        HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
-        outcome => step::finish_hit(vcpu, frame, outcome),
     }
 }
 

@@ -8,9 +8,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use log::error;
 use probes::addr::{Gpa, Hpa};
 use probes::machine::{
-    ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, StopReason, VcpuId, ViewUsage, VmId,
-    VmState,
+    ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
+    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, Stop, StopReason, VcpuId,
+    ViewUsage, VmId, VmState,
 };
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
 
@@ -239,7 +239,10 @@ fn hide_probes(start: u64, buffer: &mut [u8]) {
 }
 
 impl ExecuteView for Hyp {
-    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError> {
+    fn arm(&self, gpa: Gpa, trap: FetchTrap) -> Result<(), ArmError> {
+        let FetchTrap::Instruction(instruction) = trap else {
+            return Err(ArmError::NoView);
+        };
         // SAFETY: the hypervisor is held, so the others are at rest; `probes` arms only what `execution` knows a way for.
         unsafe { hprobes::arm(gpa.0, instruction) }.ok_or(ArmError::NotRam(gpa))
     }
@@ -254,6 +257,7 @@ impl ExecuteView for Hyp {
         ViewUsage {
             sites: hprobes::count(),
             shadows: 0,
+            no_execute: 0,
             tables: 0,
         }
     }

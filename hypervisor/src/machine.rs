@@ -5,8 +5,9 @@ use crate::vm::Vm;
 use crate::{cpu, hwdebug, service, time};
 use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
-    ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
+    ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
+    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId,
+    VmState,
 };
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 
@@ -96,10 +97,10 @@ impl PhysMemory for Vm {
 }
 
 impl ExecuteView for Vm {
-    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError> {
+    fn arm(&self, gpa: Gpa, trap: FetchTrap) -> Result<(), ArmError> {
         let mut views = self.views().lock();
         let before = views.shadows();
-        let armed = views.arm(gpa, instruction);
+        let armed = views.arm(gpa, trap);
         if views.shadows() > before {
             trace!(
                 About::Vm(self.id),
@@ -134,6 +135,7 @@ impl ExecuteView for Vm {
         ViewUsage {
             sites: views.sites(),
             shadows: views.shadows(),
+            no_execute: views.no_execute(),
             tables: views.tables(),
         }
     }

@@ -11,13 +11,13 @@
 use crate::hwdebug::StepKind;
 use crate::vcpu::Vcpu;
 use crate::vectors::Frame;
-use crate::{esr, inject, interrupts, live, service, sysreg, time};
+use crate::{cpu, esr, inject, interrupts, live, service, sysreg, time};
 use core::ops::Range;
 use devices::vgic::Delivery;
 use probes::a64::{self, Ends, StepPlan};
-use probes::addr::Gva;
+use probes::addr::{Gpa, Gva};
 use probes::engine::HitOutcome;
-use probes::machine::{LiveMemory, StopReason};
+use probes::machine::{FetchTrap, LiveMemory, StopReason};
 use probes::regs::pstate;
 use probes::view::View;
 
@@ -270,20 +270,55 @@ pub fn advance(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
     if !vcpu.local().stepper.wants_next() {
         return false;
     }
-    match armed_immediate(vcpu, frame.regs.pc) {
-        Some(immediate) => hit(vcpu, frame, immediate),
+    let pc = Gva(frame.regs.pc);
+    if vcpu.local().debug.breaks_at(pc) {
+        hardware_breakpoint(vcpu, frame);
+        return true;
+    }
+    match armed(vcpu, pc) {
+        Some((gpa, FetchTrap::NoExecute)) => fetch(vcpu, frame, gpa),
+        Some((_, FetchTrap::Instruction(probe))) => match a64::classify(probe) {
+            a64::Class::Hvc { immediate } => hit(vcpu, frame, immediate),
+            _ => begin(vcpu, frame, Purpose::Other),
+        },
         None => begin(vcpu, frame, Purpose::Other),
     }
     true
 }
 
-/// The immediate of the probe instruction at `pc`, where there is one.
-fn armed_immediate(vcpu: &'static Vcpu, pc: u64) -> Option<u16> {
-    let gpa = live::translate(Gva(pc), live::Stage1::Read)?;
-    let probe = vcpu.vm().views().lock().armed(gpa)?;
-    match a64::classify(probe) {
-        a64::Class::Hvc { immediate } => Some(immediate),
-        _ => None,
+/// The site at `pc`, and how it traps.
+fn armed(vcpu: &'static Vcpu, pc: Gva) -> Option<(Gpa, FetchTrap)> {
+    let gpa = live::translate(pc, live::Stage1::Read)?;
+    let trap = vcpu.vm().views().lock().armed(gpa)?;
+    Some((gpa, trap))
+}
+
+/// The vCPU is at the word at `gpa` of a page that is not executable.
+pub fn fetch(vcpu: &'static Vcpu, frame: &mut Frame, gpa: Gpa) {
+    let Some(space) = service::space(vcpu.vm().id) else {
+        return;
+    };
+    let features = vcpu.simulation_features();
+    let memory = vcpu.vm().live(&frame.regs);
+    let probing = cpu::this().enter_probe();
+    let outcome = space.fetch(gpa, vcpu.id, &mut frame.regs, &memory, &features);
+    drop(probing);
+    finish_hit(vcpu, frame, outcome);
+}
+
+/// The vCPU is at a hardware breakpoint of ours.
+pub fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
+    let Some(space) = service::space(vcpu.vm().id) else {
+        return;
+    };
+    let features = vcpu.simulation_features();
+    let memory = vcpu.vm().live(&frame.regs);
+    let probing = cpu::this().enter_probe();
+    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &memory, &features);
+    drop(probing);
+    match outcome {
+        HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
+        outcome => finish_hit(vcpu, frame, outcome),
     }
 }
 
@@ -294,7 +329,9 @@ pub fn hit(vcpu: &'static Vcpu, frame: &mut Frame, immediate: u16) {
     };
     let features = vcpu.simulation_features();
     let memory = vcpu.vm().live(&frame.regs);
+    let probing = cpu::this().enter_probe();
     let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
+    drop(probing);
     finish_hit(vcpu, frame, outcome);
 }
 

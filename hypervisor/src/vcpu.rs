@@ -431,6 +431,7 @@ impl Vcpu {
     /// Executes what a site displaces at the PC where the vCPU stopped, and begins the step that the debugger asked for.
     fn leave_stop(&'static self, frame: &mut Frame) {
         let asked = self.mode.lock().take();
+        let pc = Gva(frame.regs.pc);
         match asked {
             Some(RunMode::Step) => self.local().stepper.request(Gva(0)..Gva(0)),
             Some(RunMode::StepRange { start, end }) => self.local().stepper.request(start..end),
@@ -444,7 +445,8 @@ impl Vcpu {
         let features = self.simulation_features();
         let memory = self.vm().live(&frame.regs);
         match space.pass(self.id, &mut frame.regs, &memory, &features) {
-            HitOutcome::NotOurs if self.local().debug.breaks_at(Gva(frame.regs.pc)) => {
+            // The debugger lets it go on where its own breakpoint is. In any other case that is a hit to come.
+            HitOutcome::NotOurs if asked.is_some() && space.has_hw_breakpoint(pc) => {
                 step::begin(self, frame, Purpose::Other);
             }
             outcome => step::finish_hit(self, frame, outcome),

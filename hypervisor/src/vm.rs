@@ -196,7 +196,7 @@ impl Vm {
         let mut views = Views::new(
             port,
             Limits {
-                shadows: 1024,
+                pages: 1024,
                 sites: 4096,
             },
         )?;

@@ -13,7 +13,7 @@ mod exclusive;
 mod relocate;
 mod simulate;
 
-pub use classify::{Class, LandingPad, brk, classify, hvc};
+pub use classify::{Class, LandingPad, brk, classify, hvc, is_no_instruction};
 pub use control::{Control, control};
 pub use exclusive::{
     Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, inside_exclusive_sequence, step_plan,

@@ -109,8 +109,8 @@ impl Reported {
     }
 }
 
-/// In the place of what a hardware breakpoint displaces, which is nothing: no return probe needs it.
-const COVERED: u32 = 0;
+/// In the place of an instruction that cannot be read: no return probe is there.
+const UNKNOWN: u32 = 0;
 
 /// The trap that is being served.
 pub(crate) struct Trap<'a> {
@@ -134,7 +134,7 @@ impl Space {
             return HitOutcome::NotOurs;
         }
         let instruction = site.displaced.load(Ordering::Acquire);
-        match self.run_all(&site.bound, instruction, trap) {
+        match self.run_all(site.bound.iter(), instruction, trap) {
             Some(reason) => {
                 self.report(trap, Some(site.gpa));
                 HitOutcome::Stop(reason)
@@ -163,32 +163,47 @@ impl Space {
         let pc = Gva(trap.regs.pc);
         let cover = registry.table.cover(pc);
         let stops = registry.points.contains(&HwPoint::Break(pc));
-        // The exception came before a probe instruction at the same place.
-        let site = match cover {
-            None if stops => registry.site_at_address(pc),
-            _ => None,
-        };
-        let (bound, instruction) = match (cover, site) {
-            (Some(cover), _) => (cover.bound.as_slice(), COVERED),
-            (None, Some(site)) => (
-                site.bound.as_slice(),
-                site.displaced.load(Ordering::Acquire),
-            ),
-            (None, None) => ([].as_slice(), COVERED),
-        };
-        let program_says = self.run_all(bound, instruction, trap);
+        if cover.is_none() && !stops {
+            return HitOutcome::NotOurs;
+        }
+        // The exception came before the trap of a site at the same place.
+        let site = registry.site_at_address(pc);
+        let instruction =
+            guests_word(trap).or_else(|| Some(site?.displaced.load(Ordering::Acquire)));
+        let cover_bound = cover.map_or([].as_slice(), |cover| &cover.bound);
+        let site_bound = site.map_or([].as_slice(), |site| &site.bound);
+        let bound = cover_bound.iter().chain(site_bound);
+        let programs_say = self.run_all(bound, instruction.unwrap_or(UNKNOWN), trap);
         let reason = if stops {
             Some(StopReason::HwBreakpoint)
         } else {
-            program_says
+            programs_say
         };
+        let gpa = site.map(|site| site.gpa);
         match reason {
             Some(reason) => {
-                self.report(trap, site.map(|site| site.gpa));
+                self.report(trap, gpa);
                 HitOutcome::Stop(reason)
             }
-            None if cover.is_some() => self.step(trap, None),
-            None => HitOutcome::NotOurs,
+            None => self.guests_own(trap, gpa),
+        }
+    }
+
+    pub(crate) fn serve_fetch(&self, gpa: Gpa, trap: &mut Trap<'_>) -> HitOutcome {
+        let registry = self.registry.read();
+        let site = registry.table.at(gpa);
+        // Most instructions of the page are no site.
+        let stop = site.and_then(|site| {
+            let displaced = || site.displaced.load(Ordering::Acquire);
+            let instruction = guests_word(trap).unwrap_or_else(displaced);
+            self.run_all(site.bound.iter(), instruction, trap)
+        });
+        match stop {
+            Some(reason) => {
+                self.report(trap, Some(gpa));
+                HitOutcome::Stop(reason)
+            }
+            None => self.guests_own(trap, site.map(|site| site.gpa)),
         }
     }
 
@@ -201,19 +216,20 @@ impl Space {
             return HitOutcome::NotOurs;
         };
         let registry = self.registry.read();
-        if has_hw_breakpoint(&registry, Gva(pc)) {
+        if is_hw_breakpoint(&registry, Gva(pc)) {
             return self.step(trap, gpa);
         }
-        let (site, check) = match gpa {
-            Some(gpa) => (registry.table.at(gpa), BranchTargetCheck::Passed),
-            // It stopped at a cover, which has become a site meanwhile.
-            None => (
-                registry.site_at_address(Gva(pc)),
-                BranchTargetCheck::Pending,
-            ),
+        // Without one it stopped at a cover, which may have become a site meanwhile.
+        let site = match gpa {
+            Some(gpa) => registry.table.at(gpa),
+            None => registry.site_at_address(Gva(pc)),
         };
         match site {
-            Some(site) => self.displaced(site, trap, check),
+            Some(site) if registry.table.is_no_execute(site.gpa) => {
+                self.guests_own(trap, Some(site.gpa))
+            }
+            Some(site) if gpa.is_some() => self.displaced(site, trap, BranchTargetCheck::Passed),
+            Some(site) => self.displaced(site, trap, BranchTargetCheck::Pending),
             None => HitOutcome::NotOurs,
         }
     }
@@ -232,19 +248,37 @@ impl Space {
         branch_target: BranchTargetCheck,
     ) -> HitOutcome {
         let instruction = site.displaced.load(Ordering::Acquire);
+        self.execute(instruction, trap, Some(site.gpa), branch_target)
+    }
+
+    /// Executes the instruction at the PC, which is the guest's own: the trap came before it was
+    /// fetched. `site` is what traps there.
+    fn guests_own(&self, trap: &mut Trap<'_>, site: Option<Gpa>) -> HitOutcome {
+        match guests_word(trap) {
+            Some(instruction) => self.execute(instruction, trap, site, BranchTargetCheck::Pending),
+            None => self.step(trap, site),
+        }
+    }
+
+    fn execute(
+        &self,
+        instruction: u32,
+        trap: &mut Trap<'_>,
+        site: Option<Gpa>,
+        branch_target: BranchTargetCheck,
+    ) -> HitOutcome {
         let features = SimulationFeatures {
             branch_target,
             ..*trap.features
         };
         match simulate(instruction, trap.regs, trap.memory, &features) {
             Simulated::Done => HitOutcome::Resume,
-            Simulated::Step => self.step(trap, Some(site.gpa)),
+            Simulated::Step => self.step(trap, site),
             Simulated::Breakpoint { immediate } => HitOutcome::Breakpoint { immediate },
         }
     }
 
-    /// Has the instruction at the PC stepped, which `site` displaces or a hardware breakpoint
-    /// stops.
+    /// Has the instruction at the PC stepped, which traps at `site` or at a hardware breakpoint.
     fn step(&self, trap: &Trap<'_>, site: Option<Gpa>) -> HitOutcome {
         if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
             reported.set_stepped(trap.regs.pc, site);
@@ -259,8 +293,13 @@ impl Space {
     }
 
     /// Runs what is bound here, all of it, and says whether that stops the VM. `instruction` is
-    /// the displaced one.
-    fn run_all(&self, bound: &[Bound], instruction: u32, trap: &Trap<'_>) -> Option<StopReason> {
+    /// the guest's own.
+    fn run_all<'a>(
+        &self,
+        bound: impl Iterator<Item = &'a Bound>,
+        instruction: u32,
+        trap: &Trap<'_>,
+    ) -> Option<StopReason> {
         let mut reason = None;
         let hit = self.event_of(trap);
         for Bound {
@@ -366,7 +405,15 @@ impl Space {
     }
 }
 
-fn has_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
+/// The guest's own instruction at the PC, where it can be read: `memory` has the permissions of EL1.
+fn guests_word(trap: &Trap<'_>) -> Option<u32> {
+    let mut word = [0; 4];
+    let in_kernel = !trap.regs.at_el0();
+    let readable = in_kernel && trap.memory.read(Gva(trap.regs.pc), &mut word).is_ok();
+    readable.then(|| u32::from_le_bytes(word))
+}
+
+fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
     registry.table.cover(pc).is_some() || registry.points.contains(&HwPoint::Break(pc))
 }
 

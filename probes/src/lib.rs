@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod ksyms;
 mod locate;
 pub mod machine;
+mod modules;
 pub mod options;
 pub mod own_code;
 pub mod periscope;

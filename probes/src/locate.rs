@@ -3,6 +3,7 @@
 use crate::a64::{Class, SEQUENCE_LENGTH, classify, inside_exclusive_sequence};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{Machine, PhysFault, Power, VcpuId};
+use crate::options::ProbeMode;
 use crate::own_code;
 use crate::refusal::Refusal;
 use crate::returns::Signature;
@@ -33,7 +34,7 @@ pub(crate) struct Locator {
 }
 
 impl Locator {
-    /// Finds the word for a probe at `address` as `vcpu` sees it; an address in the kernel's half
+    /// Finds the word for a breakpoint at `address` as `vcpu` sees it; an address in the kernel's half
     /// is looked for everywhere, since a vCPU that is in user code may have the kernel unmapped
     /// (Linux' KPTI). `None`: not mapped for now. The VM is held.
     pub(crate) fn locate(
@@ -42,31 +43,37 @@ impl Locator {
         address: Gva,
         vcpu: VcpuId,
     ) -> Result<Option<Spot>, Refusal> {
-        if let Some(spot) = self.locate_on(machine, address, vcpu)? {
+        if let Some(spot) = self.locate_on(machine, address, vcpu, ProbeMode::Hvc)? {
             return Ok(Some(spot));
         }
         if !in_kernel_half(address) {
             return Ok(None);
         }
-        self.locate_anywhere(machine, address)
+        self.locate_anywhere(machine, address, ProbeMode::Hvc)
     }
 
-    /// Finds the word for a probe at `address` as any vCPU sees it, or, in the kernel's half, as
+    /// Finds the word for a probe of `mode` at `address` as any vCPU sees it, or, in the kernel's half, as
     /// one saw it that was in the kernel. The VM is held.
     pub(crate) fn locate_anywhere(
         &mut self,
         machine: &dyn Machine,
         address: Gva,
+        mode: ProbeMode,
     ) -> Result<Option<Spot>, Refusal> {
         for vcpu in vcpus(machine) {
-            if let Some(spot) = self.locate_on(machine, address, vcpu)? {
+            if let Some(spot) = self.locate_on(machine, address, vcpu, mode)? {
                 return Ok(Some(spot));
             }
         }
         // A vCPU that is in the kernel has said what there is now.
         match self.kernel {
             Some(regs) if in_kernel_half(address) && only_user_code_runs(machine) => {
-                Code { machine, regs }.spot(address)
+                let code = Code {
+                    machine,
+                    regs,
+                    mode,
+                };
+                code.spot(address)
             }
             _ => Ok(None),
         }
@@ -86,7 +93,11 @@ impl Locator {
         let earlier = self
             .kernel
             .filter(|_| in_kernel_half(address) && only_user_code_runs(machine));
-        let codes = live.chain(earlier).map(|regs| Code { machine, regs });
+        let codes = live.chain(earlier).map(|regs| Code {
+            machine,
+            regs,
+            mode: ProbeMode::Hvc,
+        });
         let code = codes
             .into_iter()
             .find(|code| matches!(code.word(address), Ok(Some(_))))?;
@@ -103,6 +114,7 @@ impl Locator {
         machine: &dyn Machine,
         address: Gva,
         vcpu: VcpuId,
+        mode: ProbeMode,
     ) -> Result<Option<Spot>, Refusal> {
         if !address.0.is_multiple_of(WORD) {
             return Err(Refusal::Unaligned(address));
@@ -113,7 +125,12 @@ impl Locator {
         let Some(regs) = translation_regs(machine, vcpu) else {
             return Ok(None);
         };
-        let spot = Code { machine, regs }.spot(address)?;
+        let code = Code {
+            machine,
+            regs,
+            mode,
+        };
+        let spot = code.spot(address)?;
         if spot.is_some() && in_kernel_half(address) {
             self.kernel = Some(regs);
         }
@@ -195,6 +212,7 @@ impl Reader<'_> {
 struct Code<'a> {
     machine: &'a dyn Machine,
     regs: TranslationRegs,
+    mode: ProbeMode,
 }
 
 /// A word and what its page is.
@@ -215,7 +233,7 @@ impl Code<'_> {
         let Some(first) = self.word(address)? else {
             return Ok(None);
         };
-        let spot = if first.is_guarded_landing_pad() {
+        let spot = if self.mode == ProbeMode::Hvc && first.is_guarded_landing_pad() {
             // HVC is no landing pad: in this place it would turn an indirect branch into an exception.
             let Some(next) = address.checked_add(WORD) else {
                 return Ok(None);
@@ -233,6 +251,10 @@ impl Code<'_> {
                 after: after_store_exclusive(spot.address, |gva| self.peek(gva)),
             });
         }
+        let page = spot.address.page();
+        if self.mode == ProbeMode::Xn && inside_exclusive_sequence(page, |gva| self.peek(gva)) {
+            return Err(Refusal::PageInSequence { page });
+        }
         Ok(Some(spot))
     }
 
@@ -247,9 +269,7 @@ impl Code<'_> {
         let Ok(page) = translate(&self.regs, self.machine, address) else {
             return Ok(None);
         };
-        if self.is_user_code(&page) {
-            return Err(Refusal::UserCode(address));
-        }
+        self.check_permissions(address, &page)?;
         let mut bytes = [0; WORD as usize];
         match self.machine.read_phys(page.gpa, &mut bytes) {
             Ok(()) => {}
@@ -271,9 +291,18 @@ impl Code<'_> {
         self.regs.sctlr & SCTLR_M != 0
     }
 
-    /// Whether only EL0 executes the page. A kernel page that leaves UXN clear is no user code.
-    fn is_user_code(&self, page: &Translation) -> bool {
-        self.mmu_on() && page.permissions.el0.execute && !page.permissions.el1.execute
+    /// Refuses what EL1 does not execute. A hardware breakpoint fires in user code too, and a
+    /// kernel page that leaves UXN clear is no user code.
+    fn check_permissions(&self, address: Gva, page: &Translation) -> Result<(), Refusal> {
+        let permissions = &page.permissions;
+        if !self.mmu_on() || permissions.el1.execute {
+            return Ok(());
+        }
+        match (permissions.el0.execute, self.mode) {
+            (true, ProbeMode::Hw) => Ok(()),
+            (true, _) => Err(Refusal::UserCode(address)),
+            (false, _) => Err(Refusal::NotExecutable(address)),
+        }
     }
 
     fn peek(&self, address: Gva) -> Option<u32> {

@@ -201,6 +201,18 @@ pub enum ArmError {
     NotRam(Gpa),
     /// No page left for a shadow or a table.
     OutOfMemory,
+    /// The code has no execute view: only an instruction in its place can trap.
+    NoView,
+}
+
+/// How the fetch of an armed word traps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchTrap {
+    /// It sees this instruction instead of the guest's own.
+    Instruction(u32),
+    /// It is a stage-2 permission fault, like every other fetch from the page: the page is the
+    /// guest's own, with the right to execute taken away. Data accesses to it do not trap.
+    NoExecute,
 }
 
 /// What the probes of a VM take of the hypervisor's memory.
@@ -208,18 +220,21 @@ pub enum ArmError {
 pub struct ViewUsage {
     /// Armed words.
     pub sites: usize,
-    /// Pages with armed words, each of which has a copy.
+    /// Pages with armed words that have a copy.
     pub shadows: usize,
+    /// Pages with armed words that cannot be executed.
+    pub no_execute: usize,
     /// Pages of stage-2 tables. Without armed words, as many as after the VM's creation.
     pub tables: usize,
 }
 
 /// The execute view of a VM: what its vCPUs fetch where probes are. The VM is held.
 pub trait ExecuteView {
-    /// Makes fetches of the word at `gpa` (a multiple of 4) see `instruction`; data accesses keep seeing the original.
-    /// Arming an armed word replaces its instruction.
-    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError>;
-    /// Makes fetches see the original again. With the last armed word of a page its shadow goes away.
+    /// Makes fetches of the word at `gpa` (a multiple of 4) trap as `trap` says; data accesses keep seeing the original.
+    /// Arming an armed word replaces how it traps. Where one word of a page is armed with [`FetchTrap::NoExecute`], all
+    /// armed words of the page trap that way.
+    fn arm(&self, gpa: Gpa, trap: FetchTrap) -> Result<(), ArmError>;
+    /// Makes fetches see the original again. With the last armed word of a page everything about it is as before.
     fn disarm(&self, gpa: Gpa);
     /// What the view takes now. The VM may run.
     fn view_usage(&self) -> ViewUsage;

@@ -9,6 +9,8 @@ pub enum ProbeMode {
     /// By an `HVC` in the execute view.
     #[default]
     Hvc,
+    /// Its page is not executable in the execute view: no probe instruction anywhere.
+    Xn,
     /// By a hardware breakpoint.
     Hw,
 }

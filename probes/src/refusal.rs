@@ -26,6 +26,25 @@ pub enum Refusal {
     },
     /// The address can be executed at EL0, where `HVC` is undefined.
     UserCode(Gva),
+    /// The guest's kernel does not execute the page: it is data.
+    NotExecutable(Gva),
+    /// No instruction of the architecture looks like this: it is data between code.
+    NotAnInstruction {
+        /// The address.
+        address: Gva,
+        /// What is there.
+        word: u32,
+    },
+    /// A mode that the hypervisor's own code does not have.
+    ModeOfVms,
+    /// A hardware breakpoint for a function's returns.
+    ModeOfReturns,
+    /// The page, which is to be made not executable, begins inside an exclusive sequence: a trap
+    /// there would clear the monitor, and the guest would retry for ever.
+    PageInSequence {
+        /// The page.
+        page: Gva,
+    },
     /// Between a load-exclusive and its store-exclusive: a trap there would clear the monitor, and
     /// the guest would retry for ever.
     ExclusiveSequence {
@@ -132,7 +151,27 @@ impl fmt::Display for Refusal {
             Self::UserCode(address) => write!(
                 f,
                 "{address} is user code, which cannot carry a probe: use a \
-                 hardware breakpoint (hbreak)"
+                 hardware breakpoint (hbreak, --mode hw)"
+            ),
+            Self::NotExecutable(address) => write!(
+                f,
+                "{address} is data: the guest's kernel does not execute that page"
+            ),
+            Self::NotAnInstruction { address, word } => {
+                write!(f, "{address} is data: no instruction is {word:#010x}")
+            }
+            Self::ModeOfVms => f.write_str(
+                "the hypervisor's own code has no execute view and no hardware breakpoints: leave \
+                 --mode out",
+            ),
+            Self::ModeOfReturns => f.write_str(
+                "a function can have more returns than there are hardware breakpoints: use --mode \
+                 hvc or xn",
+            ),
+            Self::PageInSequence { page } => write!(
+                f,
+                "the page at {page} begins between a load-exclusive and its store-exclusive, which \
+                 --mode xn would make fail for ever: use --mode hvc or hw"
             ),
             Self::ExclusiveSequence { address, after } => write!(
                 f,

@@ -14,8 +14,9 @@ use crate::addr::Gva;
 use crate::engine::HVC_BASE;
 use crate::event::EventKind;
 use crate::locate::{Locator, Spot};
-use crate::machine::{ArmError, HwPoint, Machine, VcpuId, VmId};
-use crate::options::{AfterRun, Moment, ProbeOptions};
+use crate::machine::{ArmError, FetchTrap, HwPoint, Machine, VcpuId, VmId};
+use crate::modules::Gone;
+use crate::options::{AfterRun, Moment, ProbeMode, ProbeOptions};
 use crate::own_code::{self, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
@@ -48,6 +49,8 @@ pub(crate) enum Standing {
     Covered(Gva),
     /// At a site.
     Placed(Place),
+    /// At a hardware breakpoint of its own.
+    Hardware(Gva),
     /// GDB has removed it; it keeps its site until the next reconciliation.
     Leaving(Place),
 }
@@ -88,6 +91,19 @@ impl Entry {
             && matches!(self.standing, Standing::Pending | Standing::Covered(_))
     }
 
+    /// What it is and how it traps.
+    fn means(&self) -> (ProbeKind, ProbeMode) {
+        (self.kind, self.attachment.options.mode)
+    }
+
+    /// Where it is armed.
+    fn armed_at(&self) -> Option<Gva> {
+        match self.standing {
+            Standing::Hardware(address) => Some(address),
+            _ => self.place().map(|place| place.address),
+        }
+    }
+
     /// Takes it from its site for good, until the user switches it on.
     fn switch_off(&mut self) {
         self.switch = Switch::Off;
@@ -97,7 +113,9 @@ impl Entry {
     fn place(&self) -> Option<Place> {
         match self.standing {
             Standing::Placed(place) | Standing::Leaving(place) => Some(place),
-            Standing::Idle | Standing::Pending | Standing::Covered(_) => None,
+            Standing::Idle | Standing::Pending | Standing::Covered(_) | Standing::Hardware(_) => {
+                None
+            }
         }
     }
 }
@@ -196,7 +214,10 @@ impl Registry {
             }
         };
         let standing = match (spot, self.entries[index].standing) {
-            (Some(spot), _) => self.place(around.machine, spot).map(Standing::Placed),
+            (Some(spot), _) => {
+                let place = self.place(around.machine, spot, ProbeMode::Hvc);
+                place.map(Standing::Placed)
+            }
             // Unmapped in the address space that runs now, but its site is still good.
             (None, Standing::Placed(place) | Standing::Leaving(place)) => {
                 Ok(Standing::Placed(place))
@@ -222,7 +243,9 @@ impl Registry {
         let entry = &mut self.entries[index];
         entry.standing = match entry.standing {
             Standing::Placed(place) | Standing::Leaving(place) => Standing::Leaving(place),
-            Standing::Idle | Standing::Pending | Standing::Covered(_) => Standing::Idle,
+            Standing::Idle | Standing::Pending | Standing::Covered(_) | Standing::Hardware(_) => {
+                Standing::Idle
+            }
         };
     }
 
@@ -259,13 +282,39 @@ impl Registry {
         }
         self.points.push(point);
         // Covers make room for what the user asks for.
-        if let Err(error) = around.machine.set_points(&self.points) {
+        if let Err(refusal) = self.set_wanted_points(around.machine, None) {
             self.points.pop();
-            return Err(Refusal::Hardware(error));
+            return Err(refusal);
         }
-        self.set_points.clone_from(&self.points);
         self.rebuild(around);
         Ok(())
+    }
+
+    /// Sets the points that the user has asked for, `new` among them, and no covers.
+    fn set_wanted_points(
+        &mut self,
+        machine: &dyn Machine,
+        new: Option<Gva>,
+    ) -> Result<(), Refusal> {
+        let mut points = self.wanted_points();
+        let new = new.map(HwPoint::Break);
+        points.extend(new.filter(|point| !points.contains(point)));
+        machine.set_points(&points).map_err(Refusal::Hardware)?;
+        self.set_points = points;
+        Ok(())
+    }
+
+    /// GDB's points, and those of probes that have a hardware breakpoint of their own.
+    fn wanted_points(&self) -> Vec<HwPoint> {
+        let mut points = self.points.clone();
+        for entry in &self.entries {
+            if let Standing::Hardware(address) = entry.standing
+                && !points.contains(&HwPoint::Break(address))
+            {
+                points.push(HwPoint::Break(address));
+            }
+        }
+        points
     }
 
     pub(crate) fn remove_hw(&mut self, around: &Surroundings<'_>, point: HwPoint) {
@@ -285,6 +334,10 @@ impl Registry {
             around.check_probeable(address)?;
         }
         let is_hypervisor = around.machine.vm().is_hypervisor();
+        let mode = wish.options.mode;
+        if is_hypervisor && mode != ProbeMode::Hvc {
+            return Err(Refusal::ModeOfVms);
+        }
         let kind = match (is_hypervisor, wish.options.moment) {
             (false, Moment::Before) => ProbeKind::Kprobe,
             (false, Moment::Return { .. }) => ProbeKind::Kretprobe,
@@ -292,7 +345,7 @@ impl Registry {
             (true, Moment::Return { .. }) => ProbeKind::Hretprobe,
         };
         self.make_room()?;
-        let footing = self.footing(around, kind, wish.address)?;
+        let footing = self.footing(around, (kind, mode), wish.address)?;
         let id = self.add(around, kind, wish);
         if let Some(entry) = self.entries.last_mut() {
             entry.stand(footing);
@@ -329,9 +382,9 @@ impl Registry {
         let index = self.probe(around, id)?;
         if self.entries[index].standing == Standing::Idle {
             let address = self.find_address(around, index);
-            let kind = self.entries[index].kind;
+            let (kind, mode) = self.entries[index].means();
             if kind != ProbeKind::Action {
-                let footing = self.footing(around, kind, address)?;
+                let footing = self.footing(around, (kind, mode), address)?;
                 self.entries[index].stand(footing);
             }
         }
@@ -428,6 +481,47 @@ impl Registry {
         self.entries.iter().any(is_probe)
     }
 
+    /// Whether anything waits that could find its place now: by its address, or in symbols that it
+    /// has not been looked up in.
+    pub(crate) fn has_new_chance(&self, generation: u64) -> bool {
+        let has = |entry: &Entry| entry.address.is_some() || entry.searched != generation;
+        let mut entries = self.entries.iter();
+        entries.any(|entry| entry.waits() && has(entry) || entry.wants_sites())
+    }
+
+    /// The addresses of all that is armed.
+    pub(crate) fn armed_addresses(&self) -> impl Iterator<Item = Gva> {
+        self.entries.iter().filter_map(Entry::armed_at)
+    }
+
+    /// Modules are gone, or about to go: disarms what is in their code. A symbol waits for its
+    /// module to come back; an address means nothing any more. Calls `tell` for each, with its
+    /// module.
+    pub(crate) fn modules_gone(
+        &mut self,
+        around: &Surroundings<'_>,
+        gone: &[Gone],
+        tell: &mut dyn FnMut(&Entry, &Gone),
+    ) {
+        for entry in &mut self.entries {
+            let Some(address) = entry.armed_at() else {
+                continue;
+            };
+            let Some(module) = gone.iter().find(|gone| gone.range.contains(&address)) else {
+                continue;
+            };
+            if entry.target.is_symbol() && entry.kind != ProbeKind::Action {
+                entry.standing = Standing::Pending;
+                entry.address = None;
+            } else {
+                entry.standing = Standing::Idle;
+            }
+            entry.forget_returns();
+            tell(entry, module);
+        }
+        self.rebuild(around);
+    }
+
     /// Whether an entry waits for its symbol's address.
     pub(crate) fn wants_symbols(&self) -> bool {
         let wants = |entry: &Entry| entry.waits() && entry.address.is_none();
@@ -447,9 +541,11 @@ impl Registry {
                 continue;
             }
             let address = self.find_address(around, index);
-            let kind = self.entries[index].kind;
-            let refusal = match self.footing(around, kind, address) {
+            let means = self.entries[index].means();
+            let refusal = match self.footing(around, means, address) {
                 Ok(None) => continue,
+                // What is no code may be yet to be loaded.
+                Err(Refusal::NotExecutable(_) | Refusal::NotAnInstruction { .. }) => continue,
                 Ok(footing) => {
                     self.entries[index].stand(footing);
                     None
@@ -486,7 +582,13 @@ impl Registry {
         for entry in &mut self.entries {
             entry.standing = match entry.standing {
                 Standing::Placed(_) if entry.kind != ProbeKind::Action => Standing::Pending,
-                Standing::Pending | Standing::Covered(_) => Standing::Pending,
+                // An address needs no page for a hardware breakpoint.
+                Standing::Hardware(address) if !entry.target.is_symbol() => {
+                    Standing::Hardware(address)
+                }
+                Standing::Pending | Standing::Covered(_) | Standing::Hardware(_) => {
+                    Standing::Pending
+                }
                 Standing::Placed(_) | Standing::Leaving(_) | Standing::Idle => Standing::Idle,
             };
             if matches!(entry.target, Target::Symbol { .. }) {
@@ -507,28 +609,49 @@ impl Registry {
     // ---- From entries to sites ----
 
     /// The site at a spot; arms one if there is none.
-    fn place(&mut self, machine: &dyn Machine, spot: Spot) -> Result<Place, Refusal> {
-        let address = spot.address;
-        if let Some(slot) = self.table.slot_at(spot.gpa) {
-            return Ok(Place { slot, address });
-        }
-        let Some(slot) = self.table.allocate(spot.gpa, spot.word) else {
-            return Err(Refusal::TooManySites(MAX_SITES));
-        };
-        let vm = machine.vm();
-        let instruction = if vm.is_hypervisor() {
-            own_code::probe_instruction(slot)
-        } else {
-            hvc(HVC_BASE + slot)
-        };
-        if let Err(error) = machine.arm(spot.gpa, instruction) {
-            self.table.free(slot);
-            return Err(match error {
+    fn place(
+        &mut self,
+        machine: &dyn Machine,
+        spot: Spot,
+        mode: ProbeMode,
+    ) -> Result<Place, Refusal> {
+        let Spot { gpa, address, word } = spot;
+        let refuse = |error| {
+            let vm = machine.vm();
+            match error {
                 ArmError::NotRam(gpa) => Refusal::NotRam { vm, address, gpa },
                 ArmError::OutOfMemory => Refusal::OutOfMemory(vm),
-            });
+                ArmError::NoView => Refusal::ModeOfVms,
+            }
+        };
+        if let Some(slot) = self.table.slot_at(gpa) {
+            if mode == ProbeMode::Xn {
+                machine.arm(gpa, FetchTrap::NoExecute).map_err(refuse)?;
+                self.table.set_trap(slot, FetchTrap::NoExecute);
+            }
+            return Ok(Place { slot, address });
         }
+        let Some(slot) = self.table.allocate(gpa, word) else {
+            return Err(Refusal::TooManySites(MAX_SITES));
+        };
+        let trap = trap_of(machine.vm(), slot, mode);
+        if let Err(error) = machine.arm(gpa, trap) {
+            self.table.free(slot);
+            return Err(refuse(error));
+        }
+        self.table.set_trap(slot, trap);
         Ok(Place { slot, address })
+    }
+}
+
+/// How a site traps where `mode` has the last word.
+fn trap_of(vm: VmId, slot: u16, mode: ProbeMode) -> FetchTrap {
+    match mode {
+        ProbeMode::Xn => FetchTrap::NoExecute,
+        ProbeMode::Hvc | ProbeMode::Hw if vm.is_hypervisor() => {
+            FetchTrap::Instruction(own_code::probe_instruction(slot))
+        }
+        ProbeMode::Hvc | ProbeMode::Hw => FetchTrap::Instruction(hvc(HVC_BASE + slot)),
     }
 }
 
@@ -546,6 +669,9 @@ fn check_vcpu(machine: &dyn Machine, vcpu: Option<VcpuId>) -> Result<(), Refusal
 }
 
 fn placement(entry: &Entry) -> Placement {
+    if let Standing::Hardware(address) = entry.standing {
+        return Placement::Armed { address };
+    }
     match entry.place() {
         Some(place) => Placement::Armed {
             address: place.address,
@@ -554,7 +680,8 @@ fn placement(entry: &Entry) -> Placement {
     }
 }
 
-/// The address of a target; `None` for a symbol while there are no symbols.
+/// The address of a target; `None` for a symbol while there are no symbols, or while its module is
+/// not loaded.
 pub(crate) fn address_of(
     vm: VmId,
     symbols: Option<&dyn Symbols>,
@@ -571,6 +698,10 @@ pub(crate) fn address_of(
                 return Err(Refusal::Ambiguous { vm, name, places });
             }
             let found = look_up(symbols, target);
+            let module = Target::split_module(name).map(|(module, _)| module);
+            if found.is_none() && module.is_some_and(|module| !symbols.has_module(module)) {
+                return Ok(None);
+            }
             found.map(Some).ok_or_else(|| not_found(vm, symbols, name))
         }
     }

@@ -3,9 +3,9 @@
 //! A site is a guest-physical word. Its number in the [`Table`] is the immediate of its `HVC`, so
 //! the way from a trap to its site is one index.
 
-use crate::addr::{Gpa, Gva};
+use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::event::EventKind;
-use crate::machine::VcpuId;
+use crate::machine::{FetchTrap, Machine, VcpuId};
 use crate::options::{Moment, ProbeOptions};
 use crate::programs::ProgramRef;
 use crate::returns::{Pairing, Role};
@@ -135,13 +135,17 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) gpa: Gpa,
-    /// The guest's own instruction. Atomic because the guest may write it while it runs.
+    /// How it is armed.
+    pub(crate) trap: FetchTrap,
+    /// The guest's own instruction. Atomic because the guest may write it while it runs. Not kept
+    /// up to date while the page is not executable.
     pub(crate) displaced: AtomicU32,
     /// What runs at a hit, in this order.
     pub(crate) bound: Vec<Bound>,
 }
 
-/// A hardware breakpoint in the place of a site whose page is not mapped yet.
+/// A hardware breakpoint: a probe that asked for one, or in the place of a site whose page is not
+/// mapped yet.
 #[derive(Debug)]
 pub(crate) struct Cover {
     pub(crate) address: Gva,
@@ -192,17 +196,26 @@ impl Table {
         self.by_gpa.len()
     }
 
-    /// Takes a free slot for a new site at `gpa`; `None` where all are taken.
+    /// Takes a free slot for a new site at `gpa`, which is yet to be armed; `None` where all are
+    /// taken.
     pub(crate) fn allocate(&mut self, gpa: Gpa, displaced: u32) -> Option<u16> {
         let index = self.slots.iter().position(Option::is_none)?;
         let slot = u16::try_from(index).ok()?;
         self.slots[index] = Some(Site {
             gpa,
+            trap: FetchTrap::NoExecute,
             displaced: AtomicU32::new(displaced),
             bound: Vec::new(),
         });
         self.by_gpa.insert(gpa, slot);
         Some(slot)
+    }
+
+    /// Takes note of how a site is armed.
+    pub(crate) fn set_trap(&mut self, slot: u16, trap: FetchTrap) {
+        if let Some(site) = self.get_mut(slot) {
+            site.trap = trap;
+        }
     }
 
     /// Gives a slot back.
@@ -229,6 +242,35 @@ impl Table {
         self.covers
             .iter_mut()
             .find(|cover| cover.address == address)
+    }
+
+    /// Whether the page of `gpa` has a site that makes it not executable.
+    pub(crate) fn is_no_execute(&self, gpa: Gpa) -> bool {
+        let mut sites = self.on_page(gpa);
+        sites.any(|site| site.trap == FetchTrap::NoExecute)
+    }
+
+    /// The sites on the page of `gpa`.
+    fn on_page(&self, gpa: Gpa) -> impl Iterator<Item = &Site> {
+        let last = Gpa(gpa.page().0 | (PAGE_SIZE - 1));
+        let slots = self.by_gpa.range(gpa.page()..=last);
+        slots.filter_map(|(_, slot)| self.get(*slot))
+    }
+
+    /// Looks at the guest's own instructions on the page of `gpa` again. The VM is held.
+    pub(crate) fn reload(&self, machine: &dyn Machine, gpa: Gpa) {
+        for site in self.on_page(gpa) {
+            let mut word = [0; 4];
+            if machine.read_phys(site.gpa, &mut word).is_ok() {
+                site.displaced
+                    .store(u32::from_le_bytes(word), Ordering::Release);
+            }
+        }
+    }
+
+    /// The slots that are taken.
+    pub(crate) fn taken(&self) -> Vec<u16> {
+        self.by_gpa.values().copied().collect()
     }
 
     /// The sites where nothing runs.

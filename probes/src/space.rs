@@ -6,6 +6,7 @@ use crate::engine::{HitOutcome, Reported, Trap};
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::kernel::{self, NoKernel};
 use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
+use crate::modules::{Change, Modules, Scrutiny, WithModules};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::programs::ProgramRef;
@@ -136,6 +137,9 @@ pub struct Space {
     kernel: Mutex<KernelSearch>,
     /// The symbols that a user has loaded, where their kernel was linked to.
     loaded: Mutex<Option<Arc<SystemMap>>>,
+    modules: Mutex<Modules>,
+    /// Whether anything is armed in a module.
+    in_modules: AtomicBool,
     /// Counts the tables of symbols that there have been.
     generation: AtomicU64,
     /// Written only while the VM is held.
@@ -156,6 +160,8 @@ const SEARCH_PAUSE: u64 = 1_000_000_000;
 #[derive(Default)]
 struct KernelSearch {
     banner: Option<String>,
+    /// Its own symbols, without its modules'.
+    symbols: Option<Arc<dyn Symbols>>,
     /// Why the last search found nothing, and until when that is taken for the answer.
     failed: Option<(NoKernel, u64)>,
 }
@@ -187,6 +193,8 @@ impl Space {
             probeable: None,
             kernel: Mutex::new(KernelSearch::default()),
             loaded: Mutex::new(None),
+            modules: Mutex::new(Modules::default()),
+            in_modules: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
             waits: AtomicBool::new(false),
@@ -230,6 +238,13 @@ impl Space {
     /// Gives the space its symbols. Probes that wait for a symbol arm at the next
     /// [`Space::retry_pending`].
     pub fn set_symbols(&self, symbols: Arc<dyn Symbols>) {
+        self.kernel.lock().symbols = Some(symbols.clone());
+        *self.modules.lock() = Modules::default();
+        self.publish(symbols);
+    }
+
+    /// From now on these are the symbols.
+    fn publish(&self, symbols: Arc<dyn Symbols>) {
         *self.symbols.write() = Some(symbols);
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -237,6 +252,9 @@ impl Space {
     /// The symbols, looked for in the running kernel where they are not known yet. A search that finds nothing is not
     /// repeated at once: it may read tens of MiB.
     pub fn find_symbols(&self) -> Result<Arc<dyn Symbols>, NoKernel> {
+        if self.symbols().is_some() {
+            self.follow_modules();
+        }
         if let Some(symbols) = self.symbols() {
             return Ok(symbols);
         }
@@ -249,18 +267,22 @@ impl Space {
         }
         if let Some(map) = self.loaded.lock().clone() {
             let symbols: Arc<dyn Symbols> = Arc::new(map.at(map.slide(self.machine)?));
+            drop(search);
             self.set_symbols(symbols.clone());
-            return Ok(symbols);
+            self.follow_modules();
+            return Ok(self.symbols().unwrap_or(symbols));
         }
         match kernel::find(self.machine) {
             Ok(found) => {
+                let symbols: Arc<dyn Symbols> = Arc::new(found.symbols);
                 *search = KernelSearch {
                     banner: Some(found.banner),
-                    failed: None,
+                    ..KernelSearch::default()
                 };
-                let symbols: Arc<dyn Symbols> = Arc::new(found.symbols);
+                drop(search);
                 self.set_symbols(symbols.clone());
-                Ok(symbols)
+                self.follow_modules();
+                Ok(self.symbols().unwrap_or(symbols))
             }
             Err(reason) => {
                 if let NoKernel::NoSymbols(_) = reason {
@@ -281,6 +303,37 @@ impl Space {
         let slide = map.slide(self.machine)?;
         self.set_symbols(Arc::new(map.at(slide)));
         Ok(slide)
+    }
+
+    /// Looks whether the guest's kernel has loaded or unloaded modules since the last time.
+    fn follow_modules(&self) {
+        if self.vm().is_hypervisor() {
+            return;
+        }
+        let Some(kernel) = self.kernel.lock().symbols.clone() else {
+            return;
+        };
+        let scrutiny = if self.in_modules.load(Ordering::Relaxed) {
+            Scrutiny::Everything
+        } else {
+            Scrutiny::Arrivals
+        };
+        let change = self.modules.lock().look(self.machine, &*kernel, scrutiny);
+        let Some(Change { modules, gone }) = change else {
+            return;
+        };
+        self.publish(Arc::new(WithModules { kernel, modules }));
+        if !gone.is_empty() {
+            self.edit(|registry, around| {
+                registry.modules_gone(around, &gone, &mut |entry, gone| {
+                    let module = &gone.name;
+                    self.say(
+                        entry,
+                        format_args!("is disarmed: module {module} is unloaded"),
+                    );
+                });
+            });
+        }
     }
 
     /// What the kernel whose symbols are known says of itself at boot: `Linux version 6.12…`.
@@ -304,6 +357,11 @@ impl Space {
         let mut registry = self.registry.write();
         let result = change(&mut registry, &around);
         self.waits.store(registry.waits(), Ordering::Relaxed);
+        let modules = self.modules.lock();
+        let mut armed = registry.armed_addresses();
+        let in_modules = armed.any(|address| modules.cover(address));
+        self.in_modules.store(in_modules, Ordering::Relaxed);
+        drop(armed);
         self.probed.store(registry.has_probes(), Ordering::Relaxed);
         result
     }
@@ -459,9 +517,11 @@ impl Space {
 
     // ---- What the hypervisor calls ----
 
-    /// Whether anything waits for its page or its symbol, or has had its last hit.
+    /// Whether anything waits for its page or its symbol, has had its last hit, or is armed in a
+    /// module, which may go.
     pub fn has_pending(&self) -> bool {
-        self.waits.load(Ordering::Relaxed) || self.done.load(Ordering::Relaxed)
+        let any = [&self.waits, &self.done, &self.in_modules];
+        any.iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// The hit path has something for [`Space::retry_pending`].
@@ -479,14 +539,18 @@ impl Space {
                 registry.retire_done(around, &mut |entry| self.tell_done(entry));
             });
         }
-        let waits = self.waits.load(Ordering::Relaxed);
-        if !waits || self.machine.state() != VmState::Running {
+        if !self.has_pending() || self.machine.state() != VmState::Running {
             return;
         }
         let wants_symbols = self.registry.read().wants_symbols();
-        if wants_symbols {
+        if wants_symbols || self.in_modules.load(Ordering::Relaxed) {
             // Where the kernel is not up yet, there is a next time.
             let _ = self.find_symbols();
+        }
+        // What waits for its module may wait long: the VM is not held for it at every tick.
+        let generation = self.generation.load(Ordering::Acquire);
+        if !self.registry.read().has_new_chance(generation) {
+            return;
         }
         self.edit(|registry, around| {
             registry.retry_pending(around, &mut |entry, refusal| self.tell(entry, refusal));
@@ -543,6 +607,7 @@ impl Space {
     pub fn guest_reset(&self) {
         *self.symbols.write() = None;
         *self.kernel.lock() = KernelSearch::default();
+        *self.modules.lock() = Modules::default();
         self.edit(|registry, around| registry.guest_reset(around));
         self.reported.iter().for_each(Reported::clear);
     }
@@ -584,9 +649,15 @@ impl Space {
         self.count_missed(immediate);
     }
 
-    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one that covers a site which waits
-    /// for its page, runs its programs; `Step` then means: step the vCPU over the instruction with
-    /// that breakpoint off.
+    /// Whether GDB has a hardware breakpoint at `pc`.
+    pub fn has_hw_breakpoint(&self, pc: Gva) -> bool {
+        let registry = self.registry.read();
+        registry.points.contains(&HwPoint::Break(pc))
+    }
+
+    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one of a probe, or one that covers a
+    /// site which waits for its page, runs its programs and executes the guest's instruction in
+    /// `regs`; `Step` means: step the vCPU over the instruction with that breakpoint off.
     pub fn hw_hit(
         &self,
         vcpu: VcpuId,
@@ -600,6 +671,29 @@ impl Space {
             memory,
             features,
         })
+    }
+
+    /// A vCPU fetched from the word at `gpa` of a page that is not executable
+    /// ([`crate::view::Fault::NoExecute`]); `regs.pc` is the word's address. Where it is a site,
+    /// runs its programs; then stops, or executes the guest's own instruction in `regs`, or has it
+    /// stepped. Never [`HitOutcome::NotOurs`].
+    pub fn fetch(
+        &self,
+        gpa: Gpa,
+        vcpu: VcpuId,
+        regs: &mut CoreRegs,
+        memory: &dyn LiveMemory,
+        features: &SimulationFeatures,
+    ) -> HitOutcome {
+        self.serve_fetch(
+            gpa,
+            &mut Trap {
+                vcpu,
+                regs,
+                memory,
+                features,
+            },
+        )
     }
 
     /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
@@ -633,7 +727,7 @@ fn listing(entry: &Entry, symbols: Option<&dyn Symbols>) -> Listing {
     let options = &entry.attachment.options;
     let state = match entry.standing {
         _ if entry.attachment.is_done() => ProbeState::Done,
-        Standing::Placed(_) | Standing::Leaving(_) => ProbeState::On,
+        Standing::Placed(_) | Standing::Leaving(_) | Standing::Hardware(_) => ProbeState::On,
         Standing::Covered(_) | Standing::Pending => ProbeState::Pending,
         Standing::Idle => ProbeState::Disarmed,
     };

@@ -42,4 +42,9 @@ pub trait Symbols: Send + Sync {
     }
     /// Calls `visit` for every symbol in order of address, until it returns `false`.
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool);
+    /// Whether a part of the code that comes and goes is there now: a module of the kernel.
+    fn has_module(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
 }

@@ -50,6 +50,14 @@ impl Target {
         }
     }
 
+    /// The module and the function of `virtio_net:virtnet_open`. The `::` of a path separates nothing.
+    pub fn split_module(name: &str) -> Option<(&str, &str)> {
+        match Self::split_space(name) {
+            (Some(module), function) if !function.contains(':') => Some((module, function)),
+            _ => None,
+        }
+    }
+
     /// Reads `0x…`, a decimal number, `symbol`, `symbol+0x10` or `symbol+16`, without a space's
     /// name.
     pub fn parse(text: &str) -> Result<Self, BadTarget> {

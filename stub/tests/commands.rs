@@ -65,10 +65,11 @@ fn the_memory_of_probes_is_shown() {
     let bench = Bench::new(1);
     shell(&bench, "trace kprobe vm1:work count");
     shell(&bench, &format!("trace kprobe vm1:{AGAIN:#x} count"));
-    let heading = "VM   SITES  SHADOW PAGES  TABLE PAGES\n";
+    shell(&bench, "trace kprobe vm2:work --mode xn");
+    let heading = "VM   SITES  SHADOW PAGES  XN PAGES  TABLE PAGES\n";
     let (first, second) = (
-        "vm1      2             1            0\n",
-        "vm2      0             0            0\n",
+        "vm1      2             1         0            0\n",
+        "vm2      1             0         1            0\n",
     );
     assert_eq!(
         shell(&bench, "vm memory"),
@@ -118,7 +119,7 @@ fn probes_that_cannot_be() {
         ),
         (
             "trace kprobe vm1:work --mode brk",
-            "there is no mode brk. There is hvc.",
+            "there is no mode brk. There are hvc, xn, hw.",
         ),
         ("trace kprobe vm1:work --vcpu", "--vcpu needs a value."),
         (
@@ -217,6 +218,12 @@ fn probes_have_options_and_switches() {
     let on = format!("probe 1 of vm1 is on at {WORK:#x}\n");
     assert_eq!(shell(&bench, "trace enable vm1:1"), on);
     shell(&bench, "trace unkprobe vm1:1");
+    let hw = shell(&bench, "trace kprobe vm1:work count --mode hw");
+    assert!(hw.ends_with(", mode hw, program count\n"), "{hw}");
+    assert!(bench.vm().armed().is_empty());
+    let list = shell(&bench, "trace list");
+    assert!(list.contains("vm1:work  hw    count"), "{list}");
+    shell(&bench, "trace unkprobe vm1:work");
     let once = shell(&bench, "trace kprobe vm1:work count --once");
     assert!(once.ends_with(", program count, once\n"), "{once}");
     bench.vm().run(3 + 10 * 6);

@@ -89,15 +89,15 @@ impl Shell {
         probe.hits_and_missed_in(&self.run("trace list")?)
     }
 
-    /// What the probes of `vm1` take: sites, shadow pages, table pages.
-    pub fn memory(&mut self) -> Result<[u64; 3]> {
+    /// What the probes of `vm1` take: sites, shadow pages, pages that are not executable, table
+    /// pages.
+    pub fn memory(&mut self) -> Result<[u64; 4]> {
         let said = self.run("vm memory vm1")?;
         let row = said.lines().find(|line| line.starts_with("vm1 "));
         let row = row.with_context(|| format!("no vm1 in {said}"))?;
         let numbers: Result<Vec<u64>, _> = row.split_whitespace().skip(1).map(str::parse).collect();
         let numbers = numbers.with_context(|| format!("numbers of `{row}`"))?;
-        <[u64; 3]>::try_from(numbers.as_slice())
-            .with_context(|| format!("three numbers in `{row}`"))
+        <[u64; 4]>::try_from(numbers.as_slice()).with_context(|| format!("four numbers in `{row}`"))
     }
 }
 

@@ -84,7 +84,7 @@ struct World {
     shell: Mutex<Shell>,
     subjects: Vec<Subject>,
     /// What probes take where there are none.
-    unprobed: [u64; 3],
+    unprobed: [u64; 4],
 }
 
 impl World {

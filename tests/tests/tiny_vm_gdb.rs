@@ -879,7 +879,7 @@ fn with_interrupted_step(world: &World, case: impl FnOnce(Remote) -> Result<()>)
 /// After everything above: no shadow page, no probe, and no complaint in the hypervisor's log.
 fn nothing_is_left_behind(world: &World) -> Result<()> {
     let mut shell = world.machine.shell()?;
-    let [sites, shadows, _] = shell.memory()?;
+    let [sites, shadows, ..] = shell.memory()?;
     ensure!(
         (sites, shadows) == (0, 0),
         "{sites} sites on {shadows} pages"

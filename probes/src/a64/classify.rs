@@ -89,6 +89,17 @@ pub(super) const fn brk_immediate(instruction: u32) -> Option<u16> {
     }
 }
 
+/// Whether no instruction is encoded like this, now or as long as the architecture keeps its word:
+/// `UDF`, and the groups of encodings that are unallocated or reserved (Arm ARM C4.1, `op0` 0000
+/// without bit 31, 0001, 0011).
+pub const fn is_no_instruction(word: u32) -> bool {
+    match field(word, 25, 4) {
+        0b0000 => word >> 31 == 0,
+        0b0001 | 0b0011 => true,
+        _ => false,
+    }
+}
+
 /// The kind of an instruction. Never fails: what is not known is [`Class::Other`].
 pub const fn classify(instruction: u32) -> Class {
     let immediate = field(instruction, 5, 16) as u16;

@@ -1,12 +1,12 @@
 //! One turn of a vCPU.
 
-use super::FakeMachine;
 use super::execute::{Executed, FEATURES, breakpoint, instruction_abort};
 use super::memory::{Role, VcpuMemory};
+use super::{FakeMachine, PageView};
 use crate::a64::{Class, classify};
 use crate::addr::{Gpa, Gva};
 use crate::engine::HitOutcome;
-use crate::machine::{HwPoint, PhysMemory, RunMode, StopReason, VcpuId};
+use crate::machine::{FetchTrap, HwPoint, PhysMemory, RunMode, StopReason, VcpuId};
 use crate::regs::{CoreRegs, SysRegs};
 
 /// The registers of the vCPU whose turn it is.
@@ -139,16 +139,22 @@ impl FakeMachine {
             };
             return Fetched::Served(outcome);
         }
-        let armed = self.state.lock().armed.get(&gpa).copied();
-        let Class::Hvc { immediate } = classify(armed.unwrap_or(original)) else {
+        let Some(space) = self.space() else {
             return Fetched::Instruction(original);
         };
-        match self.space() {
-            Some(space) => match space.hit(immediate, vcpu, &mut turn.regs, &memory, &FEATURES) {
-                HitOutcome::NotOurs => Fetched::Instruction(armed.unwrap_or(original)),
-                outcome => Fetched::Served(outcome),
-            },
-            None => Fetched::Instruction(armed.unwrap_or(original)),
+        if self.page_view(gpa) == PageView::NoExecute {
+            return Fetched::Served(space.fetch(gpa, vcpu, &mut turn.regs, &memory, &FEATURES));
+        }
+        let seen = match self.state.lock().armed.get(&gpa) {
+            Some(FetchTrap::Instruction(probe)) => *probe,
+            Some(FetchTrap::NoExecute) | None => original,
+        };
+        let Class::Hvc { immediate } = classify(seen) else {
+            return Fetched::Instruction(original);
+        };
+        match space.hit(immediate, vcpu, &mut turn.regs, &memory, &FEATURES) {
+            HitOutcome::NotOurs => Fetched::Instruction(seen),
+            outcome => Fetched::Served(outcome),
         }
     }
 

@@ -1,12 +1,13 @@
 //! The traits of a machine.
 
 use super::memory::PhysicalAccess;
-use super::{FakeMachine, HW_BREAKPOINTS, HW_WATCHPOINTS, INSTRUCTION_NS, Vcpu};
+use super::{FakeMachine, HW_BREAKPOINTS, HW_WATCHPOINTS, INSTRUCTION_NS, PageView, Vcpu};
 use crate::addr::Gpa;
 use crate::event::MAX_CPUS;
 use crate::machine::{
-    ArmError, Clock, ExecuteView, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu, PhysFault,
-    PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId, VmState,
+    ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
+    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId,
+    VmState,
 };
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs, pstate};
 use alloc::collections::BTreeSet;
@@ -129,7 +130,7 @@ impl PhysMemory for FakeMachine {
 }
 
 impl ExecuteView for FakeMachine {
-    fn arm(&self, gpa: Gpa, instruction: u32) -> Result<(), ArmError> {
+    fn arm(&self, gpa: Gpa, trap: FetchTrap) -> Result<(), ArmError> {
         self.assert_held("arming");
         assert!(
             gpa.0.is_multiple_of(4),
@@ -138,7 +139,7 @@ impl ExecuteView for FakeMachine {
         let mut word = [0; 4];
         self.read_phys(gpa, &mut word)
             .map_err(|_| ArmError::NotRam(gpa))?;
-        self.state.lock().armed.insert(gpa, instruction);
+        self.state.lock().armed.insert(gpa, trap);
         Ok(())
     }
 
@@ -151,9 +152,14 @@ impl ExecuteView for FakeMachine {
     fn view_usage(&self) -> ViewUsage {
         let state = self.state.lock();
         let pages: BTreeSet<Gpa> = state.armed.keys().map(|gpa| gpa.page()).collect();
+        let sites = state.armed.len();
+        drop(state);
+        let is_shadow = |page: &&Gpa| self.page_view(**page) == PageView::Shadow;
+        let shadows = pages.iter().filter(is_shadow).count();
         ViewUsage {
-            sites: state.armed.len(),
-            shadows: pages.len(),
+            sites,
+            shadows,
+            no_execute: pages.len() - shadows,
             tables: 0,
         }
     }

@@ -1,6 +1,6 @@
 //! RAM, and memory as a vCPU sees it.
 
-use super::FakeMachine;
+use super::{FakeMachine, PageView};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{GuestFault, HwPoint, LiveMemory, PhysFault, PhysMemory, WatchKind};
 use crate::regs::{SysReg, SysRegs};
@@ -71,6 +71,10 @@ impl FakeMachine {
                 .filter(|word| touched(*word))
                 .collect()
         };
+        // Stores to a page that is its own in the execute view are nobody's business.
+        let armed = armed
+            .into_iter()
+            .filter(|word| self.page_view(*word) == PageView::Shadow);
         for word in armed {
             let mut bytes = [0; 4];
             if let (Some(space), Ok(())) = (self.space(), self.read_phys(word, &mut bytes)) {
@@ -173,11 +177,9 @@ impl<'a> VcpuMemory<'a> {
         Ok(())
     }
 
-    fn carries_probe(&self, gpa: Gpa) -> bool {
-        self.machine
-            .armed()
-            .iter()
-            .any(|(armed, _)| armed.page() == gpa.page())
+    /// Whether the page is a copy in the execute view.
+    fn is_shadowed(&self, gpa: Gpa) -> bool {
+        self.machine.page_view(gpa) == PageView::Shadow
     }
 }
 
@@ -227,7 +229,7 @@ impl LiveMemory for VcpuMemory<'_> {
         // All or nothing: first look, then write.
         pages(gva, bytes.len(), |address, _, _| {
             let gpa = self.translate(address, |access| access.write)?;
-            let refused = self.role == Role::Simulation && self.carries_probe(gpa);
+            let refused = self.role == Role::Simulation && self.is_shadowed(gpa);
             let mut byte = [0];
             let is_ram = self.machine.read_phys(gpa, &mut byte).is_ok();
             if refused || !is_ram {

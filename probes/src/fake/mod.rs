@@ -22,9 +22,9 @@ mod machine;
 mod memory;
 pub mod stage1;
 
-use crate::addr::{Gpa, Gva};
+use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{
-    HwPoint, Lifecycle, Machine, Power, RunMode, Stop, StopReason, VcpuId, VmId, VmState,
+    FetchTrap, HwPoint, Lifecycle, Machine, Power, RunMode, Stop, StopReason, VcpuId, VmId, VmState,
 };
 use crate::periscope::Periscope;
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
@@ -68,10 +68,21 @@ struct State {
     holds: usize,
     vcpus: Vec<Vcpu>,
     stops: VecDeque<Stop>,
-    armed: BTreeMap<Gpa, u32>,
+    armed: BTreeMap<Gpa, FetchTrap>,
     points: Vec<HwPoint>,
     /// What a reset loads again.
     images: Vec<(Gpa, Vec<u32>)>,
+}
+
+/// What a vCPU finds in the place of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PageView {
+    /// The page.
+    Original,
+    /// A copy with probe instructions, to fetch from.
+    Shadow,
+    /// The page, not to fetch from.
+    NoExecute,
 }
 
 /// One fake VM.
@@ -197,18 +208,30 @@ impl FakeMachine {
     }
 
     /// The words that are armed now.
-    pub fn armed(&self) -> Vec<(Gpa, u32)> {
+    pub fn armed(&self) -> Vec<(Gpa, FetchTrap)> {
         self.state
             .lock()
             .armed
             .iter()
-            .map(|(gpa, word)| (*gpa, *word))
+            .map(|(gpa, trap)| (*gpa, *trap))
             .collect()
     }
 
     /// The hardware points that are set now.
     pub fn points(&self) -> Vec<HwPoint> {
         self.state.lock().points.clone()
+    }
+
+    /// What the execute view has in the place of the page of `gpa`.
+    fn page_view(&self, gpa: Gpa) -> PageView {
+        let last = Gpa(gpa.page().0 | (PAGE_SIZE - 1));
+        let state = self.state.lock();
+        let mut traps = state.armed.range(gpa.page()..=last).map(|(_, trap)| *trap);
+        match traps.clone().next() {
+            None => PageView::Original,
+            Some(_) if traps.any(|trap| trap == FetchTrap::NoExecute) => PageView::NoExecute,
+            Some(_) => PageView::Shadow,
+        }
     }
 
     fn space(&self) -> Option<&'static Space> {

@@ -12,6 +12,8 @@ pub enum Page {
     Kernel,
     /// The same, and indirect branches must meet a landing pad.
     GuardedKernel,
+    /// EL1 reads and writes.
+    KernelData,
     /// EL0 reads and executes.
     User,
 }
@@ -57,6 +59,7 @@ impl Stage1 {
         let permissions = match page {
             Page::Kernel => bits::UXN,
             Page::GuardedKernel => bits::UXN | bits::GUARDED,
+            Page::KernelData => bits::UXN | bits::PXN,
             Page::User => bits::PXN | bits::AP_EL0 | bits::AP_READ_ONLY,
         };
         let common = bits::TABLE_OR_PAGE | bits::INNER_SHAREABLE | bits::ACCESSED;

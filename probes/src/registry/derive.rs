@@ -1,14 +1,15 @@
 //! From entries to sites: what runs where, and which hardware breakpoints stand in.
 
-use super::{Entry, Registry, Standing, Surroundings, Switch};
-use crate::addr::Gva;
-use crate::machine::{HwPoint, Machine};
-use crate::options::AfterRun;
+use super::{Entry, Registry, Standing, Surroundings, Switch, trap_of};
+use crate::addr::{Gpa, Gva};
+use crate::machine::{FetchTrap, HwPoint, Machine};
+use crate::options::{AfterRun, ProbeMode};
 use crate::returns::Role;
 use crate::site::{Bound, Cover, MAX_COVERS, Verdict};
 use crate::space::ProbeKind;
 use crate::symbols::Symbols;
 use crate::target::Target;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// An action whose breakpoint is set.
@@ -30,15 +31,66 @@ impl Registry {
                 .any(|action| action.breakpoint == index && action.after == AfterRun::Go);
             self.bind(index, lets_pass);
         }
-        for (slot, gpa) in self.table.unused() {
-            around.machine.disarm(gpa);
-            self.table.free(slot);
+        let mut relaxed = self.free_unused(around.machine);
+        relaxed.extend(self.relax_traps(around.machine));
+        for page in relaxed {
+            self.table.reload(around.machine, page);
         }
     }
 
-    /// Covers as many waiting entries as there are spare hardware breakpoints, GDB's breakpoints
-    /// first. Return probes need too many.
+    /// Frees the sites where nothing runs. Returns those of them that made their page not
+    /// executable.
+    fn free_unused(&mut self, machine: &dyn Machine) -> Vec<Gpa> {
+        let mut relaxed = Vec::new();
+        for (slot, gpa) in self.table.unused() {
+            let site = self.table.get(slot);
+            if site.is_some_and(|site| site.trap == FetchTrap::NoExecute) {
+                relaxed.push(gpa);
+            }
+            machine.disarm(gpa);
+            self.table.free(slot);
+        }
+        relaxed
+    }
+
+    /// Gives the sites whose last `xn` probe has gone a probe instruction again. Returns them.
+    fn relax_traps(&mut self, machine: &dyn Machine) -> Vec<Gpa> {
+        let wants_xn = |entry: &&Entry| entry.attachment.options.mode == ProbeMode::Xn;
+        let wanted = self.entries.iter().filter(wants_xn);
+        let wanted: Vec<u16> = wanted
+            .flat_map(Entry::places)
+            .map(|place| place.slot)
+            .collect();
+        let mut relaxed = Vec::new();
+        for slot in self.table.taken() {
+            let Some(site) = self.table.get_mut(slot) else {
+                continue;
+            };
+            if site.trap != FetchTrap::NoExecute || wanted.contains(&slot) {
+                continue;
+            }
+            // A page that cannot be armed again traps as it did.
+            let trap = trap_of(machine.vm(), slot, ProbeMode::Hvc);
+            if machine.arm(site.gpa, trap).is_ok() {
+                site.trap = trap;
+                relaxed.push(site.gpa);
+            }
+        }
+        relaxed
+    }
+
+    /// Sets hardware breakpoints for the probes that want one, and covers as many waiting entries
+    /// as there are spare ones, GDB's breakpoints first. Return probes need too many.
     fn cover_waiting(&mut self, machine: &dyn Machine) {
+        let wanted = self.wanted_points();
+        let own = self
+            .entries
+            .iter()
+            .filter_map(|entry| match entry.standing {
+                Standing::Hardware(address) => Some(address),
+                _ => None,
+            });
+        let own: BTreeSet<Gva> = own.collect();
         let mut addresses = Vec::new();
         for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe, ProbeKind::Hprobe] {
             for entry in self
@@ -49,17 +101,19 @@ impl Registry {
                 let Some(address) = entry.address else {
                     continue;
                 };
-                let has_point = self.points.contains(&HwPoint::Break(address));
+                let has_point = wanted.contains(&HwPoint::Break(address));
                 if !has_point && !addresses.contains(&address) && addresses.len() < MAX_COVERS {
                     addresses.push(address);
                 }
             }
         }
-        self.set_points_and_covers(machine, &mut addresses);
+        self.set_points_and_covers(machine, &wanted, &mut addresses);
         let can_be_covered = |entry: &&mut Entry| entry.waits() && !entry.kind.is_on_returns();
         for entry in self.entries.iter_mut().filter(can_be_covered) {
             entry.standing = match entry.address {
-                Some(address) if addresses.contains(&address) => Standing::Covered(address),
+                Some(address) if addresses.contains(&address) || own.contains(&address) => {
+                    Standing::Covered(address)
+                }
                 _ => Standing::Pending,
             };
         }
@@ -67,14 +121,20 @@ impl Registry {
             address,
             bound: Vec::new(),
         };
-        self.table.covers.extend(addresses.into_iter().map(cover));
+        let all = own.into_iter().chain(addresses);
+        self.table.covers.extend(all.map(cover));
     }
 
-    /// Sets GDB's points and hardware breakpoints at the first of `addresses`; drops those that the
-    /// CPU has no register for.
-    fn set_points_and_covers(&mut self, machine: &dyn Machine, addresses: &mut Vec<Gva>) {
+    /// Sets the points `wanted` and hardware breakpoints at the first of `addresses`; drops those
+    /// that the CPU has no register for.
+    fn set_points_and_covers(
+        &mut self,
+        machine: &dyn Machine,
+        wanted: &[HwPoint],
+        addresses: &mut Vec<Gva>,
+    ) {
         loop {
-            let mut points = self.points.clone();
+            let mut points = wanted.to_vec();
             points.extend(addresses.iter().copied().map(HwPoint::Break));
             if points == self.set_points || machine.set_points(&points).is_ok() {
                 self.set_points = points;
@@ -99,7 +159,9 @@ impl Registry {
             let standing = match breakpoint.map(|breakpoint| self.entries[breakpoint].standing) {
                 Some(Standing::Placed(place) | Standing::Leaving(place)) => Standing::Placed(place),
                 Some(Standing::Covered(address)) => Standing::Covered(address),
-                Some(Standing::Pending | Standing::Idle) | None => Standing::Idle,
+                Some(Standing::Pending | Standing::Idle | Standing::Hardware(_)) | None => {
+                    Standing::Idle
+                }
             };
             let action = &mut self.entries[index];
             action.standing = standing;
@@ -169,7 +231,7 @@ impl Registry {
                     }
                 }
             }
-            Standing::Covered(address) => {
+            Standing::Covered(address) | Standing::Hardware(address) => {
                 if let Some(cover) = self.table.cover_mut(address) {
                     cover.bound.push(bound(Role::Here));
                 }

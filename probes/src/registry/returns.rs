@@ -2,8 +2,10 @@
 //! if it leaves by tail calls, behind the calls of it that have been seen.
 
 use super::{Entry, Place, Registry, Standing, Surroundings};
+use crate::a64::is_no_instruction;
 use crate::addr::Gva;
 use crate::locate::Spot;
+use crate::options::ProbeMode;
 use crate::refusal::Refusal;
 use crate::returns::{Function, Pairing, Role, decode};
 use crate::space::{MAX_SITES, ProbeKind};
@@ -24,7 +26,7 @@ pub(super) struct ReturnPlaces {
 
 /// Where an entry can stand.
 pub(super) struct Footing {
-    place: Place,
+    standing: Standing,
     /// For a return probe.
     returns: Option<(Function, Vec<Place>)>,
 }
@@ -36,7 +38,7 @@ impl Entry {
             self.standing = Standing::Pending;
             return;
         };
-        self.standing = Standing::Placed(footing.place);
+        self.standing = footing.standing;
         let Some((function, returns)) = footing.returns else {
             return;
         };
@@ -92,18 +94,18 @@ impl Entry {
 }
 
 impl Registry {
-    /// Arms what a probe of `kind` at `address` needs: all of it, or nothing. `None`: the address is
+    /// Arms what a probe of this kind and mode at `address` needs: all of it, or nothing. `None`: the address is
     /// not known, or some of the code is not mapped for now.
     pub(super) fn footing(
         &mut self,
         around: &Surroundings<'_>,
-        kind: ProbeKind,
+        means: (ProbeKind, ProbeMode),
         address: Option<Gva>,
     ) -> Result<Option<Footing>, Refusal> {
         let Some(address) = address else {
             return Ok(None);
         };
-        let footing = self.arm(around, kind, address);
+        let footing = self.arm(around, means, address);
         if footing.is_err() {
             // Frees the sites that came before the one that is refused.
             self.rebuild(around);
@@ -114,27 +116,47 @@ impl Registry {
     fn arm(
         &mut self,
         around: &Surroundings<'_>,
-        kind: ProbeKind,
+        (kind, mode): (ProbeKind, ProbeMode),
         address: Gva,
     ) -> Result<Option<Footing>, Refusal> {
-        let Some(spot) = self.locator.locate_anywhere(around.machine, address)? else {
+        let machine = around.machine;
+        let spot = self.locator.locate_anywhere(machine, address, mode)?;
+        if let Some(Spot { address, word, .. }) = spot
+            && kind != ProbeKind::Breakpoint
+            && is_no_instruction(word)
+        {
+            return Err(Refusal::NotAnInstruction { address, word });
+        }
+        if mode == ProbeMode::Hw {
+            if kind.is_on_returns() {
+                return Err(Refusal::ModeOfReturns);
+            }
+            self.set_wanted_points(machine, Some(address))?;
+            return Ok(Some(Footing {
+                standing: Standing::Hardware(address),
+                returns: None,
+            }));
+        }
+        let Some(spot) = spot else {
             return Ok(None);
         };
         if !kind.is_on_returns() {
-            let place = self.place(around.machine, spot)?;
-            let returns = None;
-            return Ok(Some(Footing { place, returns }));
+            let place = self.place(machine, spot, mode)?;
+            return Ok(Some(Footing {
+                standing: Standing::Placed(place),
+                returns: None,
+            }));
         }
-        let Some((function, spots)) = self.function_at(around, address)? else {
+        let Some((function, spots)) = self.function_at(around, address, mode)? else {
             return Ok(None);
         };
-        let place = self.place(around.machine, spot)?;
+        let place = self.place(machine, spot, mode)?;
         let places: Result<Vec<Place>, Refusal> = spots
             .into_iter()
-            .map(|spot| self.place(around.machine, spot))
+            .map(|spot| self.place(machine, spot, mode))
             .collect();
         Ok(Some(Footing {
-            place,
+            standing: Standing::Placed(place),
             returns: Some((function, places?)),
         }))
     }
@@ -150,15 +172,16 @@ impl Registry {
             if !self.entries[index].wants_sites() {
                 continue;
             }
+            let mode = attachment.options.mode;
             for address in pairing.wanted() {
                 let probeable = around.check_probeable(address);
-                let spot =
-                    probeable.and_then(|()| self.locator.locate_anywhere(around.machine, address));
+                let spot = probeable
+                    .and_then(|()| self.locator.locate_anywhere(around.machine, address, mode));
                 let place = match spot {
                     Ok(Some(_)) if self.table.count() >= MAX_SITES_BESIDE => {
                         Err(Refusal::TooManySites(MAX_SITES_BESIDE))
                     }
-                    Ok(Some(spot)) => self.place(around.machine, spot),
+                    Ok(Some(spot)) => self.place(around.machine, spot, mode),
                     // The next call from there asks again.
                     Ok(None) => {
                         pairing.dismiss(address);
@@ -185,6 +208,7 @@ impl Registry {
         &mut self,
         around: &Surroundings<'_>,
         address: Gva,
+        mode: ProbeMode,
     ) -> Result<Option<(Function, Vec<Spot>)>, Refusal> {
         let located = around
             .symbols
@@ -208,7 +232,10 @@ impl Registry {
         }
         let mut spots = Vec::new();
         for address in body.returns {
-            match self.locator.locate_anywhere(around.machine, address)? {
+            match self
+                .locator
+                .locate_anywhere(around.machine, address, mode)?
+            {
                 Some(spot) => spots.push(spot),
                 None => return Ok(None),
             }

@@ -105,6 +105,11 @@ impl Descriptor {
         Self::with_attributes(Level::Three, output, SHADOW)
     }
 
+    /// A page of RAM that the guest reads and writes and cannot execute.
+    pub(crate) const fn no_execute(output: Hpa) -> Self {
+        Self::with_attributes(Level::Three, output, RAM | XN)
+    }
+
     const fn with_attributes(level: Level, output: Hpa, attributes: u64) -> Self {
         let kind = match level {
             Level::Three => TABLE_OR_PAGE,
@@ -126,6 +131,11 @@ impl Descriptor {
     /// Whether it is a page that [`Descriptor::shadow`] made.
     pub(crate) const fn is_shadow(self) -> bool {
         self.is_valid() && self.0 & S2AP == S2AP_NONE
+    }
+
+    /// Whether it is a page that [`Descriptor::no_execute`] made.
+    pub(crate) const fn is_no_execute(self) -> bool {
+        self.is_valid() && self.0 & (RAM | XN) == RAM | XN
     }
 
     /// The next table, or the first byte of the block or page.

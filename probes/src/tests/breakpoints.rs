@@ -5,7 +5,7 @@ use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
 use crate::fake::{FakeMachine, HW_BREAKPOINTS, asm};
-use crate::machine::{HwError, HwPoint, RunControl, RunMode, StopReason, WatchKind};
+use crate::machine::{FetchTrap, HwError, HwPoint, RunControl, RunMode, StopReason, WatchKind};
 use crate::refusal::Refusal;
 use crate::space::{AfterRun, Placement, ProbeState};
 use crate::target::Target;
@@ -22,7 +22,10 @@ fn a_breakpoint_stops_before_its_instruction() {
             address: at(FUNCTION)
         })
     );
-    assert_eq!(rig.machine.armed(), [(gpa(FUNCTION), hvc(HVC_BASE))]);
+    assert_eq!(
+        rig.machine.armed(),
+        [(gpa(FUNCTION), FetchTrap::Instruction(hvc(HVC_BASE)))]
+    );
     for call in 0..CALLS {
         let stop = if call == 0 {
             rig.run_to_stop()

@@ -3,6 +3,7 @@
 mod breakpoints;
 mod guest_writes;
 mod model;
+mod modes;
 mod options;
 mod own_code;
 mod pending;

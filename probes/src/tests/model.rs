@@ -5,7 +5,7 @@ use super::{Rig, at, gpa};
 use crate::addr::Gva;
 use crate::fake::asm;
 use crate::machine::{RunControl, StopReason, VcpuId};
-use crate::space::{AfterRun, ProbeId};
+use crate::space::{AfterRun, ProbeId, ProbeMode, ProbeOptions};
 use crate::target::Target;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -26,7 +26,7 @@ const LOOP: [u32; 6] = [
 enum Operation {
     Insert(usize),
     Remove(usize),
-    Attach(usize, AfterRun),
+    Attach(usize, AfterRun, ProbeMode),
     Act(usize, AfterRun),
     /// Detaches one of the probes and actions, counted modulo their number.
     Detach(usize),
@@ -36,10 +36,16 @@ enum Operation {
 fn operation() -> impl Strategy<Value = Operation> {
     let word = 0..LOOP.len();
     let after = prop_oneof![Just(AfterRun::Go), Just(AfterRun::Stop)];
+    let mode = prop_oneof![
+        Just(ProbeMode::Hvc),
+        Just(ProbeMode::Xn),
+        Just(ProbeMode::Hw)
+    ];
     prop_oneof![
         word.clone().prop_map(Operation::Insert),
         word.clone().prop_map(Operation::Remove),
-        (word.clone(), after.clone()).prop_map(|(word, after)| Operation::Attach(word, after)),
+        (word.clone(), after.clone(), mode)
+            .prop_map(|(word, after, mode)| Operation::Attach(word, after, mode)),
         (word, after).prop_map(|(word, after)| Operation::Act(word, after)),
         (0..8_usize).prop_map(Operation::Detach),
         (1..12_usize).prop_map(Operation::Run),
@@ -182,11 +188,16 @@ fn perform(rig: &Rig, model: &mut Model, operation: &Operation) -> Result<(), Te
             rig.space.remove_breakpoint(place(word));
             model.breakpoints[word].inserted = false;
         }
-        Operation::Attach(word, after) => {
+        Operation::Attach(word, after, mode) => {
             let target = Target::Address(place(word));
+            let options = ProbeOptions {
+                after,
+                mode,
+                ..ProbeOptions::default()
+            };
             let (id, _) = rig
                 .space
-                .attach_probe(&target, rig.program("count"), after)
+                .attach_probe(&target, rig.program("count"), options)
                 .unwrap();
             model.probes.insert(
                 id,
@@ -252,5 +263,6 @@ proptest! {
         }
         rig.space.forget_breakpoints();
         prop_assert!(rig.machine.armed().is_empty(), "something stays armed");
+        prop_assert!(rig.machine.points().is_empty(), "a hardware breakpoint stays");
     }
 }

@@ -5,6 +5,7 @@ use crate::addr::{Gva, PAGE_SIZE};
 use crate::fake::stage1::{Page, Stage1};
 use crate::fake::{FakeMachine, asm};
 use crate::machine::{HwPoint, RunControl, WatchKind};
+use crate::options::{ProbeMode, ProbeOptions};
 use crate::refusal::Refusal;
 use crate::space::{AfterRun, MAX_SITES, Placement, ProbeId};
 use crate::target::Target;
@@ -128,6 +129,7 @@ fn a_symbol_that_is_there_twice() {
 #[test]
 fn sites_run_out() {
     let rig = Rig::new(1);
+    rig.machine.load(gpa(0x1000), &[asm::nop(); MAX_SITES + 1]);
     let program = rig.program("count");
     let attach = |index: usize| {
         let target = Target::Address(at(0x1000 + 4 * index as u64));
@@ -165,4 +167,64 @@ fn probes_and_watchpoints_that_do_not_exist() {
         assert!(matches!(refused, Refusal::Hardware(_)), "{refused}");
     }
     assert_eq!(rig.machine.points(), []);
+}
+
+#[test]
+fn data_is_no_place_for_a_probe() {
+    let rig = Rig::new(1);
+    let program = rig.program("count");
+    let attach = |address: Gva, mode| {
+        let options = ProbeOptions {
+            mode,
+            ..ProbeOptions::default()
+        };
+        let target = Target::Address(address);
+        rig.space.attach_probe(&target, program.clone(), options)
+    };
+    // A literal between code, such as an offset of a jump table.
+    rig.machine.load(gpa(0x80), &[asm::nop(), 0x0000_01c4]);
+    let mut tables = Stage1::new(rig.machine, gpa(16 * PAGE_SIZE));
+    let [code, data] = [0x1000_0000, 0x1001_0000].map(Gva);
+    tables.map(code, gpa(0), Page::Kernel);
+    tables.map(data, gpa(0), Page::KernelData);
+    rig.machine.hold();
+    tables.install(VCPU0);
+    for mode in [ProbeMode::Hvc, ProbeMode::Xn, ProbeMode::Hw] {
+        let literal = Gva(code.0 + 0x84);
+        let refused = Refusal::NotAnInstruction {
+            address: literal,
+            word: 0x1c4,
+        };
+        assert_eq!(attach(literal, mode), Err(refused));
+        let word = Gva(data.0 + 0x80);
+        assert_eq!(attach(word, mode), Err(Refusal::NotExecutable(word)));
+        assert!(attach(Gva(code.0 + 0x80), mode).is_ok());
+    }
+    let word = Gva(data.0 + 0x80);
+    let refused = rig.space.insert_breakpoint(word, VCPU0);
+    assert_eq!(refused, Err(Refusal::NotExecutable(word)));
+}
+
+#[test]
+fn a_page_that_begins_inside_an_exclusive_sequence() {
+    let rig = Rig::new(1);
+    let code = [
+        asm::ldxr(1, 0),
+        asm::add(1, 1, 1),
+        asm::stxr(2, 1, 0),
+        asm::cbnz(2, -12),
+        asm::ret(),
+    ];
+    rig.machine.load(gpa(PAGE_SIZE - 8), &code);
+    let attach = |mode| {
+        let options = ProbeOptions {
+            mode,
+            ..ProbeOptions::default()
+        };
+        let target = Target::Address(at(PAGE_SIZE + 4));
+        rig.space.attach_probe(&target, None, options)
+    };
+    let page = at(PAGE_SIZE);
+    assert_eq!(attach(ProbeMode::Xn), Err(Refusal::PageInSequence { page }));
+    assert!(attach(ProbeMode::Hvc).is_ok());
 }

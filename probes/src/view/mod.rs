@@ -7,8 +7,12 @@
 //!   VM runs.
 //! - the **run view** is the same, except that a page with probes is mapped to a *shadow*: a copy
 //!   that holds the probe instructions and that the guest can execute but neither read nor write.
+//!   Or, where a user wants no probe instruction anywhere, to itself and **not executable**: then
+//!   every fetch from the page faults, and the address tells whether it is a hit or an instruction
+//!   to be executed in the step view. One such site makes the whole page so, whatever the others
+//!   want.
 //!
-//! vCPUs are in the run view. A data access to a page with probes, table walks of stage 1 and cache
+//! vCPUs are in the run view. A data access to a page with a shadow, table walks of stage 1 and cache
 //! maintenance included, is a permission fault; the vCPU that takes it moves to the step view,
 //! executes the one instruction there, moves back, and, if it may have written,
 //! [`Views::refresh`]es the shadow. The other vCPUs stay where they are and never see a window
@@ -53,7 +57,7 @@ mod model;
 mod tests;
 
 use crate::addr::{Gpa, Hpa, PAGE_SIZE};
-use crate::machine::ArmError;
+use crate::machine::{ArmError, FetchTrap};
 use crate::stage2::{Descriptor, Level, MapError, Memory, Port, Tables, walk};
 use alloc::collections::BTreeMap;
 
@@ -83,8 +87,11 @@ pub enum Fault {
     /// Nothing is wrong now: the tables were being edited. Return to the guest and let it try
     /// again.
     Retry,
-    /// A data access to a page with probes: execute the instruction in the step view.
+    /// A data access to a page with a shadow: execute the instruction in the step view.
     Probed,
+    /// A fetch from a page that is not executable because of a probe on it: a hit, or an
+    /// instruction beside one, to be executed in the step view.
+    NoExecute,
     /// The VM has nothing at this address: an emulated device, or an external abort for the guest.
     Unmapped,
     /// The address is mapped but not for this: a fetch from a device. An external abort for the
@@ -133,9 +140,13 @@ impl Roots {
         })
     }
 
-    /// Whether the page of `gpa` carries a probe.
+    /// Whether the page of `gpa` has a shadow.
     pub fn is_shadowed(&self, port: &impl Port, gpa: Gpa) -> bool {
         walk(port, self.run, gpa).value.is_shadow()
+    }
+
+    fn is_no_execute(&self, port: &impl Port, gpa: Gpa) -> bool {
+        walk(port, self.run, gpa).value.is_no_execute()
     }
 
     /// What a translation or permission fault at `gpa` in the run view means.
@@ -146,6 +157,7 @@ impl Roots {
         match (mapping.memory, access) {
             (Memory::Device, Access::Fetch) => Fault::Forbidden,
             (Memory::Ram, Access::Data) if self.is_shadowed(port, gpa) => Fault::Probed,
+            (Memory::Ram, Access::Fetch) if self.is_no_execute(port, gpa) => Fault::NoExecute,
             _ => Fault::Retry,
         }
     }
@@ -154,9 +166,9 @@ impl Roots {
 /// What [`Views`] may take at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Pages with probes. Each takes a 4 KiB frame and, alone in its 2 MiB, one or two more for
-    /// tables.
-    pub shadows: usize,
+    /// Pages with probes. Each takes a 4 KiB frame, unless it is only made not executable, and,
+    /// alone in its 2 MiB, one or two more for tables.
+    pub pages: usize,
     /// Armed words. Each takes some tens of bytes of heap.
     pub sites: usize,
 }
@@ -164,19 +176,37 @@ pub struct Limits {
 /// An armed word.
 #[derive(Clone, Copy, Debug)]
 struct Site {
-    /// What a fetch sees.
-    probe: u32,
-    /// What the guest's memory held when it was last looked at.
+    /// How its fetch traps.
+    trap: FetchTrap,
+    /// What the guest's memory held when it was last looked at. Not kept up to date while the page
+    /// is [`PageKind::NoExecute`].
     original: u32,
+}
+
+/// What the run view has in the place of a page with probes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PageKind {
+    /// A copy with the probe instructions, in this frame: executable, and neither readable nor
+    /// writable.
+    Shadow(Hpa),
+    /// The page itself, not executable. Every fetch from it faults, and the exact address tells
+    /// whether it is a site.
+    NoExecute,
 }
 
 /// A page with probes.
 #[derive(Debug)]
-struct Shadow {
-    /// The copy.
-    frame: Hpa,
+struct ProbedPage {
+    kind: PageKind,
     /// Armed words by their address.
     sites: BTreeMap<Gpa, Site>,
+}
+
+impl ProbedPage {
+    fn wants_no_execute(&self) -> bool {
+        let mut sites = self.sites.values();
+        sites.any(|site| site.trap == FetchTrap::NoExecute)
+    }
 }
 
 /// The two views of one VM.
@@ -186,7 +216,7 @@ pub struct Views<P> {
     run: Tables,
     step: Tables,
     /// Pages with probes, by page address.
-    shadows: BTreeMap<Gpa, Shadow>,
+    pages: BTreeMap<Gpa, ProbedPage>,
     sites: usize,
     limits: Limits,
 }
@@ -200,7 +230,7 @@ impl<P: Port> Views<P> {
             port,
             run,
             step,
-            shadows: BTreeMap::new(),
+            pages: BTreeMap::new(),
             sites: 0,
             limits,
         })
@@ -244,10 +274,10 @@ impl<P: Port> Views<P> {
         &self.port
     }
 
-    /// Makes fetches of the word at `gpa` (a multiple of 4) in the run view see `probe`. Arming an
-    /// armed word replaces its instruction. On an error nothing has changed. All vCPUs of the VM
-    /// are at EL2.
-    pub fn arm(&mut self, gpa: Gpa, probe: u32) -> Result<(), ArmError> {
+    /// Makes fetches of the word at `gpa` (a multiple of 4) in the run view trap as `trap` says.
+    /// Arming an armed word replaces how it traps. On an error nothing has changed. All vCPUs of
+    /// the VM are at EL2.
+    pub fn arm(&mut self, gpa: Gpa, trap: FetchTrap) -> Result<(), ArmError> {
         let Some(Mapping {
             hpa,
             memory: Memory::Ram,
@@ -259,22 +289,33 @@ impl<P: Port> Views<P> {
             return Err(ArmError::NotRam(gpa));
         }
         let site = Site {
-            probe,
+            trap,
             original: self.port.read_word(hpa),
         };
-        let Some(shadow) = self.shadows.get_mut(&gpa.page()) else {
-            return self.shadow(gpa, hpa.page(), site);
-        };
-        match shadow.sites.get_mut(&gpa) {
-            Some(armed) => armed.probe = probe,
-            None if self.sites >= self.limits.sites => return Err(ArmError::OutOfMemory),
-            None => {
-                shadow.sites.insert(gpa, site);
-                self.sites += 1;
-            }
+        let page = gpa.page();
+        let known = self.pages.get(&page);
+        let is_new = known.is_none_or(|page| !page.sites.contains_key(&gpa));
+        if is_new && self.sites >= self.limits.sites {
+            return Err(ArmError::OutOfMemory);
         }
-        let frame = shadow.frame;
-        self.write_shadow(frame, gpa, probe);
+        match known.map(|page| page.kind) {
+            None => self.begin_page(page, hpa.page(), trap)?,
+            Some(PageKind::Shadow(_)) if trap == FetchTrap::NoExecute => {
+                self.set_kind(page, hpa.page(), PageKind::NoExecute)?;
+            }
+            Some(_) => {}
+        }
+        self.sites += usize::from(is_new);
+        let Some(probed) = self.pages.get_mut(&page) else {
+            return Ok(());
+        };
+        probed.sites.insert(gpa, site);
+        match (probed.kind, trap) {
+            (PageKind::Shadow(frame), FetchTrap::Instruction(probe)) => {
+                self.write_shadow(frame, gpa, probe);
+            }
+            _ => self.make_executable(page),
+        }
         Ok(())
     }
 
@@ -285,65 +326,128 @@ impl<P: Port> Views<P> {
         self.port.sync_icache(at, WORD);
     }
 
-    /// Gives the page of `gpa`, which is at `original`, a shadow with one site.
-    fn shadow(&mut self, gpa: Gpa, original: Hpa, site: Site) -> Result<(), ArmError> {
-        if self.shadows.len() >= self.limits.shadows || self.sites >= self.limits.sites {
+    /// Prepares a page, which is at `original` and has no probes, for a site of `trap`.
+    fn begin_page(&mut self, page: Gpa, original: Hpa, trap: FetchTrap) -> Result<(), ArmError> {
+        if self.pages.len() >= self.limits.pages {
             return Err(ArmError::OutOfMemory);
         }
+        let sites = BTreeMap::new();
+        let kind = match trap {
+            FetchTrap::Instruction(_) => PageKind::Shadow(self.copy(original, &sites)?),
+            FetchTrap::NoExecute => PageKind::NoExecute,
+        };
+        if let Err(error) = self.show(page, original, kind) {
+            self.release(kind);
+            return Err(error);
+        }
+        self.pages.insert(page, ProbedPage { kind, sites });
+        Ok(())
+    }
+
+    /// A copy of the page at `original`, with the probe instructions of `sites`.
+    fn copy(&self, original: Hpa, sites: &BTreeMap<Gpa, Site>) -> Result<Hpa, ArmError> {
         let frame = self.port.allocate().ok_or(ArmError::OutOfMemory)?;
         for offset in (0..PAGE_SIZE).step_by(WORD as usize) {
             let word = self.port.read_word(Hpa(original.0 + offset));
             self.port.write_word(Hpa(frame.0 + offset), word);
         }
-        self.port
-            .write_word(Hpa(frame.0 + gpa.page_offset()), site.probe);
-        self.port.sync_icache(frame, PAGE_SIZE);
-        if self
-            .run
-            .set_page(&self.port, gpa.page(), Descriptor::shadow(frame))
-            .is_err()
-        {
-            self.port.free(frame);
-            return Err(ArmError::OutOfMemory);
+        for (gpa, site) in sites {
+            if let FetchTrap::Instruction(probe) = site.trap {
+                self.port
+                    .write_word(Hpa(frame.0 + gpa.page_offset()), probe);
+            }
         }
-        let sites = BTreeMap::from([(gpa, site)]);
-        self.shadows.insert(gpa.page(), Shadow { frame, sites });
-        self.sites += 1;
+        self.port.sync_icache(frame, PAGE_SIZE);
+        Ok(frame)
+    }
+
+    /// Maps a page, which is at `original`, in the run view as `kind` says.
+    fn show(&mut self, page: Gpa, original: Hpa, kind: PageKind) -> Result<(), ArmError> {
+        let leaf = match kind {
+            PageKind::Shadow(frame) => Descriptor::shadow(frame),
+            PageKind::NoExecute => Descriptor::no_execute(original),
+        };
+        let shown = self.run.set_page(&self.port, page, leaf);
+        shown.map_err(|_| ArmError::OutOfMemory)
+    }
+
+    /// Changes how a page with probes, which is at `original`, is mapped.
+    fn set_kind(&mut self, page: Gpa, original: Hpa, kind: PageKind) -> Result<(), ArmError> {
+        self.show(page, original, kind)?;
+        if let Some(probed) = self.pages.get_mut(&page) {
+            let before = core::mem::replace(&mut probed.kind, kind);
+            self.release(before);
+        }
         Ok(())
     }
 
-    /// Makes fetches of the word at `gpa` see the original again. With the last armed word of a
-    /// page its shadow goes; with the last shadow under a block, the block is whole again. Nothing
-    /// happens where nothing is armed. All vCPUs of the VM are at EL2.
-    pub fn disarm(&mut self, gpa: Gpa) {
-        let page = gpa.page();
-        let Some(shadow) = self.shadows.get_mut(&page) else {
+    /// Gives back the frame of a page that is not mapped that way any more.
+    fn release(&self, kind: PageKind) {
+        if let PageKind::Shadow(frame) = kind {
+            self.port.free(frame);
+        }
+    }
+
+    /// Gives a page a shadow that no site wants not executable any more. Where no frame is left for
+    /// it, the page stays as it is: it traps all the same, and costs more.
+    fn make_executable(&mut self, page: Gpa) {
+        let Some(Mapping { hpa, .. }) = self.translate(page) else {
             return;
         };
-        if shadow.sites.remove(&gpa).is_none() {
+        let Some(probed) = self.pages.get_mut(&page) else {
+            return;
+        };
+        if probed.kind != PageKind::NoExecute || probed.wants_no_execute() {
+            return;
+        }
+        for (gpa, site) in &mut probed.sites {
+            site.original = self.port.read_word(Hpa(hpa.0 + gpa.page_offset()));
+        }
+        let sites = core::mem::take(&mut probed.sites);
+        if let Ok(frame) = self.copy(hpa, &sites)
+            && self.set_kind(page, hpa, PageKind::Shadow(frame)).is_err()
+        {
+            self.port.free(frame);
+        }
+        if let Some(probed) = self.pages.get_mut(&page) {
+            probed.sites = sites;
+        }
+    }
+
+    /// Makes fetches of the word at `gpa` see the original again. With the last armed word of a
+    /// page its shadow goes; with the last probed page under a block, the block is whole again.
+    /// Nothing happens where nothing is armed. All vCPUs of the VM are at EL2.
+    pub fn disarm(&mut self, gpa: Gpa) {
+        let page = gpa.page();
+        let Some(probed) = self.pages.get_mut(&page) else {
+            return;
+        };
+        if probed.sites.remove(&gpa).is_none() {
             return;
         }
         self.sites -= 1;
-        let frame = shadow.frame;
-        if shadow.sites.is_empty() {
-            self.shadows.remove(&page);
+        let kind = probed.kind;
+        if probed.sites.is_empty() {
+            self.pages.remove(&page);
             self.restore(page);
-            self.port.free(frame);
+            self.release(kind);
             return;
         }
-        let Some(mapping) = self.roots().translate(&self.port, gpa) else {
-            return;
-        };
-        self.write_shadow(frame, gpa, self.port.read_word(mapping.hpa));
+        match (kind, self.roots().translate(&self.port, gpa)) {
+            (PageKind::Shadow(frame), Some(mapping)) => {
+                self.write_shadow(frame, gpa, self.port.read_word(mapping.hpa));
+            }
+            _ => self.make_executable(page),
+        }
     }
 
-    /// Maps `page`, which has no shadow any more, in the run view as it is in the step view: by the
-    /// coarsest leaf under which no shadow is left.
+    /// Maps `page`, which has no probes any more, in the run view as it is in the step view: by the
+    /// coarsest leaf under which no probed page is left.
     fn restore(&mut self, page: Gpa) {
         let whole = self.step.walk(&self.port, page);
         let mut level = whole.level;
         while let Some(below) = level.below()
-            && self.has_shadow_under(level, page)
+            && self.is_probed_under(level, page)
         {
             level = below;
         }
@@ -351,36 +455,40 @@ impl<P: Port> Views<P> {
         self.run.set_leaf(&self.port, page, level, leaf);
     }
 
-    /// Whether any page has a shadow under the entry of `level` that covers `gpa`.
-    fn has_shadow_under(&self, level: Level, gpa: Gpa) -> bool {
+    /// Whether any page has probes under the entry of `level` that covers `gpa`.
+    fn is_probed_under(&self, level: Level, gpa: Gpa) -> bool {
         let start = level.start(gpa);
         let end = Gpa(start.0 + level.entry_size());
-        self.shadows.range(start..end).next().is_some()
+        self.pages.range(start..end).next().is_some()
     }
 
     /// Brings the shadow of the page of `gpa` up to date after the guest may have written to the
     /// page. `changed` is called for every armed word whose original is another one now, with its
     /// address and the new original; the word stays armed. Other vCPUs may run. No effect on a page
-    /// without probes.
+    /// without shadow.
     pub fn refresh(&mut self, gpa: Gpa, changed: &mut dyn FnMut(Gpa, u32)) {
         let page = gpa.page();
         let Some(Mapping { hpa, .. }) = self.translate(page) else {
             return;
         };
-        let Some(shadow) = self.shadows.get_mut(&page) else {
+        let Some(ProbedPage {
+            kind: PageKind::Shadow(frame),
+            sites,
+        }) = self.pages.get_mut(&page)
+        else {
             return;
         };
         for offset in (0..PAGE_SIZE).step_by(WORD as usize) {
             let address = Gpa(page.0 + offset);
             let original = self.port.read_word(Hpa(hpa.0 + offset));
-            if let Some(site) = shadow.sites.get_mut(&address) {
+            if let Some(site) = sites.get_mut(&address) {
                 if site.original != original {
                     site.original = original;
                     changed(address, original);
                 }
                 continue;
             }
-            let at = Hpa(shadow.frame.0 + offset);
+            let at = Hpa(frame.0 + offset);
             if self.port.read_word(at) != original {
                 self.port.write_word(at, original);
                 self.port.sync_icache(at, WORD);
@@ -391,29 +499,37 @@ impl<P: Port> Views<P> {
     /// [`Views::refresh`] for every page with probes: a guest has written, nobody knows where.
     pub fn refresh_all(&mut self, changed: &mut dyn FnMut(Gpa, u32)) {
         let mut next = Gpa(0);
-        while let Some((&page, _)) = self.shadows.range(next..).next() {
+        while let Some((&page, _)) = self.pages.range(next..).next() {
             self.refresh(page, changed);
             next = Gpa(page.0 + PAGE_SIZE);
         }
     }
 
-    /// Whether the page of `gpa` carries a probe.
+    /// Whether the page of `gpa` has a shadow.
     pub fn is_shadowed(&self, gpa: Gpa) -> bool {
-        self.shadows.contains_key(&gpa.page())
+        let page = self.pages.get(&gpa.page());
+        page.is_some_and(|page| matches!(page.kind, PageKind::Shadow(_)))
     }
 
-    /// The probe instruction at `gpa`, if it is armed.
-    pub fn armed(&self, gpa: Gpa) -> Option<u32> {
-        self.shadows
-            .get(&gpa.page())?
-            .sites
-            .get(&gpa)
-            .map(|site| site.probe)
+    /// How a fetch of the word at `gpa` traps, if it is armed.
+    pub fn armed(&self, gpa: Gpa) -> Option<FetchTrap> {
+        let page = self.pages.get(&gpa.page())?;
+        let site = page.sites.get(&gpa)?;
+        match page.kind {
+            PageKind::Shadow(_) => Some(site.trap),
+            PageKind::NoExecute => Some(FetchTrap::NoExecute),
+        }
     }
 
     /// How many pages have a shadow.
     pub fn shadows(&self) -> usize {
-        self.shadows.len()
+        let is_shadow = |page: &&ProbedPage| matches!(page.kind, PageKind::Shadow(_));
+        self.pages.values().filter(is_shadow).count()
+    }
+
+    /// How many pages are not executable.
+    pub fn no_execute(&self) -> usize {
+        self.pages.len() - self.shadows()
     }
 
     /// How many words are armed.

@@ -11,6 +11,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const CPUS: usize = 2;
 const HVC: u32 = 0xd400_0002;
+const PROBE: FetchTrap = FetchTrap::Instruction(HVC);
 
 /// RAM by 2 MiB blocks, by a 1 GiB block, by pages; a device page.
 const BLOCKS: (Gpa, Hpa, u64) = (Gpa(GIB), Hpa(0x1_0020_0000), 4 * MIB);
@@ -45,7 +46,7 @@ fn views(model: &Model, limits: Limits) -> Views<&Model> {
 }
 
 const PLENTY: Limits = Limits {
-    shadows: 64,
+    pages: 64,
     sites: 256,
 };
 
@@ -57,7 +58,9 @@ struct Vm<'a> {
     limits: Limits,
     view: [View; CPUS],
     memory: BTreeMap<Gpa, u32>,
-    probes: BTreeMap<Gpa, u32>,
+    probes: BTreeMap<Gpa, FetchTrap>,
+    /// Pages that had no frame left for a shadow when their last `NoExecute` went.
+    stuck: BTreeSet<Gpa>,
     /// Words that were written and whose page was not refreshed since.
     written: BTreeSet<Gpa>,
 }
@@ -71,12 +74,42 @@ impl<'a> Vm<'a> {
             view: [View::Run; CPUS],
             memory: BTreeMap::new(),
             probes: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             written: BTreeSet::new(),
         }
     }
 
     fn original(&self, gpa: Gpa) -> u32 {
         self.memory.get(&gpa).copied().unwrap_or(0)
+    }
+
+    /// How the probes of a page are to trap.
+    fn traps(&self, page: Gpa) -> impl Iterator<Item = FetchTrap> {
+        let last = Gpa(page.page().0 + PAGE_SIZE - 4);
+        self.probes.range(page.page()..=last).map(|(_, trap)| *trap)
+    }
+
+    /// Whether the page must be one that cannot be executed.
+    fn is_no_execute(&self, page: Gpa) -> bool {
+        let wants = |trap| trap == FetchTrap::NoExecute;
+        self.stuck.contains(&page.page()) || self.traps(page).any(wants)
+    }
+
+    fn is_shadowed(&self, page: Gpa) -> bool {
+        self.traps(page).next().is_some() && !self.is_no_execute(page)
+    }
+
+    /// After a probe of a page has changed: where no probe wants it not executable any more, it is
+    /// executable, unless there was no frame for a shadow.
+    fn settle(&mut self, page: Gpa) {
+        let page = page.page();
+        let wants = self.traps(page).any(|trap| trap == FetchTrap::NoExecute);
+        let is = self.views.roots().is_no_execute(&self.model, page);
+        self.stuck.remove(&page);
+        if is && !wants && self.traps(page).next().is_some() {
+            assert_eq!(self.model.spare(), 0, "{page} is left not executable");
+            self.stuck.insert(page);
+        }
     }
 
     fn switch(&mut self, cpu: usize, view: View) {
@@ -112,7 +145,7 @@ impl<'a> Vm<'a> {
 
     fn store(&mut self, cpu: usize, gpa: Gpa, word: u32) {
         self.data(cpu, gpa, |model| model.store(cpu, gpa, word));
-        if self.memory.insert(gpa, word) != Some(word) && self.views.is_shadowed(gpa) {
+        if self.memory.insert(gpa, word) != Some(word) && self.is_shadowed(gpa) {
             self.written.insert(gpa);
         }
     }
@@ -150,32 +183,33 @@ impl<'a> Vm<'a> {
 
     fn fetch(&self, cpu: usize, gpa: Gpa) {
         let seen = self.model.fetch(cpu, gpa);
-        let probe = self
-            .probes
-            .get(&gpa)
-            .filter(|_| self.view[cpu] == View::Run);
-        if probe.is_none() && self.view[cpu] == View::Run && self.written.contains(&gpa) {
+        let view = self.view[cpu];
+        if view == View::Run && self.is_no_execute(gpa) {
+            assert_eq!(seen, None, "fetch of {gpa} from a page not to be executed");
+            let fault = self.views.roots().fault(&self.model, gpa, Access::Fetch);
+            assert_eq!(fault, Fault::NoExecute);
             return;
         }
-        let expected = probe.copied().unwrap_or_else(|| self.original(gpa));
-        assert_eq!(
-            seen,
-            Some(expected),
-            "fetch of {gpa} in {:?}",
-            self.view[cpu]
-        );
+        let expected = match self.probes.get(&gpa) {
+            Some(FetchTrap::Instruction(probe)) if view == View::Run => *probe,
+            None if view == View::Run && self.written.contains(&gpa) => return,
+            _ => self.original(gpa),
+        };
+        assert_eq!(seen, Some(expected), "fetch of {gpa} in {view:?}");
     }
 
-    fn arm(&mut self, gpa: Gpa, probe: u32) {
+    fn arm(&mut self, gpa: Gpa, trap: FetchTrap) {
         self.hold();
-        match self.views.arm(gpa, probe) {
+        match self.views.arm(gpa, trap) {
             Ok(()) => {
-                self.probes.insert(gpa, probe);
+                self.probes.insert(gpa, trap);
+                self.settle(gpa);
             }
             Err(error) => {
                 assert_eq!(error, ArmError::OutOfMemory);
-                let Limits { shadows, sites } = self.limits;
-                let limited = self.views.shadows() >= shadows || self.views.sites() >= sites;
+                let Limits { pages, sites } = self.limits;
+                let probed = self.views.shadows() + self.views.no_execute();
+                let limited = probed >= pages || self.views.sites() >= sites;
                 assert!(
                     limited || self.model.spare() < 3,
                     "arming fails for no reason"
@@ -189,22 +223,32 @@ impl<'a> Vm<'a> {
         self.hold();
         self.views.disarm(gpa);
         self.probes.remove(&gpa);
+        self.settle(gpa);
         self.check();
     }
 
     fn check(&self) {
         let pages: BTreeSet<Gpa> = self.probes.keys().map(|gpa| gpa.page()).collect();
-        assert_eq!(self.views.shadows(), pages.len());
+        let no_execute = pages.iter().filter(|page| self.is_no_execute(**page));
+        assert_eq!(self.views.no_execute(), no_execute.count());
+        assert_eq!(self.views.shadows() + self.views.no_execute(), pages.len());
         assert_eq!(self.views.sites(), self.probes.len());
         for page in PROBED_PAGES {
-            assert_eq!(self.views.is_shadowed(page), pages.contains(&page));
+            let roots = self.views.roots();
+            assert_eq!(self.views.is_shadowed(page), self.is_shadowed(page));
+            assert_eq!(roots.is_shadowed(&self.model, page), self.is_shadowed(page));
             assert_eq!(
-                self.views.roots().is_shadowed(&self.model, page),
-                pages.contains(&page)
+                roots.is_no_execute(&self.model, page),
+                self.is_no_execute(page)
             );
             for offset in OFFSETS {
                 let gpa = Gpa(page.0 + offset);
-                assert_eq!(self.views.armed(gpa), self.probes.get(&gpa).copied());
+                let armed = self.probes.get(&gpa).copied();
+                let traps = match armed {
+                    Some(_) if self.is_no_execute(page) => Some(FetchTrap::NoExecute),
+                    _ => armed,
+                };
+                assert_eq!(self.views.armed(gpa), traps);
             }
         }
         assert_eq!(
@@ -216,13 +260,20 @@ impl<'a> Vm<'a> {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Arm(Gpa, u32),
+    Arm(Gpa, FetchTrap),
     Disarm(Gpa),
     Load(usize, Gpa),
     Store(usize, Gpa, u32),
     Refresh(Gpa),
     Fetch(usize, Gpa),
     Switch(usize, View),
+}
+
+fn trap() -> impl Strategy<Value = FetchTrap> {
+    prop_oneof![
+        2 => (HVC..HVC + 64).prop_map(FetchTrap::Instruction),
+        1 => Just(FetchTrap::NoExecute),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -233,7 +284,7 @@ fn op() -> impl Strategy<Value = Op> {
     let cpu = 0..CPUS;
     let view = prop_oneof![Just(View::Run), Just(View::Step)];
     prop_oneof![
-        3 => (word(), HVC..HVC + 64).prop_map(|(gpa, probe)| Op::Arm(gpa, probe)),
+        3 => (word(), trap()).prop_map(|(gpa, trap)| Op::Arm(gpa, trap)),
         3 => word().prop_map(Op::Disarm),
         2 => (cpu.clone(), word()).prop_map(|(cpu, gpa)| Op::Load(cpu, gpa)),
         3 => (cpu.clone(), word(), 1..5_u32).prop_map(|(cpu, gpa, new)| Op::Store(cpu, gpa, new)),
@@ -251,7 +302,7 @@ fn run(ops: &[Op], frames: u64, limits: Limits) {
     let tables = vm.views.tables();
     for &op in ops {
         match op {
-            Op::Arm(gpa, probe) => vm.arm(gpa, probe),
+            Op::Arm(gpa, trap) => vm.arm(gpa, trap),
             Op::Disarm(gpa) => vm.disarm(gpa),
             Op::Load(cpu, gpa) => vm.load(cpu, gpa),
             Op::Store(cpu, gpa, word) => vm.store(cpu, gpa, word),
@@ -302,10 +353,10 @@ proptest! {
     #[test]
     fn limits_hold(
         ops in prop::collection::vec(op(), 1..60),
-        shadows in 0..4_usize,
+        pages in 0..4_usize,
         sites in 0..5_usize,
     ) {
-        run(&ops, 64, Limits { shadows, sites });
+        run(&ops, 64, Limits { pages, sites });
     }
 }
 
@@ -326,7 +377,7 @@ fn translation_never_leads_to_a_shadow() {
     let model = Model::new(POOL, 64);
     let mut views = views(&model, PLENTY);
     let gpa = Gpa(HUGE.0.0 + 0x12_3454);
-    views.arm(gpa, HVC).unwrap();
+    views.arm(gpa, PROBE).unwrap();
     let mapping = views.translate(gpa).unwrap();
     assert_eq!(
         mapping,
@@ -356,7 +407,7 @@ fn only_words_of_ram_can_be_armed() {
         Gpa(GIB + BLOCKS.2),
         odd,
     ] {
-        assert_eq!(views.arm(gpa, HVC), Err(ArmError::NotRam(gpa)));
+        assert_eq!(views.arm(gpa, PROBE), Err(ArmError::NotRam(gpa)));
         views.disarm(gpa);
         views.refresh(gpa, &mut |_, _| panic!("nothing is armed"));
     }
@@ -368,7 +419,7 @@ fn faults_are_told_apart() {
     let model = Model::new(POOL, 64);
     let mut views = views(&model, PLENTY);
     let gpa = Gpa(BLOCKS.0.0 + 0x1000);
-    views.arm(gpa, HVC).unwrap();
+    views.arm(gpa, PROBE).unwrap();
     let fault = |gpa, access| views.roots().fault(&&model, gpa, access);
     assert_eq!(fault(gpa, Access::Data), Fault::Probed);
     assert_eq!(fault(gpa, Access::Fetch), Fault::Retry);
@@ -379,11 +430,44 @@ fn faults_are_told_apart() {
 }
 
 #[test]
+fn a_page_that_is_not_executable_is_otherwise_the_guests() {
+    let model = Model::new(POOL, 64);
+    let mut vm = Vm::new(&model, PLENTY);
+    let (site, other) = (Gpa(BLOCKS.0.0), Gpa(BLOCKS.0.0 + 8));
+    let tables = vm.views.tables();
+    vm.arm(site, FetchTrap::NoExecute);
+    // One table for the split of the block, and no copy.
+    assert_eq!((vm.views.shadows(), vm.views.no_execute()), (0, 1));
+    assert_eq!(model.in_use(), tables + 1);
+    vm.store(0, site, 7);
+    vm.store(1, other, 9);
+    vm.load(1, site);
+    for gpa in [site, other] {
+        assert_eq!(model.fetch(0, gpa), None);
+    }
+    vm.switch(1, View::Step);
+    vm.fetch(1, site);
+    // A probe instruction on the same page has to wait for the other to go.
+    vm.arm(other, PROBE);
+    assert_eq!(vm.views.armed(other), Some(FetchTrap::NoExecute));
+    vm.store(0, other, 11);
+    vm.switch(1, View::Run);
+    vm.disarm(site);
+    assert_eq!(vm.views.armed(other), Some(PROBE));
+    assert_eq!(
+        (model.fetch(1, site), model.fetch(1, other)),
+        (Some(7), Some(HVC))
+    );
+    vm.disarm(other);
+    assert_eq!((model.fetch(1, other), model.in_use()), (Some(11), tables));
+}
+
+#[test]
 fn a_changed_site_is_reported_once_and_stays_armed() {
     let model = Model::new(POOL, 64);
     let mut vm = Vm::new(&model, PLENTY);
     let (armed, other) = (Gpa(BLOCKS.0.0), Gpa(BLOCKS.0.0 + 8));
-    vm.arm(armed, HVC);
+    vm.arm(armed, PROBE);
     vm.store(0, armed, 7);
     vm.store(0, other, 9);
     let mut changed = Vec::new();
@@ -401,9 +485,9 @@ fn a_probe_needs_one_shadow_and_no_more_tables_than_levels() {
     let model = Model::new(POOL, 64);
     let mut views = views(&model, PLENTY);
     let before = views.tables();
-    views.arm(HUGE.0, HVC).unwrap();
+    views.arm(HUGE.0, PROBE).unwrap();
     assert_eq!(views.tables(), before + 2);
-    views.arm(Gpa(HUGE.0.0 + 2 * MIB), HVC).unwrap();
+    views.arm(Gpa(HUGE.0.0 + 2 * MIB), PROBE).unwrap();
     assert_eq!(views.tables(), before + 3);
     views.disarm(HUGE.0);
     assert_eq!(views.tables(), before + 2);
@@ -475,7 +559,7 @@ mod the_model_notices {
         let model = Model::new(POOL, 64);
         let mut views = views(&model, PLENTY);
         let block = entry(&views, BLOCKS.0);
-        views.arm(BLOCKS.0, HVC).unwrap();
+        views.arm(BLOCKS.0, PROBE).unwrap();
         views.port().write_descriptor(block.at, 0);
         views.port().publish();
         views.port().invalidate_ipa(BLOCKS.0);
@@ -496,7 +580,7 @@ mod the_model_notices {
     fn a_frame_freed_too_early() {
         let model = Model::new(POOL, 64);
         let mut views = views(&model, PLENTY);
-        views.arm(BLOCKS.0, HVC).unwrap();
+        views.arm(BLOCKS.0, PROBE).unwrap();
         let shadow = entry(&views, BLOCKS.0);
         views.port().write_descriptor(shadow.at, 0);
         views.port().publish();
@@ -508,7 +592,7 @@ mod the_model_notices {
     fn a_switch_without_local_invalidation() {
         let model = Model::new(POOL, 64);
         let mut views = views(&model, PLENTY);
-        views.arm(BLOCKS.0, HVC).unwrap();
+        views.arm(BLOCKS.0, PROBE).unwrap();
         model.switch(0, views.roots().step, LocalInvalidate::Forgotten);
         model.fetch(0, BLOCKS.0);
     }
@@ -518,7 +602,7 @@ mod the_model_notices {
     fn an_instruction_cache_left_alone() {
         let model = Model::new(POOL, 64);
         let mut views = views(&model, PLENTY);
-        views.arm(BLOCKS.0, HVC).unwrap();
+        views.arm(BLOCKS.0, PROBE).unwrap();
         let shadow = entry(&views, BLOCKS.0).value.address();
         views.port().write_word(shadow, HVC + 32);
         model.fetch(0, BLOCKS.0);

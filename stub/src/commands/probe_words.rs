@@ -9,7 +9,7 @@ use probes::options::{AfterRun, MAX_CALLS, Moment, ProbeMode, ProbeOptions};
 use probes::programs::ProgramRef;
 
 /// The options, as help shows them.
-pub(super) const ARGUMENTS: &str = "[VM:]PLACE [PROGRAM] [--mode hvc] [--vcpu N] [--stop] [--once|--count N] [--ret [--maxactive N]]";
+pub(super) const ARGUMENTS: &str = "[VM:]PLACE [PROGRAM] [--mode hvc|xn|hw] [--vcpu N] [--stop] [--once|--count N] [--ret [--maxactive N]]";
 
 /// The words after `trace kprobe`.
 pub(super) struct ProbeWords<'a> {
@@ -49,7 +49,11 @@ impl<'a> ProbeWords<'a> {
 
     /// What differs from a probe that goes on and never ends, as a user reads it.
     pub(super) fn describe(&self) -> String {
-        let mut text = match &self.program {
+        let mut text = match self.options.mode {
+            ProbeMode::Hvc => String::new(),
+            mode => format!(", mode {}", mode_name(mode)),
+        };
+        text += &match &self.program {
             Some(program) => format!(", program {}", program.name()),
             None => String::from(", no program"),
         };
@@ -100,8 +104,10 @@ fn value<'a>(option: &str, words: &mut impl Iterator<Item = &'a str>) -> Result<
 fn mode(word: &str) -> Result<ProbeMode, Problem> {
     match word {
         "hvc" => Ok(ProbeMode::Hvc),
+        "xn" => Ok(ProbeMode::Xn),
+        "hw" => Ok(ProbeMode::Hw),
         _ => Err(Problem::Usage(format!(
-            "there is no mode {word}. There is hvc."
+            "there is no mode {word}. There are hvc, xn, hw."
         ))),
     }
 }
@@ -131,6 +137,7 @@ fn calls(word: &str) -> Result<u16, Problem> {
 pub(super) const fn mode_name(mode: ProbeMode) -> &'static str {
     match mode {
         ProbeMode::Hvc => "hvc",
+        ProbeMode::Xn => "xn",
         ProbeMode::Hw => "hw",
     }
 }

@@ -99,6 +99,7 @@ fn memory(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         ("VM", Align::Left),
         ("SITES", Align::Right),
         ("SHADOW PAGES", Align::Right),
+        ("XN PAGES", Align::Right),
         ("TABLE PAGES", Align::Right),
     ]);
     for space in named_or_shown(invocation)? {
@@ -107,6 +108,7 @@ fn memory(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
             space.vm().to_string(),
             usage.sites.to_string(),
             usage.shadows.to_string(),
+            usage.no_execute.to_string(),
             usage.tables.to_string(),
         ]);
     }
