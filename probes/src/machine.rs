@@ -311,8 +311,8 @@ pub struct GuestFault {
     pub address: Gva,
 }
 
-/// The memory of the vCPU that traps, and what else of it the hit path asks for, on its own physical CPU while it is on the hit path: no allocation, no lock that
-/// a stopped CPU can hold.
+/// The memory of the vCPU that traps, and what else of it the hit path asks for, on its own physical CPU while it is on
+/// the hit path: no allocation, no lock that a stopped CPU can hold.
 pub trait LiveMemory {
     /// What tells apart the threads of execution of the vCPU that traps: `SP_EL0` while EL1 runs on
     /// `SP_EL1` (Linux keeps `current` there, `arch/arm64/include/asm/current.h`). 0 otherwise.

@@ -6,13 +6,14 @@ use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome};
 use crate::fake::{FakeMachine, asm};
 use crate::kernel::NoKernel;
-use crate::machine::{GuestFault, LiveMemory, VmId};
+use crate::machine::{FetchTrap, GuestFault, LiveMemory, VmId};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::periscope::Periscope;
 use crate::refusal::Refusal;
 use crate::regs::CoreRegs;
 use crate::space::{AfterRun, Placement, ProbeKind, Space};
 use crate::symbols::Symbols;
+use crate::tracepoint::Tracer;
 use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -52,7 +53,8 @@ impl Own {
             symbols,
             probeable: RULE,
         };
-        let periscope = Periscope::new(&[], Some(own), 2).unwrap();
+        let tracer = Arc::new(Tracer::new(2, &[]));
+        let periscope = Periscope::new(&[], Some(own), tracer).unwrap();
         let periscope: &'static Periscope = Box::leak(Box::new(periscope));
         Self { periscope, machine }
     }
@@ -74,6 +76,10 @@ impl Own {
 struct NoMemory;
 
 impl LiveMemory for NoMemory {
+    fn task(&self) -> u64 {
+        0
+    }
+
     fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
         Err(GuestFault { address })
     }
@@ -103,7 +109,10 @@ fn the_probe_is_a_brk() {
     let own = Own::new();
     let armed = Ok(Placement::Armed { address: at(0x100) });
     assert_eq!(own.attach("hypervisor::psci::call"), armed);
-    assert_eq!(own.machine.armed(), [(gpa(0x100), brk(HVC_BASE))]);
+    assert_eq!(
+        own.machine.armed(),
+        [(gpa(0x100), FetchTrap::Instruction(brk(HVC_BASE)))]
+    );
     let list = own.space().list();
     assert_eq!(list[0].kind, ProbeKind::Hprobe);
     assert_eq!(list[0].site, "hypervisor::psci::call");

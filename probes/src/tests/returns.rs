@@ -156,6 +156,7 @@ fn a_tail_call_returns_behind_the_call() {
 #[test]
 fn places_behind_calls_leave_sites_to_the_user() {
     let rig = tail_caller(1);
+    rig.machine.load(gpa(0x8000), &[asm::nop(); MAX_SITES / 2]);
     for index in 0..MAX_SITES as u64 / 2 {
         let target = Target::Address(at(0x8000 + 4 * index));
         let program = rig.program("count");
