@@ -22,6 +22,7 @@
 
 use crate::hyp::HYP;
 use crate::lock::MaskedMutex;
+use crate::own_step::{self, Stepped};
 use crate::rendezvous::{self, CpuSet, MASTER, brk};
 use crate::service::{self, ChannelPort};
 use crate::vectors::Frame;
@@ -53,6 +54,33 @@ static ENDPOINT: MaskedMutex<Option<Endpoint>> = MaskedMutex::new(None);
 struct Endpoint {
     session: Session,
     port: ChannelPort,
+}
+
+/// How many instructions are stepped before the client is listened to.
+const STEPS_AT_ONCE: usize = 256;
+
+/// The service CPU has come back from a step of its own.
+static OWN_STEP_DONE: AtomicBool = AtomicBool::new(false);
+
+/// What was stepped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Steps {
+    /// Nothing: no CPU is to step.
+    None,
+    /// Instructions; perhaps there are more.
+    Some,
+    /// The next instruction is the service CPU's own.
+    OwnCpu,
+}
+
+/// Whether what the client wanted CPU `index` to step has been stepped.
+fn end_of_step(index: usize) -> bool {
+    match HYP.mode(index) {
+        RunMode::StepRange { start, end } => {
+            own_step::pc(index).is_none_or(|pc| !(start..end).contains(&pc))
+        }
+        _ => true,
+    }
 }
 
 /// Starts to serve `session` over `port`. Once.
@@ -121,6 +149,9 @@ pub fn while_spinning() {
 /// A probe on this CPU says stop: rests until the debugger lets the CPU go on from `frame`.
 pub fn stop(frame: &mut Frame, reason: StopReason) {
     let this = cpu::this().index;
+    if this == MASTER && is_attending() {
+        return;
+    }
     HYP.push_stop(this, reason);
     WANTED.store(true, Ordering::SeqCst);
     if this == MASTER {
@@ -145,15 +176,38 @@ pub fn attend(frame: &mut Frame) {
         return;
     }
     let missing = HYP.stop();
-    rendezvous::publish(frame);
-    on_own_stack(missing);
-    rendezvous::withdraw();
-    HYP.release();
-    ATTENDING.store(false, Ordering::SeqCst);
+    run(frame, missing);
 }
 
-fn on_own_stack(missing: CpuSet) {
+/// The service CPU has executed the instruction that the debugger left it for.
+pub fn stepped(frame: &mut Frame) {
+    OWN_STEP_DONE.store(true, Ordering::Relaxed);
+    run(frame, CpuSet::default());
+}
+
+fn run(frame: &mut Frame, missing: CpuSet) {
+    rendezvous::publish(frame);
+    let end = on_own_stack(missing);
+    rendezvous::withdraw();
+    if end == End::AllGoOn as u64 {
+        HYP.release();
+        ATTENDING.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Why the loop ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+enum End {
+    /// Every CPU goes on that the client lets.
+    AllGoOn,
+    /// The service CPU executes one instruction, and the debugger runs again.
+    OwnStep,
+}
+
+fn on_own_stack(missing: CpuSet) -> u64 {
     let top = cpu::stack(cpu::DEBUGGER_STACK).end;
+    let end: u64;
     // SAFETY: the stack is mapped, nobody else uses it (`ATTENDING`), and SP is back before anything looks at the old one.
     // What a function may change besides is named.
     unsafe {
@@ -164,22 +218,34 @@ fn on_own_stack(missing: CpuSet) {
             "mov sp, x20",
             top = in(reg) top,
             serve = sym serve_stopped,
-            in("x0") u64::from(missing.bits()),
+            inout("x0") u64::from(missing.bits()) => end,
             out("x20") _,
             clobber_abi("C"),
         );
     }
+    end
 }
 
-extern "C" fn serve_stopped(missing: u64) {
+extern "C" fn serve_stopped(missing: u64) -> u64 {
     let missing = CpuSet::from_bits(missing as u32);
-    let served = with_endpoint(|endpoint| endpoint.serve_stopped(missing));
-    if served.is_none() {
+    let end = with_endpoint(|endpoint| endpoint.serve_stopped(missing)).unwrap_or_else(|| {
         error!("hyp stands at a breakpoint, and nobody can look: it goes on");
         while HYP.pop_stop().is_some() {}
+        End::AllGoOn
+    });
+    if end == End::AllGoOn {
+        own_step::clear_monitor();
+        let_go();
     }
+    end as u64
+}
+
+/// Lets every CPU go on that the client lets, once no stop is in force.
+fn let_go() {
     for index in 0..cpu::MAX_CPUS {
-        if HYP.mode(index) != RunMode::Stay {
+        if HYP.mode(index) == RunMode::Stay {
+            rendezvous::keep(index);
+        } else {
             rendezvous::let_go(index);
         }
     }
@@ -195,7 +261,7 @@ impl Endpoint {
     }
 
     /// Serves the client until it lets the hypervisor go on.
-    fn serve_stopped(&mut self, missing: CpuSet) {
+    fn serve_stopped(&mut self, missing: CpuSet) -> End {
         self.session
             .set_commands(if WORKING.load(Ordering::Relaxed) {
                 Commands::Refused(INTERRUPTED)
@@ -215,9 +281,68 @@ impl Endpoint {
             let is_held = HYP.holds() > OWN_HOLD;
             if is_held {
                 self.wait();
-            } else if !HYP.has_stop() {
-                break;
+                continue;
             }
+            match self.step() {
+                Steps::None if HYP.has_stop() => {}
+                Steps::None if HYP.mode(MASTER) == RunMode::Stay => self.let_others_run(),
+                Steps::None => return End::AllGoOn,
+                Steps::Some => {}
+                Steps::OwnCpu => return End::OwnStep,
+            }
+        }
+    }
+
+    /// Executes what the client wants to step.
+    fn step(&mut self) -> Steps {
+        if OWN_STEP_DONE.swap(false, Ordering::Relaxed) && end_of_step(MASTER) {
+            HYP.push_stop(MASTER, StopReason::Step);
+            return Steps::Some;
+        }
+        let steps =
+            |index: &usize| matches!(HYP.mode(*index), RunMode::Step | RunMode::StepRange { .. });
+        let Some(index) = (0..cpu::MAX_CPUS).find(steps) else {
+            return Steps::None;
+        };
+        // From time to time the client is listened to.
+        for _ in 0..STEPS_AT_ONCE {
+            match own_step::step(index) {
+                Stepped::Done if !end_of_step(index) => {}
+                Stepped::Done => {
+                    HYP.push_stop(index, StopReason::Step);
+                    break;
+                }
+                Stepped::Stopped(reason) => {
+                    HYP.push_stop(index, reason);
+                    break;
+                }
+                Stepped::LeavesDebugger => return Steps::OwnCpu,
+                Stepped::Refused => {
+                    self.session.tell(format!(
+                        "hyp/cpu{index}: this instruction cannot be stepped. Set a breakpoint behind it and continue.\n"
+                    ));
+                    // Not the end of a step, which a client would take for progress.
+                    HYP.push_stop(index, StopReason::Request);
+                    break;
+                }
+            }
+        }
+        Steps::Some
+    }
+
+    /// The client holds the service CPU and lets others go on: they do, until it has something to say or one of them stops.
+    fn let_others_run(&mut self) {
+        own_step::clear_monitor();
+        let_go();
+        HYP.release();
+        while !WANTED.load(Ordering::SeqCst) && !self.has_news() {
+            masking::wait(gic::PriorityMask::ChannelsOnly);
+            service::take_channel_interrupts();
+            service::serve_console();
+        }
+        WANTED.store(false, Ordering::SeqCst);
+        for index in HYP.stop().iter() {
+            error!("hyp/cpu{index} does not stop");
         }
     }
 

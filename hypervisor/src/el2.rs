@@ -2,7 +2,7 @@
 
 use crate::rendezvous::{self, brk};
 use crate::vectors::{Frame, kind};
-use crate::{cpu, debugger, esr, hprobes, panic};
+use crate::{cpu, debugger, esr, hprobes, own_step, panic};
 
 /// Where they all end up. Where it returns, the interrupted code goes on as `frame` says.
 #[unsafe(no_mangle)]
@@ -27,6 +27,14 @@ fn breakpoint(frame: &mut Frame, which: u64) {
         brk::ATTEND => {
             frame.regs.pc += 4;
             debugger::attend(frame);
+        }
+        brk::STEPPED => {
+            own_step::leave_slot(frame);
+            if cpu::this().index == rendezvous::MASTER {
+                debugger::stepped(frame);
+            } else {
+                rendezvous::rest_again(frame);
+            }
         }
         brk::CRASHED => rendezvous::rest_for_ever(frame),
         _ if hprobes::hit(frame) => {}

@@ -33,6 +33,7 @@ use probes::a64::{
 use probes::engine::{HVC_BASE, HitOutcome};
 use probes::machine::VcpuId;
 use probes::own_code::Probeable;
+use probes::regs::CoreRegs;
 use probes::space::{MAX_SITES, Space};
 use spin::Once;
 
@@ -57,6 +58,7 @@ pub const PROBEABLE: Probeable = Probeable {
         "hypervisor::masking",
         "hypervisor::mmu",
         "hypervisor::own_memory",
+        "hypervisor::own_step",
         "hypervisor::panic",
         "hypervisor::rendezvous",
         "hypervisor::sysreg",
@@ -145,6 +147,25 @@ pub fn hit(frame: &mut Frame) -> bool {
     true
 }
 
+/// A step of the debugger's comes to `regs.pc` on CPU `index`: what [`hit`] does where a site is, and nothing is displaced
+/// where it says `NotOurs`. `Step`: the displaced instruction has to execute for real.
+pub fn hit_by_step(index: usize, regs: &mut CoreRegs) -> HitOutcome {
+    let is_here = |site: &Site| site.address.load(Ordering::Relaxed) == regs.pc;
+    let (Some(slot), Some(space)) = (SITES.iter().position(is_here), SPACE.get()) else {
+        return HitOutcome::NotOurs;
+    };
+    let features = features(SITES[slot].displaced.load(Ordering::Relaxed));
+    let vcpu = VcpuId(index as u8);
+    // Where it stands at a site that the debugger has been told of.
+    match space.pass(vcpu, regs, &OwnMemory, &features) {
+        HitOutcome::NotOurs => {
+            let immediate = HVC_BASE + slot as u16;
+            space.hit(immediate, vcpu, regs, &OwnMemory, &features)
+        }
+        outcome => outcome,
+    }
+}
+
 /// The debugger lets this CPU go on from `frame`. Where it still stands at a site that it has been told of, what is displaced
 /// there executes and is no hit.
 fn leave_stop(frame: &mut Frame) {
@@ -177,7 +198,7 @@ fn pass(frame: &mut Frame, slot: usize, displaced: u32, features: &SimulationFea
 }
 
 /// Loads of literals are simulated, as all that depends on its address; the others execute out of line.
-fn features(displaced: u32) -> SimulationFeatures {
+pub fn features(displaced: u32) -> SimulationFeatures {
     let data = if execution(displaced) == Ok(Execution::Simulated) {
         DataAccess::Simulated
     } else {

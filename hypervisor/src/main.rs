@@ -42,6 +42,7 @@ mod machine;
 mod masking;
 mod mmu;
 mod own_memory;
+mod own_step;
 mod panic;
 mod platform;
 mod psci;

@@ -36,6 +36,8 @@ pub mod brk {
     pub const CRASHED: u16 = 0x3f01;
     /// The debugger has to run here and now.
     pub const ATTEND: u16 = 0x3f02;
+    /// The instruction before has been executed for the debugger.
+    pub const STEPPED: u16 = 0x3f03;
 }
 
 /// What of a CPU's guest is live in its registers while it rests, to be read.
@@ -53,6 +55,8 @@ struct Place {
     frame: AtomicPtr<Frame>,
     /// It rests until the master lets it go, however often the others are stopped and resumed meanwhile.
     kept: AtomicBool,
+    /// It executes one instruction while the others rest.
+    alone: AtomicBool,
     /// As of the moment when it came to rest.
     context: MaskedMutex<Option<Context>>,
 }
@@ -61,6 +65,7 @@ static PLACES: [Place; cpu::MAX_CPUS] = [const {
     Place {
         frame: AtomicPtr::new(ptr::null_mut()),
         kept: AtomicBool::new(false),
+        alone: AtomicBool::new(false),
         context: MaskedMutex::new(None),
     }
 }; cpu::MAX_CPUS];
@@ -212,7 +217,10 @@ impl Context {
 /// The stop interrupt came in an exception of EL2: rests as long as it has to. Not on the master.
 pub fn rest(frame: &mut Frame) {
     let place = &PLACES[cpu::this().index];
-    let must_rest = || STOPS.load(Ordering::SeqCst) != 0 || place.kept.load(Ordering::SeqCst);
+    let must_rest = || {
+        let stopped = STOPS.load(Ordering::SeqCst) != 0;
+        stopped && !place.alone.load(Ordering::SeqCst) || place.kept.load(Ordering::SeqCst)
+    };
     if !must_rest() {
         return;
     }
@@ -252,6 +260,40 @@ pub fn let_go(index: usize) {
     {
         gic::send(cpu, gic::SGI_STOP);
     }
+}
+
+/// Makes a CPU that rests stay at rest when the others go on, until [`let_go`].
+pub fn keep(index: usize) {
+    if let Some(place) = PLACES.get(index) {
+        place.kept.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Lets a CPU that rests go on from its frame while the others rest, and waits until it rests again ([`rest_again`]). Returns
+/// whether it does. On the master, with a stop in force.
+pub fn run_alone(index: usize) -> bool {
+    let (Some(place), Some(cpu)) = (PLACES.get(index), cpu::get(index)) else {
+        return false;
+    };
+    place.kept.store(false, Ordering::SeqCst);
+    place.alone.store(true, Ordering::SeqCst);
+    gic::send(cpu, gic::SGI_STOP);
+    let deadline = time::now_ns() + ANSWER_TIME;
+    while place.alone.load(Ordering::SeqCst) || !rests(index) {
+        if time::now_ns() > deadline {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// Ends what [`run_alone`] began, on its CPU.
+pub fn rest_again(frame: &mut Frame) {
+    PLACES[cpu::this().index]
+        .alone
+        .store(false, Ordering::SeqCst);
+    rest(frame);
 }
 
 /// Publishes the last registers of a CPU that goes no further, and ends it.
