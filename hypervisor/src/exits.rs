@@ -325,7 +325,7 @@ fn abort(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
             },
             outcome: match fault {
                 Fault::Retry => 0,
-                Fault::Probed => 1,
+                Fault::Probed | Fault::NoExecute => 1,
                 Fault::Unmapped if is_device(vcpu, gpa) => 2,
                 Fault::Unmapped | Fault::Forbidden => 3,
             },
