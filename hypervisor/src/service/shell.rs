@@ -16,6 +16,8 @@ use stub::commands::{self, Caller, Follower};
 const MAX_LINE: usize = 1024;
 /// Above this many bytes of output the client does not read what it asked for, and gets no more.
 const FULL: usize = 256 * 1024;
+/// How many buffers of input are forgotten at most when a client replaces another; the port holds fewer.
+const MAX_FORGOTTEN: usize = 1024;
 const PROMPT: &str = "periscope> ";
 
 /// The hypervisor's shell.
@@ -52,6 +54,9 @@ impl Shell {
                 self.output.clear();
                 self.follower = None;
             }
+            if event == Some(ChannelEvent::Replaced) {
+                self.forget_input();
+            }
             if matches!(event, Some(ChannelEvent::Opened | ChannelEvent::Replaced)) {
                 trace!(About::Hypervisor, ShellInit {});
                 self.output.extend(PROMPT.as_bytes());
@@ -71,6 +76,16 @@ impl Shell {
             Backlog::Empty
         } else {
             Backlog::Waiting
+        }
+    }
+
+    /// What has come may be the last client's. The next types when it sees a prompt.
+    fn forget_input(&mut self) {
+        let mut buffer = [0; 256];
+        for _ in 0..MAX_FORGOTTEN {
+            if self.port.read(&mut buffer) == 0 {
+                break;
+            }
         }
     }
 
