@@ -309,7 +309,7 @@ impl Vcpu {
         self.before_entry(&mut frame);
         exits::trace_entry(self, &frame);
         // SAFETY: `before_entry` returns only with the vCPU on, and then the frame is that of a start: EL1h.
-        unsafe { vectors::enter(&frame) }
+        unsafe { vectors::enter(&raw const frame) }
     }
 
     /// Remembers that a turn begins now, and returns when the one before it began; 0 where nobody has remembered that.

@@ -236,13 +236,13 @@ pub fn install() {
 /// # Safety
 ///
 /// `frame` describes a state at EL1 or EL0, and the caller's stack holds nothing that still has to be dropped.
-pub unsafe fn enter(frame: &Frame) -> ! {
+pub unsafe fn enter(frame: *const Frame) -> ! {
     // SAFETY: the frame is copied to the top of this CPU's stack, where the vectors expect SP to be while the guest
-    // runs plus one frame, and is then consumed by `enter_guest`.
+    // runs plus one frame, and is then consumed by `enter_guest`. It may lie on that stack itself and overlap.
     unsafe {
         let top = crate::cpu::stack(crate::cpu::this().index).end;
         let place = (top - size_of::<Frame>() as u64) as *mut Frame;
-        place.write(*frame);
+        core::ptr::copy(frame, place, 1);
         core::arch::asm!("mov sp, {}", "b enter_guest", in(reg) place, options(noreturn));
     }
 }

@@ -70,5 +70,7 @@ fn gdb_over_the_pl011() -> Result<()> {
         gdb.value("$pc")? != before,
         "stepi went nowhere from {before:#x}"
     );
+    // GDB ends what it has started.
+    gdb.console_within("disconnect", MOMENT)?;
     Ok(())
 }

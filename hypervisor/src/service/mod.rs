@@ -249,7 +249,9 @@ pub fn request(vm: &Vm, request: Request) {
 /// The guest's UART has been accessed. What it sends is fetched in a moment, in one go: a guest writes byte by byte, and
 /// an interrupt to the service CPU for each would cost more than the byte.
 pub fn console_changed(vm: &Vm) {
-    match vm.vuart.lock().tx_len() {
+    // Not in the `match`, which would keep the lock while it sets the timer.
+    let waiting = vm.vuart.lock().tx_len();
+    match waiting {
         0 => {}
         CONSOLE_BATCH.. => notify(),
         _ => time::ensure_timer(CONSOLE_DELAY),
