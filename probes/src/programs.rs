@@ -182,6 +182,12 @@ impl ProgramStore {
             Some((object, program)) => (object, Some(program)),
             None => (name, None),
         };
+        // What the project that Periscope grew out of called two of the built-in programs.
+        let object_name = match object_name {
+            "hprobe_entry" => "args",
+            "hprobe_exit" => "ret",
+            name => name,
+        };
         let object = self.object(object_name)?;
         let programs = object.programs();
         let index = match wanted {
@@ -305,6 +311,15 @@ mod tests {
             missing.to_string(),
             "pair has no program other. It has enter, leave."
         );
+    }
+
+    #[test]
+    fn two_programs_have_an_old_name_too() {
+        let store = ProgramStore::new(1).unwrap();
+        for (old, name) in [("hprobe_entry", "args"), ("hprobe_exit", "ret")] {
+            let program = store.program(old).unwrap();
+            assert!(Arc::ptr_eq(program.object(), &store.object(name).unwrap()));
+        }
     }
 
     #[test]

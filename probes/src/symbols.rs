@@ -48,3 +48,10 @@ pub trait Symbols: Send + Sync {
         false
     }
 }
+
+/// What tables order names by (FNV-1a).
+pub(crate) fn hash(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}

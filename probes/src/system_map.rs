@@ -11,12 +11,11 @@ use crate::kernel::NoKernel;
 use crate::machine::{Machine, Power, VcpuId};
 use crate::regs::SysReg;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Named, Symbols};
+use crate::symbols::{Located, Named, Symbols, hash};
 use crate::translate::{TranslationRegs, translate};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::hash::Hasher;
 
 /// Most symbols that are taken.
 pub const MAX_SYMBOLS: usize = 1 << 18;
@@ -212,34 +211,15 @@ fn parse_line(line: &[u8]) -> Option<Option<(u64, &[u8])>> {
     }
     let address = u64::from_str_radix(first, 16).ok()?;
     let kind = words.next().filter(|kind| kind.len() == 1)?;
-    let name = words.next().filter(|name| name.len() <= MAX_NAME)?;
+    let name = words
+        .next()
+        .filter(|name| name.len() <= MAX_NAME && !name.contains(char::is_control))?;
     let is_place = !matches!(kind, "A" | "a" | "U" | "w" | "W") && address >> 63 == 1;
     Some(is_place.then_some((address, name.as_bytes())))
 }
 
 fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), BadMap> {
     list.try_reserve(more).map_err(|_| BadMap::OutOfMemory)
-}
-
-/// FNV-1a.
-fn hash(name: &str) -> u32 {
-    let mut hasher = Fnv(0x811c_9dc5);
-    hasher.write(name.as_bytes());
-    hasher.0
-}
-
-struct Fnv(u32);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        u64::from(self.0)
-    }
 }
 
 impl Symbols for SystemMap {
@@ -358,6 +338,12 @@ ffff800080050000 B _end
             BadMap::TooWide
         );
         assert!(SystemMap::parse(b"\x7fELF\x02\x01\x01").is_err());
+    }
+
+    #[test]
+    fn a_name_cannot_command_a_terminal() {
+        let error = SystemMap::parse(b"ffff800080000000 T \x1b[2Jx\n").unwrap_err();
+        assert_eq!(error, BadMap::Line(1));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use super::tokens::Tokens;
 use super::{FindError, MAX_NAME};
 use crate::addr::Gva;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Named, Symbols};
+use crate::symbols::{Located, Named, Symbols, hash};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -272,11 +272,4 @@ fn split_length(names: &[u8]) -> Option<(usize, &[u8])> {
         }
         _ => None,
     }
-}
-
-/// FNV-1a.
-fn hash(name: &str) -> u32 {
-    name.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
 }

@@ -89,6 +89,9 @@ fn operand(
     partial: &str,
 ) -> Vec<String> {
     let programs = invocation.periscope().programs();
+    if word.contains("hyp:") {
+        return own_functions(invocation, partial);
+    }
     if word.contains("PLACE") || word.contains("SYMBOL") {
         return places(invocation, partial);
     }
@@ -108,9 +111,8 @@ fn operand(
             starting_with(partial, maps.map(|map| map.name().to_string()))
         }
         "COMMAND" => {
-            let mut names: Vec<&str> = COMMANDS.iter().map(|command| command.path[0]).collect();
-            names.dedup();
-            starting_with(partial, names.into_iter().map(ToString::to_string))
+            let names = COMMANDS.iter().map(|command| command.path[0].to_string());
+            starting_with(partial, names)
         }
         _ => Vec::new(),
     }
@@ -129,6 +131,17 @@ fn places(invocation: &Invocation<'_>, partial: &str) -> Vec<String> {
             partial,
             spaces.iter().map(|space| format!("{}:", space.vm())),
         ),
+    }
+}
+
+/// Functions of the hypervisor that begin with `partial`.
+fn own_functions(invocation: &Invocation<'_>, partial: &str) -> Vec<String> {
+    let Some(space) = invocation.periscope().hypervisor() else {
+        return Vec::new();
+    };
+    match partial.strip_prefix("hyp:") {
+        Some(function) => symbols(space, "hyp:", function),
+        None => symbols(space, "", partial),
     }
 }
 
