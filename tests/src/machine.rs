@@ -82,7 +82,22 @@ impl Spec {
 
     /// One more VM with a Debian kernel and a busybox root.
     pub fn linux(self, release: Release, vcpus: u32, start: Start) -> Result<Self> {
-        let linux = guest::linux(&Report::new(), release, Freshness::Cached)?;
+        self.linux_with(&[], release, vcpus, start)
+    }
+
+    /// The same with programs of ours in the guest's `/bin`.
+    pub fn linux_with(
+        self,
+        programs: &[Program],
+        release: Release,
+        vcpus: u32,
+        start: Start,
+    ) -> Result<Self> {
+        let mut linux = guest::linux(&Report::new(), release, Freshness::Cached)?;
+        if !programs.is_empty() {
+            let programs: Vec<_> = programs.iter().map(|program| program.elf()).collect();
+            linux = linux.with_programs(&programs)?;
+        }
         Ok(self.vm(Vm {
             vcpus,
             memory: 512,

@@ -8,6 +8,7 @@ use e2e::{
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use xtask::build::Program;
 use xtask::guest::Release;
 use xtask::machine::Start;
 
@@ -92,6 +93,10 @@ const CASES: &[Case<Machine>] = &[
         run: kretprobes_count_what_the_guest_counts,
     },
     Case {
+        name: "a_process_is_single_stepped_beside_probes",
+        run: a_process_is_single_stepped_beside_probes,
+    },
+    Case {
         name: "tracepoints_watch_a_kernel",
         run: tracepoints_watch_a_kernel,
     },
@@ -130,7 +135,12 @@ struct Machine {
 
 fn boot() -> Result<Machine> {
     let spec = Spec::hypervisor()
-        .linux(Release::Stable, 2, Start::Immediately)?
+        .linux_with(
+            &[Program::SingleStep],
+            Release::Stable,
+            2,
+            Start::Immediately,
+        )?
         .linux(Release::Stable, 1, Start::Immediately)?;
     let machine = TestMachine::start(spec)?;
     // While the guests boot.
@@ -604,6 +614,23 @@ fn kprobe_prints_live(machine: &Machine) -> Result<()> {
     let list = gdb.console("monitor trace list")?;
     ensure!(row(&list, id).is_err(), "still there:\n{list}");
     gdb.detach()
+}
+
+/// A guest that single-steps itself, with our probe on the very function that does it, where its own kprobes may not be.
+fn a_process_is_single_stepped_beside_probes(machine: &Machine) -> Result<()> {
+    const FUNCTION: &str = "user_enable_single_step";
+    let mut linux = machine.linux(1)?;
+    let id = probe_id(&machine.shell(&format!("trace kprobe vm1:{FUNCTION}"))?)?;
+    let said = linux.run_within("single-step 3", LONG)?;
+    let steps = said.trim_end().strip_prefix("single-step: 3 sessions, ");
+    let steps = steps.and_then(|text| text.strip_suffix(" steps"));
+    let steps = number(steps.with_context(|| said.clone())?)?;
+    let counted = last_hits(&machine.shell(&format!("trace unkprobe vm1:{id}"))?)?;
+    ensure!(
+        counted == steps && steps > 1000,
+        "{steps} steps, {counted} hits of {FUNCTION}"
+    );
+    Ok(())
 }
 
 /// What the hypervisor sees of a guest is what the guest sees: its timer's interrupts, its CPUs' going and coming.

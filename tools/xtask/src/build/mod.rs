@@ -1,4 +1,4 @@
-//! The bare-metal programs: cargo builds them, [`image`] makes boot images of them.
+//! The programs that do not run here: cargo builds them, [`image`] makes boot images of those that are booted.
 
 mod image;
 mod symbols;
@@ -10,21 +10,27 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A bare-metal program of this workspace.
+/// A program of this workspace that is built for the bare-metal target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
     /// The EL2 program.
     Hypervisor,
     /// The guest that counts exactly.
     TinyGuest,
+    /// What single-steps itself inside a Linux guest: an ELF file, not booted.
+    SingleStep,
 }
 
 impl Program {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Hypervisor, Self::TinyGuest, Self::SingleStep];
+
     /// Its cargo package.
     pub fn package(self) -> &'static str {
         match self {
             Program::Hypervisor => "hypervisor",
             Program::TinyGuest => "tiny-guest",
+            Program::SingleStep => "single-step",
         }
     }
 
@@ -33,9 +39,14 @@ impl Program {
         workspace::image_dir().join(self.package())
     }
 
-    /// Where its boot image is, built or not: an arm64 Image.
+    /// Where its boot image is, built or not: an arm64 Image. An ELF file where nothing boots it.
     pub fn image(self) -> PathBuf {
-        workspace::image_dir().join(format!("{}.img", self.package()))
+        match self {
+            Program::Hypervisor | Program::TinyGuest => {
+                workspace::image_dir().join(format!("{}.img", self.package()))
+            }
+            Program::SingleStep => self.elf(),
+        }
     }
 
     /// Its functions, by name and address, from its ELF file.
@@ -43,7 +54,7 @@ impl Program {
         symbols::of_file(&self.elf())
     }
 
-    /// Compiles it, gives the hypervisor its symbol table, and makes its boot image.
+    /// Compiles it, gives the hypervisor its symbol table, and makes its boot image if it has one.
     pub fn build(self, toolchain: &BareToolchain) -> Result<()> {
         compile(self.package(), toolchain)?;
         fs::create_dir_all(workspace::image_dir())?;
@@ -55,8 +66,10 @@ impl Program {
             symbols::inject(&built).with_context(|| built.display().to_string())?;
         }
         let elf = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-        let image = image::flatten(&elf).with_context(|| built.display().to_string())?;
-        write(&self.image(), image)?;
+        if self.image() != self.elf() {
+            let image = image::flatten(&elf).with_context(|| built.display().to_string())?;
+            write(&self.image(), image)?;
+        }
         write(&self.elf(), elf)
     }
 }

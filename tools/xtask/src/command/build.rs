@@ -6,7 +6,7 @@ use crate::setup::toolchain::BareToolchain;
 use anyhow::Result;
 use std::path::Path;
 
-/// Build the hypervisor and the tiny guest, and make boot images of them.
+/// Build the hypervisor and what runs in guests of tests, and make boot images.
 #[derive(clap::Args)]
 pub struct Args {}
 
@@ -15,7 +15,7 @@ pub fn run(_args: &Args) -> Result<()> {
     let report = Report::new();
     let toolchain = BareToolchain::find_or_install(&report)?;
     report.done("toolchain", &toolchain.describe());
-    for program in [Program::Hypervisor, Program::TinyGuest] {
+    for program in Program::ALL {
         program.build(&toolchain)?;
         let image = program.image();
         report.done(

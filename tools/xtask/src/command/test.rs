@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
     process::run(process::cargo().args(["fmt", "--all", "--check"]))
         .context("the formatting differs from rustfmt's: run `cargo fmt --all`")?;
     report.done("formatting", "as rustfmt has it");
-    for program in [Program::Hypervisor, Program::TinyGuest] {
+    for program in Program::ALL {
         program.build(&toolchain)?;
     }
     process::run(host_packages(process::cargo().arg("clippy")).args(["--", "-Dwarnings"]))?;
@@ -122,9 +122,9 @@ fn run_tests(tests: &mut Command, args: &Args) -> Result<()> {
 
 /// All packages of the workspace but those that build for the bare-metal target only.
 fn host_packages(cargo: &mut Command) -> &mut Command {
-    let bare = [Program::Hypervisor, Program::TinyGuest];
     cargo.arg("--workspace").args(
-        bare.iter()
+        Program::ALL
+            .iter()
             .flat_map(|program| ["--exclude", program.package()]),
     )
 }

@@ -74,11 +74,35 @@ pub(super) fn find_or_build(report: &Report) -> Result<PathBuf> {
     let busybox = find_or_download_busybox(report, &dir)?;
     let archive = build(&busybox)?;
     let path = dir.join("initramfs.cpio");
-    // Built anew each time, which takes milliseconds, but touched only where it changed.
-    if fs::read(&path).ok().as_ref() != Some(&archive) {
-        fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write(&path, &archive)?;
     Ok(path)
+}
+
+/// An initramfs with more programs in its `/bin`: Linux unpacks one archive behind another.
+pub(super) fn add_programs(initramfs: &Path, programs: &[PathBuf]) -> Result<PathBuf> {
+    let mut archive = Archive::default();
+    let mut names = Vec::new();
+    for program in programs {
+        let name = program.file_name().context("a program without a name")?;
+        let name = name.to_string_lossy();
+        let content = fs::read(program)
+            .with_context(|| format!("no program {}: `cargo xtask build`", program.display()))?;
+        archive.executable(&format!("bin/{name}"), &content)?;
+        names.push(name.into_owned());
+    }
+    let mut bytes = fs::read(initramfs)?;
+    bytes.extend(archive.finish()?);
+    let path = workspace::guest_dir().join(format!("initramfs-{}.cpio", names.join("-")));
+    write(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Archives are built anew each time, which takes milliseconds, but files touched only where they changed.
+fn write(path: &Path, archive: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == archive) {
+        return Ok(());
+    }
+    fs::write(path, archive).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn build(busybox: &[u8]) -> Result<Vec<u8>> {

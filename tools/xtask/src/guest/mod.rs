@@ -1,4 +1,4 @@
-//! Guests that nobody has to bring: Debian's arm64 cloud kernels and an initramfs around Debian's busybox, cached
+//! Guests that nobody has to bring: Debian's arm64 kernels and an initramfs around Debian's busybox, cached
 //! under `target/guest`.
 
 mod cpio;
@@ -44,12 +44,17 @@ pub fn linux(report: &Report, release: Release, freshness: Freshness) -> Result<
 }
 
 impl Linux {
+    /// The same with more programs in the guest's `/bin`, by the names of their files.
+    pub fn with_programs(self, programs: &[PathBuf]) -> Result<Self> {
+        Ok(Self {
+            initrd: initramfs::add_programs(&self.initrd, programs)?,
+            ..self
+        })
+    }
+
     /// In words.
     pub fn describe(&self) -> Result<String> {
         let size = indicatif::HumanBytes(self.kernel.metadata()?.len());
-        Ok(format!(
-            "linux {} (Debian cloud, arm64)  {size}",
-            self.version
-        ))
+        Ok(format!("linux {} (Debian)  {size}", self.version))
     }
 }
