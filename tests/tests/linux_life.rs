@@ -1,7 +1,7 @@
 //! How a Linux guest begins and ends, with probes and debuggers looking on, and with another VM that does not care.
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Console, LONG, Linux, MOMENT, Spec, TestMachine, cases};
+use e2e::{Console, LONG, Linux, MOMENT, Spec, TestMachine, cases, named};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use xtask::guest::Release;
@@ -12,14 +12,13 @@ const SHELL_PROMPT: &str = "periscope> ";
 const POLL: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    let list: [(&str, fn() -> Result<()>); 2] = [
-        (
+    cases(vec![
+        named(
             "probes_before_the_first_instruction",
             probes_before_the_first_instruction,
         ),
-        ("power_reset_and_panic", power_reset_and_panic),
-    ];
-    cases(list.map(|(name, run)| (name.to_owned(), run)).into())
+        named("power_reset_and_panic", power_reset_and_panic),
+    ])
 }
 
 /// The hypervisor's shell.
