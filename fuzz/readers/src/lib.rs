@@ -8,6 +8,7 @@ pub mod kallsyms;
 pub mod ksyms;
 pub mod linked;
 pub mod program;
+pub mod system_map;
 pub mod translate;
 
 #[cfg(test)]

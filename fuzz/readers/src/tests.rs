@@ -5,11 +5,12 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const READERS: [(&str, Check); 5] = [
+const READERS: [(&str, Check); 6] = [
     ("kallsyms", crate::kallsyms::check),
     ("ksyms", crate::ksyms::check),
     ("linked", crate::linked::check),
     ("program", crate::program::check),
+    ("system_map", crate::system_map::check),
     ("translate", crate::translate::check),
 ];
 
