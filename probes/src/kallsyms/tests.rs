@@ -210,19 +210,34 @@ const TRAMPOLINE: Gva = Gva(0xffff_fffd_fddf_0800);
 const EL0: u64 = pstate::EL0T;
 const EL1: u64 = pstate::EL1H;
 
+/// Where its memory is.
+const KERNEL: Gpa = Gpa(FakeMachine::RAM_BASE.0 + (2 << 20));
+
 /// A VM with a kernel that is relocated to `relocated_to`, and one vCPU at `mode` whose vectors are
 /// at `vectors`.
 fn guest(relocated_to: u64, mode: u64, vectors: Gva) -> &'static FakeMachine {
-    let machine = FakeMachine::leak(VmId(1), 2, 8 << 20);
-    let kernel = Gpa(FakeMachine::RAM_BASE.0 + (2 << 20));
-    machine
-        .write_phys(kernel, &image(Layout::Since6_4).bytes(relocated_to))
-        .unwrap();
+    let machine = loaded(relocated_to);
     let mut tables = Stage1::new(machine, FakeMachine::RAM_BASE);
-    let page = Gpa(kernel.0 + TEXT);
+    let page = Gpa(KERNEL.0 + TEXT);
     tables.map(vectors.page(), page, Page::Kernel);
     machine.hold();
     tables.install(VcpuId(0));
+    start(machine, mode, vectors);
+    machine.release();
+    machine
+}
+
+/// A VM with the kernel in its memory.
+fn loaded(relocated_to: u64) -> &'static FakeMachine {
+    let machine = FakeMachine::leak(VmId(1), 2, 8 << 20);
+    machine
+        .write_phys(KERNEL, &image(Layout::Since6_4).bytes(relocated_to))
+        .unwrap();
+    machine
+}
+
+/// Puts the first vCPU of a VM that is held there.
+fn start(machine: &FakeMachine, mode: u64, vectors: Gva) {
     machine
         .set_sys(VcpuId(0), SysReg::VbarEl1, vectors.0)
         .unwrap();
@@ -231,8 +246,47 @@ fn guest(relocated_to: u64, mode: u64, vectors: Gva) -> &'static FakeMachine {
         ..CoreRegs::default()
     };
     machine.set_core(VcpuId(0), &regs).unwrap();
+}
+
+/// No distribution has a kernel with pages of 64 KiB: three tables by hand, of levels 1 to 3, for
+/// 48-bit addresses (Arm ARM D8.2.8).
+#[test]
+fn a_kernel_with_pages_of_64_kib_is_found() {
+    const T1SZ_48_BITS: u64 = 16 << 16;
+    const TG1_64K: u64 = 0b11 << 30;
+    const IPS_40_BITS: u64 = 0b010 << 32;
+    const TABLE_OR_PAGE: u64 = 0b11;
+    const ACCESSED: u64 = 1 << 10;
+    let vectors = Gva(RUNS_AT + TEXT + 0x800);
+    let machine = loaded(RUNS_AT);
+    let table = |level: u64| FakeMachine::RAM_BASE.0 + ((level - 1) << 16);
+    let entries = [
+        (table(1) + ((vectors.0 >> 42) & 0x3f) * 8, table(2)),
+        (table(2) + ((vectors.0 >> 29) & 0x1fff) * 8, table(3)),
+        (
+            table(3) + ((vectors.0 >> 16) & 0x1fff) * 8,
+            (KERNEL.0 + TEXT) | ACCESSED,
+        ),
+    ];
+    for (entry, address) in entries {
+        let descriptor = address | TABLE_OR_PAGE;
+        machine
+            .write_phys(Gpa(entry), &descriptor.to_le_bytes())
+            .unwrap();
+    }
+    machine.hold();
+    let values = [
+        (SysReg::TcrEl1, T1SZ_48_BITS | TG1_64K | IPS_40_BITS),
+        (SysReg::Ttbr1El1, table(1)),
+        (SysReg::SctlrEl1, 1),
+    ];
+    for (reg, value) in values {
+        machine.set_sys(VcpuId(0), reg, value).unwrap();
+    }
+    start(machine, EL1, vectors);
     machine.release();
-    machine
+    let symbols = find_in_guest(machine).unwrap().symbols;
+    assert_eq!(symbols.image_start(), Some(Gva(RUNS_AT)));
 }
 
 #[test]
