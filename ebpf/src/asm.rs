@@ -33,7 +33,8 @@ pub mod reg {
     pub const FP: u8 = super::insn::FP;
 }
 
-const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
+/// Any instruction, encodable or not.
+pub(crate) const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
     Insn {
         code,
         dst,

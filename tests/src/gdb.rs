@@ -3,6 +3,7 @@
 use crate::{LONG, MOMENT};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -117,6 +118,15 @@ impl Gdb {
         ] {
             gdb.console(&format!("set {setting}"))?;
         }
+        Ok(gdb)
+    }
+
+    /// Starts GDB with the symbols of a program of ours.
+    pub fn with_symbols(elf: &Path) -> Result<Self> {
+        let mut gdb = Self::start()?;
+        // Our programs are Rust, whose syntax knows no symbols of assembly.
+        gdb.console("set language c")?;
+        gdb.console(&format!("file {}", elf.display()))?;
         Ok(gdb)
     }
 

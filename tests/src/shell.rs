@@ -2,8 +2,12 @@
 
 use crate::{Console, MOMENT};
 use anyhow::{Context, Result, bail, ensure};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const PROMPT: &str = "periscope> ";
+/// How often something is looked at until it is what it should be.
+const POLL: Duration = Duration::from_millis(200);
 
 /// The shell at its prompt.
 pub struct Shell {
@@ -98,6 +102,64 @@ impl Shell {
         let numbers: Result<Vec<u64>, _> = row.split_whitespace().skip(1).map(str::parse).collect();
         let numbers = numbers.with_context(|| format!("numbers of `{row}`"))?;
         <[u64; 4]>::try_from(numbers.as_slice()).with_context(|| format!("four numbers in `{row}`"))
+    }
+
+    /// The state of a VM in `vm list`.
+    pub fn state(&mut self, vm: &str) -> Result<String> {
+        let list = self.run("vm list")?;
+        let row = list.lines().find(|line| line.starts_with(vm));
+        let state = row.and_then(|row| row.split_whitespace().nth(1));
+        let state = state.with_context(|| format!("no {vm} in\n{list}"))?;
+        Ok(state.to_owned())
+    }
+
+    /// Waits until a VM has this state.
+    pub fn wait_state(&mut self, vm: &str, wanted: &str) -> Result<()> {
+        let deadline = Instant::now() + MOMENT;
+        loop {
+            let state = self.state(vm)?;
+            if state == wanted {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{vm} does not get {wanted}: it is {state}");
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Where vm1's kernel runs.
+    pub fn kernel_text(&mut self) -> Result<String> {
+        let info = self.run("vm info vm1")?;
+        let text = info.split_once("text at ").map(|(_, rest)| rest);
+        let text = text.and_then(|rest| rest.split(',').next());
+        Ok(text
+            .with_context(|| format!("no kernel: {info}"))?
+            .to_owned())
+    }
+
+    /// Waits until the only probe is armed, and returns its hits.
+    pub fn armed_hits(&mut self) -> Result<u64> {
+        let deadline = Instant::now() + MOMENT;
+        loop {
+            let list = self.run("trace list")?;
+            if let Some(hits) = hits_if_on(&list) {
+                return hits.parse().with_context(|| list.clone());
+            }
+            if Instant::now() > deadline {
+                bail!("the probe is not armed:\n{list}");
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// The hits of the first probe in the table of `trace list`, if it is armed.
+fn hits_if_on(list: &str) -> Option<String> {
+    let row: Vec<&str> = list.lines().nth(1)?.split_whitespace().collect();
+    match row[..] {
+        [.., "on", hits, "0"] => Some(hits.replace(',', "")),
+        _ => None,
     }
 }
 

@@ -33,6 +33,14 @@ pub struct Case<M> {
     pub run: fn(&M) -> Result<()>,
 }
 
+/// A list of cases that are called as their functions are.
+#[macro_export]
+macro_rules! case_list {
+    ($($name:ident,)+) => {
+        &[$($crate::Case { name: stringify!($name), run: $name },)+]
+    };
+}
+
 /// What the first case finds: the machine, or why there is none.
 type Shared<M> = Arc<Mutex<Option<Result<M, String>>>>;
 

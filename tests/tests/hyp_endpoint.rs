@@ -1,19 +1,13 @@
 //! Real GDB attached to the hypervisor itself, under a guest that counts what a stop might lose.
 
 use anyhow::{Context, Result, ensure};
-use e2e::tiny::{Tiny, truth};
-use e2e::{Case, Gdb, MOMENT, Spec, TestMachine, suite};
+use e2e::tiny::{Tiny, time_stands_still, truth};
+use e2e::{Gdb, MOMENT, Spec, TestMachine, case_list, suite};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 use xtask::build::Program;
 use xtask::machine::Start;
-
-macro_rules! case_list {
-    ($($name:ident,)+) => {
-        &[$(Case { name: stringify!($name), run: $name },)+]
-    };
-}
 
 fn main() -> ExitCode {
     suite(
@@ -58,10 +52,7 @@ impl World {
 
     /// A GDB that knows the hypervisor's symbols and has stopped it.
     fn attach(&self) -> Result<Gdb> {
-        let mut gdb = Gdb::start()?;
-        // Symbols of assembly are none of Rust's.
-        gdb.console("set language c")?;
-        gdb.console(&format!("file {}", Program::Hypervisor.elf().display()))?;
+        let mut gdb = Gdb::with_symbols(&Program::Hypervisor.elf())?;
         gdb.connect(self.machine.ports().hyp())?;
         Ok(gdb)
     }
@@ -189,32 +180,12 @@ fn guests_lose_nothing(world: &World) -> Result<()> {
 }
 
 fn guest_time_stands_still(world: &World) -> Result<()> {
-    const STOP: Duration = Duration::from_secs(2);
     for vm in [1, 2] {
         let mut console = world.machine.console(vm)?;
         let mut tiny = Tiny::new(&mut console);
         tiny.settle()?;
         let mut gdb = world.attach()?;
-        gdb.resume()?;
-        let before = tiny.run("timer")?;
-        gdb.interrupt()?;
-        thread::sleep(STOP);
-        gdb.resume()?;
-        let after = tiny.run("timer")?;
-        let passed = after.number("counter")? - before.number("counter")?;
-        let stopped = before.number("frequency")? * STOP.as_secs();
-        ensure!(passed > 0, "guest time has stopped for good");
-        ensure!(
-            passed < stopped,
-            "vm{vm}: {passed} ticks passed, {stopped} in the stop alone"
-        );
-        let slept = tiny.run("sleep 20")?;
-        ensure!(
-            slept.number("passed")? >= slept.number("asked")?,
-            "{}",
-            slept.text
-        );
-        gdb.interrupt()?;
+        time_stands_still(&mut tiny, &mut gdb).with_context(|| format!("vm{vm}"))?;
         gdb.detach()?;
     }
     Ok(())

@@ -1,103 +1,27 @@
 //! Probes on the hypervisor's own code, under a tiny guest that knows how often it calls.
 
 use anyhow::{Context, Result, ensure};
-use e2e::tiny::{Subject, Tiny, truth};
-use e2e::{Case, Probe, Shell, Spec, TestMachine, suite};
+use e2e::tiny::{World, truth};
+use e2e::{Probe, case_list, suite};
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use xtask::build::Program;
-use xtask::machine::Start;
 
 fn main() -> ExitCode {
     suite(
         World::boot,
-        &[
-            Case {
-                name: "hypercalls_are_counted_exactly",
-                run: hypercalls_are_counted_exactly,
-            },
-            Case {
-                name: "every_instruction_of_a_function_is_counted",
-                run: every_instruction_of_a_function_is_counted,
-            },
-            Case {
-                name: "programs_see_the_arguments",
-                run: programs_see_the_arguments,
-            },
-            Case {
-                name: "returns_are_paired_with_their_entries",
-                run: returns_are_paired_with_their_entries,
-            },
-            Case {
-                name: "exits_survive_probes_on_their_way",
-                run: exits_survive_probes_on_their_way,
-            },
-            Case {
-                name: "hprobes_come_and_go_under_running_code",
-                run: hprobes_come_and_go_under_running_code,
-            },
-            Case {
-                name: "hits_inside_a_probe_are_missed",
-                run: hits_inside_a_probe_are_missed,
-            },
-            Case {
-                name: "what_cannot_be_probed_is_refused",
-                run: what_cannot_be_probed_is_refused,
-            },
-            Case {
-                name: "everything_that_can_be_probed_is_probed",
-                run: everything_that_can_be_probed_is_probed,
-            },
-            Case {
-                name: "no_hprobe_is_left_behind",
-                run: no_hprobe_is_left_behind,
-            },
+        case_list![
+            hypercalls_are_counted_exactly,
+            every_instruction_of_a_function_is_counted,
+            programs_see_the_arguments,
+            returns_are_paired_with_their_entries,
+            exits_survive_probes_on_their_way,
+            hprobes_come_and_go_under_running_code,
+            hits_inside_a_probe_are_missed,
+            what_cannot_be_probed_is_refused,
+            everything_that_can_be_probed_is_probed,
+            no_hprobe_is_left_behind,
         ],
     )
-}
-
-/// A machine with one tiny guest on two vCPUs, and the hypervisor's shell.
-struct World {
-    machine: TestMachine,
-    shell: Mutex<Shell>,
-    subjects: Vec<Subject>,
-}
-
-impl World {
-    fn boot() -> Result<Self> {
-        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
-        let subjects = {
-            let mut console = machine.console(1)?;
-            let mut tiny = Tiny::new(&mut console);
-            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
-            tiny.subjects()?
-        };
-        let shell = Mutex::new(machine.shell()?);
-        Ok(Self {
-            machine,
-            shell,
-            subjects,
-        })
-    }
-
-    /// Runs a case with the guest at its console and the shell at its prompt.
-    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
-        let mut console = self.machine.console(1)?;
-        let mut shell = self.shell();
-        let mut tiny = Tiny::new(&mut console);
-        tiny.settle()?;
-        case(&mut tiny, &mut shell)
-    }
-
-    fn shell(&self) -> MutexGuard<'_, Shell> {
-        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn subject(&self, name: &str) -> Result<&Subject> {
-        let mut subjects = self.subjects.iter();
-        let found = subjects.find(|subject| subject.name == name);
-        found.with_context(|| format!("no subject {name}"))
-    }
 }
 
 /// `fn_hvc` makes one hypercall a call: on one vCPU, on the other, on both at once.
@@ -330,13 +254,5 @@ fn everything_that_can_be_probed_is_probed(world: &World) -> Result<()> {
 }
 
 fn no_hprobe_is_left_behind(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
-        truth::expect(tiny, "callboth fn_hvc 10", &[("bad", 0)])?;
-        let list = shell.run("trace list")?;
-        ensure!(!list.contains("hprobe"), "probes are left:\n{list}");
-        Ok(())
-    })?;
-    let log = world.machine.log();
-    ensure!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
-    Ok(())
+    world.check_nothing_left()
 }

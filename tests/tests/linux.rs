@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Case, Console, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Spec, Stop, SymbolFile, TestMachine,
-    suite,
+    Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, suite,
 };
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -19,7 +18,6 @@ const AT_FDCWD: u32 = -100_i32 as u32;
 /// A file that every guest has.
 const FILE: &str = "/etc/inittab";
 const TRACING: &str = "/sys/kernel/tracing";
-const SHELL_PROMPT: &str = "periscope> ";
 /// How many opens of other files may come before the one that a case waits for.
 const OTHER_OPENS: usize = 20;
 
@@ -130,7 +128,7 @@ fn main() -> ExitCode {
 struct Machine {
     machine: TestMachine,
     symbols: SymbolFile,
-    shell: Mutex<Console>,
+    shell: Mutex<Shell>,
 }
 
 fn boot() -> Result<Machine> {
@@ -149,12 +147,11 @@ fn boot() -> Result<Machine> {
         machine.wait_for_shell(vm)?;
         Linux::new(machine.console(vm)?).quieten()?;
     }
-    let mut shell = Console::connect(machine.ports().shell())?;
-    shell.expect(SHELL_PROMPT, MOMENT)?;
+    let shell = Mutex::new(machine.shell()?);
     Ok(Machine {
         machine,
         symbols,
-        shell: Mutex::new(shell),
+        shell,
     })
 }
 
@@ -180,9 +177,7 @@ impl Machine {
             .shell
             .lock()
             .map_err(|_| anyhow::anyhow!("a case that used the shell has panicked"))?;
-        shell.send(format!("{command}\n"))?;
-        let said = shell.expect(SHELL_PROMPT, MOMENT);
-        said.with_context(|| format!("`{command}` in the shell"))
+        shell.run(command)
     }
 }
 

@@ -1,15 +1,10 @@
 //! How a Linux guest begins and ends, with probes and debuggers looking on, and with another VM that does not care.
 
-use anyhow::{Context, Result, bail, ensure};
-use e2e::{Console, LONG, Linux, MOMENT, Spec, TestMachine, cases, named};
+use anyhow::{Context, Result, ensure};
+use e2e::{LONG, Linux, MOMENT, Shell, Spec, TestMachine, cases, named};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 use xtask::guest::Release;
 use xtask::machine::Start;
-
-const SHELL_PROMPT: &str = "periscope> ";
-/// How often a state of a VM is looked at until it is what it should be.
-const POLL: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     cases(vec![
@@ -21,87 +16,12 @@ fn main() -> ExitCode {
     ])
 }
 
-/// The hypervisor's shell.
-struct Shell(Console);
-
-impl Shell {
-    fn connect(machine: &TestMachine) -> Result<Self> {
-        let mut console = Console::connect(machine.ports().shell())?;
-        console.expect(SHELL_PROMPT, MOMENT)?;
-        Ok(Self(console))
-    }
-
-    fn run(&mut self, command: &str) -> Result<String> {
-        self.0.send(format!("{command}\n"))?;
-        let said = self.0.expect(SHELL_PROMPT, MOMENT);
-        said.with_context(|| format!("`{command}` in the shell"))
-    }
-
-    /// The state of a VM in `vm list`.
-    fn state(&mut self, vm: &str) -> Result<String> {
-        let list = self.run("vm list")?;
-        let row = list.lines().find(|line| line.starts_with(vm));
-        let state = row.and_then(|row| row.split_whitespace().nth(1));
-        Ok(state
-            .with_context(|| format!("no {vm} in\n{list}"))?
-            .to_owned())
-    }
-
-    fn wait_state(&mut self, vm: &str, wanted: &str) -> Result<()> {
-        let deadline = Instant::now() + MOMENT;
-        loop {
-            let state = self.state(vm)?;
-            if state == wanted {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("{vm} does not get {wanted}: it is {state}");
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
-    /// Where vm1's kernel runs.
-    fn kernel_text(&mut self) -> Result<String> {
-        let info = self.run("vm info vm1")?;
-        let text = info.split_once("text at ").map(|(_, rest)| rest);
-        let text = text.and_then(|rest| rest.split(',').next());
-        Ok(text
-            .with_context(|| format!("no kernel: {info}"))?
-            .to_owned())
-    }
-
-    /// Waits until the only probe is armed, and returns its hits.
-    fn armed_hits(&mut self) -> Result<u64> {
-        let deadline = Instant::now() + MOMENT;
-        loop {
-            let list = self.run("trace list")?;
-            if let Some(hits) = hits_if_on(&list) {
-                return hits.parse().with_context(|| list.clone());
-            }
-            if Instant::now() > deadline {
-                bail!("the probe is not armed:\n{list}");
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-}
-
-/// The hits of the first probe in the table of `trace list`, if it is armed.
-fn hits_if_on(list: &str) -> Option<String> {
-    let row: Vec<&str> = list.lines().nth(1)?.split_whitespace().collect();
-    match row[..] {
-        [.., "on", hits, "0"] => Some(hits.replace(',', "")),
-        _ => None,
-    }
-}
-
 // ---- The beginning ----
 
 fn probes_before_the_first_instruction() -> Result<()> {
     let spec = Spec::hypervisor().linux(Release::Stable, 2, Start::Halted)?;
     let machine = TestMachine::start(spec)?;
-    let mut shell = Shell::connect(&machine)?;
+    let mut shell = machine.shell()?;
     ensure!(shell.state("vm1")? == "ready", "vm1 waits for a debugger");
     let mut gdb = machine.gdb(1)?;
     let said = gdb.console("monitor trace kprobe vm1:vfs_read count")?;
@@ -150,7 +70,7 @@ fn power_reset_and_panic() -> Result<()> {
         .linux(Release::Stable, 2, Start::Immediately)?
         .linux(Release::Stable, 1, Start::Immediately)?;
     let machine = TestMachine::start(spec)?;
-    let shell = Shell::connect(&machine)?;
+    let shell = machine.shell()?;
     let mut lives = Lives { machine, shell };
     lives.machine.wait_for_shell(1)?;
     lives.machine.wait_for_shell(2)?;

@@ -1,12 +1,10 @@
 //! Modes and options of probes, on a tiny guest that counts exactly on both vCPUs.
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::tiny::{Subject, Tiny, truth};
-use e2e::{Case, Probe, Shell, Spec, TestMachine, suite};
+use e2e::tiny::{Tiny, World, truth};
+use e2e::{Probe, Shell, case_list, suite};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use xtask::machine::Start;
 
 /// How long the server may take to disarm a probe that is done.
 const SOON: Duration = Duration::from_secs(5);
@@ -14,89 +12,17 @@ const SOON: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     suite(
         World::boot,
-        &[
-            Case {
-                name: "every_mode_counts_exactly",
-                run: every_mode_counts_exactly,
-            },
-            Case {
-                name: "modes_share_an_address_and_a_page",
-                run: modes_share_an_address_and_a_page,
-            },
-            Case {
-                name: "hardware_breakpoints_run_out",
-                run: hardware_breakpoints_run_out,
-            },
-            Case {
-                name: "the_guest_patches_a_page_that_is_not_executable",
-                run: the_guest_patches_a_page_that_is_not_executable,
-            },
-            Case {
-                name: "a_probe_takes_the_hits_of_one_vcpu",
-                run: a_probe_takes_the_hits_of_one_vcpu,
-            },
-            Case {
-                name: "a_probe_ends_after_its_last_hit",
-                run: a_probe_ends_after_its_last_hit,
-            },
-            Case {
-                name: "probes_are_switched_while_both_vcpus_run",
-                run: probes_are_switched_while_both_vcpus_run,
-            },
-            Case {
-                name: "data_is_refused",
-                run: data_is_refused,
-            },
+        case_list![
+            every_mode_counts_exactly,
+            modes_share_an_address_and_a_page,
+            hardware_breakpoints_run_out,
+            the_guest_patches_a_page_that_is_not_executable,
+            a_probe_takes_the_hits_of_one_vcpu,
+            a_probe_ends_after_its_last_hit,
+            probes_are_switched_while_both_vcpus_run,
+            data_is_refused,
         ],
     )
-}
-
-/// A machine with one tiny guest on two vCPUs, and the hypervisor's shell.
-struct World {
-    machine: TestMachine,
-    shell: Mutex<Shell>,
-    subjects: Vec<Subject>,
-    unprobed: [u64; 4],
-}
-
-impl World {
-    fn boot() -> Result<Self> {
-        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
-        let subjects = {
-            let mut console = machine.console(1)?;
-            let mut tiny = Tiny::new(&mut console);
-            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
-            tiny.subjects()?
-        };
-        let mut shell = machine.shell()?;
-        Ok(Self {
-            unprobed: shell.memory()?,
-            machine,
-            shell: Mutex::new(shell),
-            subjects,
-        })
-    }
-
-    /// Runs a case with the guest at its console and the shell at its prompt. Nothing of the case's
-    /// probes may be left.
-    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
-        let mut console = self.machine.console(1)?;
-        let mut shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut tiny = Tiny::new(&mut console);
-        tiny.settle()?;
-        case(&mut tiny, &mut shell)?;
-        let left = shell.memory()?;
-        ensure!(left == self.unprobed, "{left:?} is left");
-        Ok(())
-    }
-
-    fn address(&self, name: &str) -> Result<u64> {
-        let mut subjects = self.subjects.iter();
-        let subject = subjects.find(|subject| subject.name == name);
-        Ok(subject
-            .with_context(|| format!("no subject {name}"))?
-            .address)
-    }
 }
 
 /// Calls a subject on both vCPUs at once; the guest must find nothing odd.
@@ -133,7 +59,7 @@ fn every_mode_counts_exactly(world: &World) -> Result<()> {
                 "fn_svc",
                 "fn_msr",
             ] {
-                let entry = world.address(name)?;
+                let entry = world.subject(name)?.address;
                 let options = format!("--mode {mode}");
                 let first = shell.kprobe(entry, &options)?;
                 let second = shell.kprobe(entry, &format!("count {options}"))?;
@@ -161,8 +87,8 @@ fn every_mode_counts_exactly(world: &World) -> Result<()> {
 
 fn modes_share_an_address_and_a_page(world: &World) -> Result<()> {
     world.with(|tiny, shell| {
-        let entry = world.address("fn_stp")?;
-        let other = world.address("fn_sub_sp")?;
+        let entry = world.subject("fn_stp")?.address;
+        let other = world.subject("fn_sub_sp")?.address;
         let [hvc, xn, hw] =
             ["hvc", "xn", "hw"].map(|mode| shell.kprobe(entry, &format!("--mode {mode}")));
         let (hvc, xn, hw) = (hvc?, xn?, hw?);
@@ -185,7 +111,7 @@ fn modes_share_an_address_and_a_page(world: &World) -> Result<()> {
 
 fn hardware_breakpoints_run_out(world: &World) -> Result<()> {
     world.with(|tiny, shell| {
-        let entry = world.address("fn_stp")?;
+        let entry = world.subject("fn_stp")?.address;
         let mut probes = Vec::new();
         let refusal = loop {
             let address = entry + 4 * probes.len() as u64;
@@ -232,7 +158,7 @@ fn the_guest_patches_a_page_that_is_not_executable(world: &World) -> Result<()> 
 
 fn a_probe_takes_the_hits_of_one_vcpu(world: &World) -> Result<()> {
     world.with(|tiny, shell| {
-        let entry = world.address("fn_stp")?;
+        let entry = world.subject("fn_stp")?.address;
         for mode in ["hvc", "xn", "hw"] {
             let first = shell.kprobe(entry, &format!("count --vcpu 0 --mode {mode}"))?;
             let second = shell.kprobe(entry, &format!("--vcpu 1 --mode {mode}"))?;
@@ -255,7 +181,7 @@ fn a_probe_takes_the_hits_of_one_vcpu(world: &World) -> Result<()> {
 /// Both vCPUs run into the limit at once, and it is exact.
 fn a_probe_ends_after_its_last_hit(world: &World) -> Result<()> {
     world.with(|tiny, shell| {
-        let entry = world.address("fn_stp")?;
+        let entry = world.subject("fn_stp")?.address;
         for (options, limit) in [
             ("--once", 1),
             ("count --count 150", 150),
@@ -281,7 +207,7 @@ fn wait_done(world: &World, shell: &mut Shell, probe: Probe) -> Result<()> {
     let row = row(shell, probe)?;
     ensure!(row.contains(" done "), "{row}");
     let begin = Instant::now();
-    while shell.memory()? != world.unprobed {
+    while shell.memory()? != world.unprobed() {
         if begin.elapsed() > SOON {
             bail!("a probe that is done stays armed");
         }
@@ -293,7 +219,7 @@ fn wait_done(world: &World, shell: &mut Shell, probe: Probe) -> Result<()> {
 fn probes_are_switched_while_both_vcpus_run(world: &World) -> Result<()> {
     const CALLS: u64 = 20_000;
     world.with(|tiny, shell| {
-        let entry = world.address("fn_stp")?;
+        let entry = world.subject("fn_stp")?.address;
         let always = shell.kprobe(entry, "count")?;
         let probe = shell.kprobe(entry, "count")?;
         tiny.run("spin fn_stp")?;

@@ -2,154 +2,32 @@
 //! probes must count.
 
 use anyhow::{Context, Result, ensure};
-use e2e::tiny::{Kind, Subject, Tiny, truth};
-use e2e::{Case, Gdb, Probe, Shell, Spec, TestMachine, suite};
+use e2e::tiny::{Kind, Subject, Tiny, World, addresses, truth};
+use e2e::{Probe, Shell, case_list, suite};
 use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use xtask::build::Program;
-use xtask::machine::Start;
 
 fn main() -> ExitCode {
     suite(
         World::boot,
-        &[
-            Case {
-                name: "commands_without_a_debugger",
-                run: commands_without_a_debugger,
-            },
-            Case {
-                name: "every_subject_is_counted_exactly",
-                run: every_subject_is_counted_exactly,
-            },
-            Case {
-                name: "every_instruction_of_a_function_is_counted",
-                run: every_instruction_of_a_function_is_counted,
-            },
-            Case {
-                name: "exclusive_sequences_refuse_probes_inside",
-                run: exclusive_sequences_refuse_probes_inside,
-            },
-            Case {
-                name: "every_return_of_every_subject_is_counted_exactly",
-                run: every_return_of_every_subject_is_counted_exactly,
-            },
-            Case {
-                name: "recursion_returns_at_every_depth",
-                run: recursion_returns_at_every_depth,
-            },
-            Case {
-                name: "tail_calls_return_behind_the_call",
-                run: tail_calls_return_behind_the_call,
-            },
-            Case {
-                name: "calls_that_never_return_are_missed",
-                run: calls_that_never_return_are_missed,
-            },
-            Case {
-                name: "several_probes_share_a_site",
-                run: several_probes_share_a_site,
-            },
-            Case {
-                name: "commands_beside_probes_everywhere",
-                run: commands_beside_probes_everywhere,
-            },
-            Case {
-                name: "probes_come_and_go_under_running_code",
-                run: probes_come_and_go_under_running_code,
-            },
-            Case {
-                name: "the_guest_reads_its_own_text",
-                run: the_guest_reads_its_own_text,
-            },
-            Case {
-                name: "the_guest_debugs_what_is_probed",
-                run: the_guest_debugs_what_is_probed,
-            },
-            Case {
-                name: "the_guest_patches_what_is_probed",
-                run: the_guest_patches_what_is_probed,
-            },
-            Case {
-                name: "nothing_is_left_behind",
-                run: nothing_is_left_behind,
-            },
+        case_list![
+            commands_without_a_debugger,
+            every_subject_is_counted_exactly,
+            every_instruction_of_a_function_is_counted,
+            exclusive_sequences_refuse_probes_inside,
+            every_return_of_every_subject_is_counted_exactly,
+            recursion_returns_at_every_depth,
+            tail_calls_return_behind_the_call,
+            calls_that_never_return_are_missed,
+            several_probes_share_a_site,
+            commands_beside_probes_everywhere,
+            probes_come_and_go_under_running_code,
+            the_guest_reads_its_own_text,
+            the_guest_debugs_what_is_probed,
+            the_guest_patches_what_is_probed,
+            nothing_is_left_behind,
         ],
     )
-}
-
-/// A machine with one tiny guest on two vCPUs, and the hypervisor's shell.
-struct World {
-    machine: TestMachine,
-    shell: Mutex<Shell>,
-    subjects: Vec<Subject>,
-    /// What probes take where there are none.
-    unprobed: [u64; 4],
-}
-
-impl World {
-    fn boot() -> Result<Self> {
-        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
-        let subjects = {
-            let mut console = machine.console(1)?;
-            let mut tiny = Tiny::new(&mut console);
-            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
-            tiny.subjects()?
-        };
-        let mut shell = machine.shell()?;
-        Ok(Self {
-            unprobed: shell.memory()?,
-            machine,
-            shell: Mutex::new(shell),
-            subjects,
-        })
-    }
-
-    /// Runs a case with the guest at its console and the shell at its prompt. Afterwards nothing of
-    /// the case's probes may be left.
-    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
-        let mut console = self.machine.console(1)?;
-        let mut shell = self.shell();
-        let mut tiny = Tiny::new(&mut console);
-        tiny.settle()?;
-        case(&mut tiny, &mut shell)?;
-        let left = shell.memory()?;
-        ensure!(
-            left == self.unprobed,
-            "sites, shadow and table pages: {left:?}, before probes {:?}",
-            self.unprobed
-        );
-        Ok(())
-    }
-
-    fn shell(&self) -> MutexGuard<'_, Shell> {
-        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn subject(&self, name: &str) -> Result<&Subject> {
-        let mut subjects = self.subjects.iter();
-        subjects
-            .find(|subject| subject.name == name)
-            .with_context(|| format!("no subject {name}"))
-    }
-
-    /// The subjects that this CPU model can run.
-    fn runnable(&self) -> impl Iterator<Item = &Subject> {
-        let runs = |subject: &&Subject| subject.kind != Kind::Atomic;
-        self.subjects.iter().filter(runs)
-    }
-}
-
-/// Addresses of symbols of the guest that are no subjects.
-fn addresses<const N: usize>(names: [&str; N]) -> Result<[u64; N]> {
-    let mut gdb = Gdb::start()?;
-    gdb.console("set language c")?;
-    gdb.console(&format!("file {}", Program::TinyGuest.elf().display()))?;
-    let mut found = [0; N];
-    for (address, name) in found.iter_mut().zip(names) {
-        *address = gdb.value(&format!("(long)&{name}"))?;
-    }
-    Ok(found)
 }
 
 fn commands_without_a_debugger(world: &World) -> Result<()> {
@@ -578,15 +456,6 @@ fn the_guest_patches_what_is_probed(world: &World) -> Result<()> {
     })
 }
 
-/// After everything above: the guest is well, and the hypervisor's log has no complaint.
 fn nothing_is_left_behind(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
-        truth::expect(tiny, "callboth fn_nop 10", &[("count", 20), ("bad", 0)])?;
-        let list = shell.run("trace list")?;
-        ensure!(!list.contains("vm1:"), "probes are left:\n{list}");
-        Ok(())
-    })?;
-    let log = world.machine.log();
-    ensure!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
-    Ok(())
+    world.check_nothing_left()
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::tiny::{Tiny, truth};
-use e2e::{Case, Gdb, LONG, MOMENT, Probe, Spec, TestMachine, suite};
+use e2e::{Gdb, LONG, MOMENT, Probe, Spec, TestMachine, case_list, suite};
 use std::process::ExitCode;
 use xtask::build::Program;
 use xtask::machine::Start;
@@ -16,28 +16,17 @@ const HIGH: u64 = 0xffff_0000_0000_0000;
 fn main() -> ExitCode {
     suite(
         || TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Halted)),
-        &[
-            Case {
-                name: "breakpoints_from_the_first_instruction",
-                run: breakpoints_from_the_first_instruction,
-            },
-            Case {
-                name: "code_stops_with_the_mmu_off",
-                run: code_stops_with_the_mmu_off,
-            },
-            Case {
-                name: "probes_survive_a_reset",
-                run: probes_survive_a_reset,
-            },
+        case_list![
+            breakpoints_from_the_first_instruction,
+            code_stops_with_the_mmu_off,
+            probes_survive_a_reset,
         ],
     )
 }
 
 /// A GDB that knows the guest's symbols and has stopped the guest.
 fn attach(machine: &TestMachine) -> Result<Gdb> {
-    let mut gdb = Gdb::start()?;
-    gdb.console("set language c")?;
-    gdb.console(&format!("file {}", Program::TinyGuest.elf().display()))?;
+    let mut gdb = Gdb::with_symbols(&Program::TinyGuest.elf())?;
     gdb.connect(machine.ports().vm(1))?;
     Ok(gdb)
 }

@@ -2,28 +2,18 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::remote::{Remote, frame};
-use e2e::tiny::{Kind, Subject, Tiny, truth};
-use e2e::{Case, Gdb, MOMENT, Probe, Spec, Stop, TestMachine, suite};
+use e2e::tiny::{Kind, Subject, Tiny, World, time_stands_still, truth};
+use e2e::{Gdb, MOMENT, Probe, Stop, case_list, link_example, suite};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::thread;
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
-use xtask::build::Program;
-use xtask::machine::Start;
-use xtask::{process, workspace};
 
 /// The guest's high alias of all memory.
 const HIGH: u64 = 0xffff_0000_0000_0000;
 /// The guest's writable alias of its image.
 const WRITABLE: u64 = 0xffff_8000_0000_0000;
-
-macro_rules! case_list {
-    ($($name:ident,)+) => {
-        &[$(Case { name: stringify!($name), run: $name },)+]
-    };
-}
 
 fn main() -> ExitCode {
     suite(
@@ -56,53 +46,15 @@ fn main() -> ExitCode {
     )
 }
 
-/// A machine with one tiny guest on two vCPUs.
-struct World {
-    machine: TestMachine,
-    subjects: Vec<Subject>,
-}
-
-impl World {
-    fn boot() -> Result<Self> {
-        let machine = TestMachine::start(Spec::hypervisor().tiny_guest(2, Start::Immediately))?;
-        let subjects = {
-            let mut console = machine.console(1)?;
-            let mut tiny = Tiny::new(&mut console);
-            ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
-            tiny.subjects()?
-        };
-        Ok(Self { machine, subjects })
-    }
-
-    /// Runs a case with a GDB that has stopped the guest, and the guest's console. Afterwards GDB
-    /// detaches, and the guest must do what it always does.
-    fn with(&self, case: impl FnOnce(&mut Gdb, &mut Tiny<'_>) -> Result<()>) -> Result<()> {
-        let mut console = self.machine.console(1)?;
-        let mut tiny = Tiny::new(&mut console);
-        tiny.settle()?;
-        let mut gdb = self.attach()?;
-        case(&mut gdb, &mut tiny)?;
+/// Runs a case with a GDB that has stopped the guest, and the guest's console. Afterwards GDB
+/// detaches, and the guest must do what it always does.
+fn debug(world: &World, case: impl FnOnce(&mut Gdb, &mut Tiny<'_>) -> Result<()>) -> Result<()> {
+    world.with(|tiny, _| {
+        let mut gdb = world.attach()?;
+        case(&mut gdb, tiny)?;
         gdb.detach()?;
-        let fields = [("count", 20), ("bad", 0)];
-        truth::expect(&mut tiny, "callboth fn_stp 10", &fields)
-    }
-
-    /// A GDB that knows the guest's symbols and has stopped the guest.
-    fn attach(&self) -> Result<Gdb> {
-        let mut gdb = Gdb::start()?;
-        // The guest is Rust, whose syntax knows no symbols of assembly.
-        gdb.console("set language c")?;
-        gdb.console(&format!("file {}", Program::TinyGuest.elf().display()))?;
-        gdb.connect(self.machine.ports().vm(1))?;
-        Ok(gdb)
-    }
-
-    fn subject(&self, name: &str) -> Result<&Subject> {
-        let mut subjects = self.subjects.iter();
-        subjects
-            .find(|subject| subject.name == name)
-            .with_context(|| format!("no subject {name}"))
-    }
+        truth::expect(tiny, "callboth fn_stp 10", &[("count", 20), ("bad", 0)])
+    })
 }
 
 /// Deletes all breakpoints, lets the guest run, and checks its reply to the command sent before.
@@ -137,7 +89,7 @@ fn pattern(byte: u64) -> u64 {
 }
 
 fn registers_read_true(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         gdb.console("break *fn_regs")?;
         let stop = run_into_stop(gdb, tiny, "regs 1")?;
         expect_stop(&stop, "breakpoint-hit", gdb.value("(long)&fn_regs")?)?;
@@ -190,7 +142,7 @@ fn registers_read_true(world: &World) -> Result<()> {
 }
 
 fn registers_can_be_written(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         for (command, number, value) in [
             ("set $x3 = 0xdead0003", 3, 0xdead_0003),
             ("set $x28 = -1", 28, u64::MAX),
@@ -226,7 +178,7 @@ fn registers_can_be_written(world: &World) -> Result<()> {
 }
 
 fn memory_is_seen_through_every_alias(world: &World) -> Result<()> {
-    world.with(|gdb, _| {
+    debug(world, |gdb, _| {
         let word = gdb.value("(long)&watched_word")?;
         let value = 0x0123_4567_89ab_cdef;
         gdb.console(&format!("set {{long}}{:#x} = {value:#x}", word | WRITABLE))?;
@@ -261,7 +213,7 @@ fn memory_is_seen_through_every_alias(world: &World) -> Result<()> {
 
 fn code_written_by_gdb_executes(world: &World) -> Result<()> {
     const ADD_16: u32 = 0x9100_4000;
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let nop = gdb.value("{int}&fn_patch")?;
         let patched = gdb.value("(long)&fn_patch")?;
         let said = gdb.console(&format!("monitor trace kprobe vm1:{patched:#x} count"))?;
@@ -281,7 +233,7 @@ fn code_written_by_gdb_executes(world: &World) -> Result<()> {
 
 /// A breakpoint belongs to a page, however it is mapped; the PC tells which mapping was executed.
 fn breakpoints_stop_through_an_alias(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let low = world.subject("fn_bl")?.address;
         let high = low | HIGH;
         gdb.console(&format!("break *{high:#x}"))?;
@@ -311,7 +263,7 @@ fn breakpoints_stop_through_an_alias(world: &World) -> Result<()> {
 }
 
 fn hardware_breakpoints_and_their_limit(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         for name in ["fn_stp", "fn_svc", "fn_ldxr"] {
             let subject = world.subject(name)?;
             gdb.console(&format!("hbreak *{:#x}", subject.address))?;
@@ -322,7 +274,7 @@ fn hardware_breakpoints_and_their_limit(world: &World) -> Result<()> {
             finish_command(gdb, tiny, &[("bad", 0), ("sum", subject.sum(2))])?;
         }
         // A cortex-a72 has six.
-        for subject in &world.subjects[..7] {
+        for subject in &world.subjects()[..7] {
             gdb.console(&format!("hbreak *{:#x}", subject.address))?;
         }
         gdb.mi("-exec-continue")?;
@@ -332,7 +284,7 @@ fn hardware_breakpoints_and_their_limit(world: &World) -> Result<()> {
 }
 
 fn watchpoints_show_old_and_new(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         gdb.console("set {long}&watched_word = 0")?;
         gdb.console("watch *(long*)&watched_word")?;
         let stop = run_into_stop(gdb, tiny, "touch 2 1")?;
@@ -366,7 +318,7 @@ fn watchpoints_show_old_and_new(world: &World) -> Result<()> {
 }
 
 fn watchpoints_run_out_with_an_error(world: &World) -> Result<()> {
-    world.with(|gdb, _| {
+    debug(world, |gdb, _| {
         let scratch = gdb.value("(long)&watched_word")?;
         // A cortex-a72 has four.
         for index in 0..5 {
@@ -381,7 +333,7 @@ fn watchpoints_run_out_with_an_error(world: &World) -> Result<()> {
 /// The store of `fn_str` is what its probe displaces, and is watched: it is stepped, and the
 /// watchpoint ends that step before the store. The probe counts the call once all the same.
 fn a_watched_store_at_a_probe_counts_once(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let subject = world.subject("fn_str")?;
         gdb.console(&format!("break *{:#x}", subject.address))?;
         run_into_stop(gdb, tiny, "call fn_str 3 1")?;
@@ -409,12 +361,12 @@ fn a_watched_store_at_a_probe_counts_once(world: &World) -> Result<()> {
 }
 
 fn stepping_over_every_kind_of_entry(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let vector = gdb.value("$vbar_el1 + 0x200")?;
         // GDB takes a BRK of the program where it has a breakpoint for its own, and skips it.
         let steppable =
             |subject: &&Subject| subject.kind != Kind::Atomic && subject.name != "fn_brk";
-        for subject in world.subjects.iter().filter(steppable) {
+        for subject in world.subjects().iter().filter(steppable) {
             step_through(gdb, tiny, subject, vector)
                 .with_context(|| format!("stepping {}", subject.name))?;
         }
@@ -473,7 +425,7 @@ fn first_step(name: &str) -> Entry {
 }
 
 fn backtrace_finish_and_nexti(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         gdb.console("break *chain_c")?;
         run_into_stop(gdb, tiny, "stack 1")?;
         let frames = gdb.console("backtrace 3")?;
@@ -503,7 +455,7 @@ fn backtrace_finish_and_nexti(world: &World) -> Result<()> {
 
 /// `next` and `step` by lines: ranges that the server steps through by itself.
 fn source_lines_are_stepped(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         gdb.console("break tiny_guest::routines::run_chain")?;
         let stop = run_into_stop(gdb, tiny, "stack 5 1")?;
         ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
@@ -519,7 +471,7 @@ fn source_lines_are_stepped(world: &World) -> Result<()> {
 }
 
 fn threads_and_scheduler_locking(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let threads = gdb.console("info threads")?;
         for name in ["vm1/vcpu0", "vm1/vcpu1"] {
             ensure!(threads.contains(name), "no {name} in {threads}");
@@ -560,7 +512,7 @@ fn threads_and_scheduler_locking(world: &World) -> Result<()> {
 }
 
 fn control_c_stops_what_runs(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         tiny.send("spin fn_stp")?;
         for _ in 0..5 {
             gdb.resume()?;
@@ -586,7 +538,7 @@ fn control_c_stops_what_runs(world: &World) -> Result<()> {
 
 fn both_vcpus_hit_and_no_stop_is_lost(world: &World) -> Result<()> {
     const CALLS: u64 = 15;
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         for name in ["fn_stp", "fn_svc"] {
             gdb.console(&format!("break *{:#x}", world.subject(name)?.address))?;
             tiny.send(&format!("callboth {name} {CALLS}"))?;
@@ -609,40 +561,13 @@ fn both_vcpus_hit_and_no_stop_is_lost(world: &World) -> Result<()> {
     })
 }
 
-/// The guest's counter across a stop of two seconds shows less than these two seconds.
 fn guest_time_stands_still(world: &World) -> Result<()> {
-    const STOP: Duration = Duration::from_secs(2);
-    let mut console = world.machine.console(1)?;
-    let mut tiny = Tiny::new(&mut console);
-    tiny.settle()?;
-    let mut gdb = world.attach()?;
-    gdb.resume()?;
-    let before = tiny.run("timer")?;
-    gdb.interrupt()?;
-    thread::sleep(STOP);
-    gdb.resume()?;
-    let after = tiny.run("timer")?;
-    let passed = after.number("counter")? - before.number("counter")?;
-    let stopped = before.number("frequency")? * STOP.as_secs();
-    ensure!(passed > 0, "guest time has stopped for good");
-    ensure!(
-        passed < stopped,
-        "{passed} ticks passed, {stopped} in the stop alone"
-    );
-    // Its timer goes on where it stood.
-    let slept = tiny.run("sleep 20")?;
-    ensure!(
-        slept.number("passed")? >= slept.number("asked")?,
-        "{}",
-        slept.text
-    );
-    gdb.interrupt()?;
-    gdb.detach()
+    debug(world, |gdb, tiny| time_stands_still(tiny, gdb))
 }
 
 /// GDB takes its breakpoints out at every stop; what is on them stays.
 fn actions_on_breakpoints(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         let address = world.subject("fn_sub_sp")?.address;
         gdb.console(&format!("break *{address:#x}"))?;
         let said = gdb.console(&format!("monitor trace attach {address:#x} count"))?;
@@ -680,7 +605,7 @@ fn actions_on_breakpoints(world: &World) -> Result<()> {
 }
 
 fn stop_probes_name_themselves(world: &World) -> Result<()> {
-    world.with(|gdb, tiny| {
+    debug(world, |gdb, tiny| {
         for name in ["fn_adr", "fn_svc", "fn_brk", "fn_hvc", "fn_ldxr"] {
             stop_by_probe(gdb, tiny, world.subject(name)?).with_context(|| name.to_owned())?;
         }
@@ -717,8 +642,8 @@ fn stop_by_probe(gdb: &mut Gdb, tiny: &mut Tiny<'_>, subject: &Subject) -> Resul
 
 /// What clang compiles and `periscope link` links counts in its map.
 fn a_linked_program_counts(world: &World) -> Result<()> {
-    let linked = link("count")?;
-    world.with(|gdb, tiny| {
+    let linked = link_example("count", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    debug(world, |gdb, tiny| {
         let subject = world.subject("fn_cbz")?;
         gdb.console(&format!("remote put {} calls.lp", linked.display()))?;
         let said = gdb.console(&format!(
@@ -750,29 +675,13 @@ fn key_and_value(row: &str) -> Result<(u64, u64)> {
     Ok((key?, value?))
 }
 
-/// Compiles and links an example of the `periscope` command.
-fn link(example: &str) -> Result<PathBuf> {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let object = directory.join(format!("{example}.bpf.o"));
-    let linked = directory.join(format!("{example}.lp"));
-    let sources = workspace::root().join("tools/periscope/examples");
-    let mut clang = Command::new("clang");
-    clang.args(["-O2", "-g", "-target", "bpf", "-c"]);
-    clang.arg(sources.join(format!("{example}.bpf.c")));
-    process::run(clang.arg("-o").arg(&object))?;
-    let mut periscope = process::cargo();
-    periscope.args(["run", "--quiet", "--package", "periscope", "--", "link"]);
-    process::run(periscope.arg(&object).arg("-o").arg(&linked))?;
-    Ok(linked)
-}
-
 /// Clients detach, kill, end, and break off in the middle of a packet: the guest goes on, and the
 /// next one is served.
 fn clients_come_and_go(world: &World) -> Result<()> {
-    let mut console = world.machine.console(1)?;
+    let mut console = world.machine().console(1)?;
     let mut tiny = Tiny::new(&mut console);
     tiny.settle()?;
-    let port = world.machine.ports().vm(1);
+    let port = world.machine().ports().vm(1);
     let goes_on = |tiny: &mut Tiny<'_>, after: &str| {
         truth::expect(tiny, "callboth fn_stp 10", &[("count", 20), ("bad", 0)])
             .with_context(|| format!("the guest after {after}"))
@@ -857,11 +766,11 @@ fn a_step_ends_when_all_go_on(world: &World) -> Result<()> {
 /// Runs a case with a client that has interrupted a step without end. Afterwards the guest, which is told by interrupts
 /// that there is something to do, does what it always does. A vCPU that is stepped takes none.
 fn with_interrupted_step(world: &World, case: impl FnOnce(Remote) -> Result<()>) -> Result<()> {
-    let mut console = world.machine.console(1)?;
+    let mut console = world.machine().console(1)?;
     let mut tiny = Tiny::new(&mut console);
     tiny.settle()?;
     tiny.run("rx irq")?;
-    let mut client = Remote::attach(world.machine.ports().vm(1))?;
+    let mut client = Remote::attach(world.machine().ports().vm(1))?;
     client.send(frame(ENDLESS_STEP))?;
     ensure!(client.is_silent(), "the step has an end");
     client.send("\x03")?;
@@ -876,17 +785,6 @@ fn with_interrupted_step(world: &World, case: impl FnOnce(Remote) -> Result<()>)
     tiny.run("rx poll").map(drop)
 }
 
-/// After everything above: no shadow page, no probe, and no complaint in the hypervisor's log.
 fn nothing_is_left_behind(world: &World) -> Result<()> {
-    let mut shell = world.machine.shell()?;
-    let [sites, shadows, ..] = shell.memory()?;
-    ensure!(
-        (sites, shadows) == (0, 0),
-        "{sites} sites on {shadows} pages"
-    );
-    let list = shell.run("trace list")?;
-    ensure!(!list.contains("vm1:"), "probes are left:\n{list}");
-    let log = world.machine.log();
-    ensure!(!log.contains("panic") && !log.contains("ERROR"), "{log}");
-    Ok(())
+    world.check_nothing_left()
 }

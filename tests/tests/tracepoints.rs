@@ -1,14 +1,12 @@
 //! The hypervisor's tracepoints under the tiny guest, whose calls, ticks and lives can be counted exactly.
 
 use anyhow::{Context, Result, ensure};
-use e2e::tiny::Tiny;
-use e2e::{Case, Gdb, MOMENT, Shell, Spec, TestMachine, suite};
+use e2e::tiny::{Tiny, World};
+use e2e::{Case, Gdb, MOMENT, Shell, Spec, link_example, suite};
 use object::{Object, ObjectSection, ObjectSymbol};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use xtask::build::Program;
-use xtask::machine::Start;
-use xtask::{process, workspace};
 
 /// On from the start: what happens while the machine boots cannot be seen otherwise.
 const BOOT_EVENTS: &str =
@@ -24,7 +22,7 @@ const TRACEPOINTS: &str = "\
 
 fn main() -> ExitCode {
     suite(
-        World::boot,
+        boot,
         &[
             Case {
                 name: "tracepoints_tell_of_the_boot",
@@ -74,33 +72,21 @@ fn main() -> ExitCode {
     )
 }
 
-/// A machine with one tiny guest on two vCPUs.
-struct World {
-    machine: TestMachine,
+fn boot() -> Result<World> {
+    World::boot_on(Spec::hypervisor().append(BOOT_EVENTS))
 }
 
-impl World {
-    fn boot() -> Result<Self> {
-        let spec = Spec::hypervisor().append(BOOT_EVENTS);
-        let machine = TestMachine::start(spec.tiny_guest(2, Start::Immediately))?;
-        let mut console = machine.console(1)?;
-        let mut tiny = Tiny::new(&mut console);
-        ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
-        drop(console);
-        Ok(Self { machine })
-    }
-
-    /// Runs a case with the guest at its console and the shell, all tracepoints off and nothing counted.
-    fn with(&self, case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>) -> Result<()> {
-        let mut console = self.machine.console(1)?;
-        let mut tiny = Tiny::new(&mut console);
-        tiny.settle()?;
-        let mut shell = self.machine.shell()?;
+/// Runs a case with all tracepoints off and nothing counted.
+fn observe(
+    world: &World,
+    case: impl FnOnce(&mut Tiny<'_>, &mut Shell) -> Result<()>,
+) -> Result<()> {
+    world.with(|tiny, shell| {
         shell.run("trace disable *")?;
         shell.run("trace reset")?;
-        case(&mut tiny, &mut shell)?;
+        case(tiny, shell)?;
         shell.run("trace disable *").map(drop)
-    }
+    })
 }
 
 /// How often an event has been counted, for all VMs together.
@@ -135,7 +121,10 @@ fn events(shell: &mut Shell, name: &str) -> Result<Vec<String>> {
 }
 
 fn the_boot(world: &World) -> Result<()> {
-    let mut shell = world.machine.shell()?;
+    world.with(|_, shell| tells_of_the_boot(shell))
+}
+
+fn tells_of_the_boot(shell: &mut Shell) -> Result<()> {
     let text = shell.run("trace stream -n 1000 --filter tracepoint")?;
     let mut rest = text.as_str();
     for wanted in [
@@ -149,7 +138,7 @@ fn the_boot(world: &World) -> Result<()> {
         let at = at.with_context(|| format!("no `{wanted}` in its place in\n{text}"))?;
         rest = &rest[at..];
     }
-    let on = events(&mut shell, "psci:cpu_on")?;
+    let on = events(shell, "psci:cpu_on")?;
     ensure!(
         matches!(&on[..], [one] if one.contains("target=0x1 ") && one.ends_with(" result=0")),
         "{on:?}"
@@ -158,7 +147,7 @@ fn the_boot(world: &World) -> Result<()> {
 }
 
 fn the_list(world: &World) -> Result<()> {
-    world.with(|_, shell| {
+    observe(world, |_, shell| {
         let table = shell.run("trace tracepoints")?;
         for name in TRACEPOINTS.split_whitespace() {
             let row = table
@@ -183,26 +172,39 @@ fn the_list(world: &World) -> Result<()> {
 
 fn hypercalls(world: &World) -> Result<()> {
     const CALLS: u64 = 20;
-    world.with(|tiny, shell| {
+    observe(world, |tiny, shell| {
         shell.run("trace enable vmm:hypercall psci:affinity_info")?;
         for _ in 0..CALLS {
             tiny.run("psci info 1")?;
         }
         tiny.run("psci version")?;
-        ensure!(count(shell, "psci:affinity_info")? == CALLS, "calls of AFFINITY_INFO");
+        ensure!(
+            count(shell, "psci:affinity_info")? == CALLS,
+            "calls of AFFINITY_INFO"
+        );
         ensure!(count(shell, "vmm:hypercall")? == CALLS + 1, "hypercalls");
         let calls = events(shell, "vmm:hypercall")?;
-        let info = "vm1/vcpu0 tracepoint vmm:hypercall function=0xc4000004 x1=0x1 x2=0x0 result=0 after ";
+        let info =
+            "vm1/vcpu0 tracepoint vmm:hypercall function=0xc4000004 x1=0x1 x2=0x0 result=0 after ";
         let version = "vm1/vcpu0 tracepoint vmm:hypercall function=0x84000000 x1=0x0 x2=0x0 result=65537 after ";
         ensure!(calls[0].starts_with(info), "{calls:?}");
-        ensure!(calls.last().is_some_and(|last| last.starts_with(version)), "{calls:?}");
+        ensure!(
+            calls.last().is_some_and(|last| last.starts_with(version)),
+            "{calls:?}"
+        );
         let stat = shell.run("trace stat --hist vmm:hypercall")?;
         ensure!(stat.contains("n=21  p50 ") && stat.contains("% "), "{stat}");
 
         shell.run("trace disable vmm:hypercall")?;
         tiny.run("psci info 1")?;
-        ensure!(count(shell, "vmm:hypercall")? == CALLS + 1, "one more though it is off");
-        ensure!(count(shell, "psci:affinity_info")? == CALLS + 1, "the other is still on");
+        ensure!(
+            count(shell, "vmm:hypercall")? == CALLS + 1,
+            "one more though it is off"
+        );
+        ensure!(
+            count(shell, "psci:affinity_info")? == CALLS + 1,
+            "the other is still on"
+        );
         Ok(())
     })
 }
@@ -210,14 +212,13 @@ fn hypercalls(world: &World) -> Result<()> {
 /// The hits of a probe are exits by HVC, and nothing else is.
 fn exits(world: &World) -> Result<()> {
     const CALLS: u64 = 1000;
-    let linked = link("exits")?;
-    world.with(|tiny, shell| {
-        let mut gdb = world.machine.gdb(1)?;
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let linked = link_example("exits", directory)?;
+    observe(world, |tiny, shell| {
+        let mut gdb = world.machine().gdb(1)?;
         gdb.console(&format!("remote put {} exits.lp", linked.display()))?;
         gdb.detach()?;
-        let subjects = tiny.subjects()?;
-        let subject = subjects.iter().find(|subject| subject.name == "fn_nop");
-        let address = subject.context("no fn_nop")?.address;
+        let address = world.subject("fn_nop")?.address;
         let probe = shell.kprobe(address, "count")?;
         // Without looking at its UART all the time.
         tiny.run("rx irq")?;
@@ -270,7 +271,7 @@ fn alternate(stream: &str) -> Result<()> {
 }
 
 fn interrupts(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
+    observe(world, |tiny, shell| {
         shell.run("trace enable vmm:timer_event vmm:external_interrupt vmm:irq_handle vmm:irq_inject vmm:timer_tick")?;
         let before = tiny.run("timer")?.number("ticks0")?;
         tiny.run("timer start 100")?;
@@ -279,7 +280,10 @@ fn interrupts(world: &World) -> Result<()> {
         let after = tiny.run("timer")?.number("ticks0")?;
         ensure!(after > before, "the guest's timer ticks");
         let timer = events(shell, "vmm:timer_event")?;
-        let own = timer.iter().filter(|event| event.starts_with("vm1/vcpu0 ")).count() as u64;
+        let own = timer
+            .iter()
+            .filter(|event| event.starts_with("vm1/vcpu0 "))
+            .count() as u64;
         ensure!(
             own >= after - before,
             "{own} events for {} ticks of vcpu0",
@@ -291,7 +295,10 @@ fn interrupts(world: &World) -> Result<()> {
             ("vmm:irq_inject", "intid=27 priority="),
         ] {
             let seen = events(shell, event)?;
-            ensure!(seen.iter().any(|line| line.contains(wanted)), "{event}: {seen:?}");
+            ensure!(
+                seen.iter().any(|line| line.contains(wanted)),
+                "{event}: {seen:?}"
+            );
         }
         // The service looks for events every few milliseconds, by EL2's timer.
         ensure!(count(shell, "vmm:timer_tick")? > 0, "ticks of EL2");
@@ -300,11 +307,9 @@ fn interrupts(world: &World) -> Result<()> {
 }
 
 fn page_faults(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
+    observe(world, |tiny, shell| {
         shell.run("trace enable vmm:page_fault vmm:memory_map vmm:memory_unmap")?;
-        let subjects = tiny.subjects()?;
-        let subject = subjects.iter().find(|subject| subject.name == "fn_nop");
-        let address = subject.context("no fn_nop")?.address;
+        let address = world.subject("fn_nop")?.address;
         let page = address & !0xfff;
         let probe = shell.kprobe(address, "count")?;
         let map = events(shell, "vmm:memory_map");
@@ -332,20 +337,30 @@ fn page_faults(world: &World) -> Result<()> {
             faults.len(),
             faults.iter().take(5).collect::<Vec<_>>()
         );
-        let uart = faults.iter().filter(|fault| fault.contains("gpa=0x9000000 access=write outcome=device"));
-        ensure!(uart.count() >= "ok\n".len(), "what the guest writes to its UART: {faults:?}");
+        let uart = faults
+            .iter()
+            .filter(|fault| fault.contains("gpa=0x9000000 access=write outcome=device"));
+        ensure!(
+            uart.count() >= "ok\n".len(),
+            "what the guest writes to its UART: {faults:?}"
+        );
         Ok(())
     })
 }
 
 fn sessions(world: &World) -> Result<()> {
-    world.with(|_, shell| {
+    observe(world, |_, shell| {
         shell.run("trace enable debug shell")?;
-        let mut gdb = world.machine.gdb(1)?;
+        let mut gdb = world.machine().gdb(1)?;
         gdb.resume()?;
         gdb.interrupt()?;
         gdb.detach()?;
-        for event in ["debug:session_open", "debug:session_close", "debug:resume", "debug:stop"] {
+        for event in [
+            "debug:session_open",
+            "debug:session_close",
+            "debug:resume",
+            "debug:stop",
+        ] {
             let count = count(shell, event)?;
             ensure!(count == 1, "{count} of {event}");
         }
@@ -353,14 +368,17 @@ fn sessions(world: &World) -> Result<()> {
         ensure!(stop[0].contains("reason=request"), "{stop:?}");
         let commands = events(shell, "shell:shell_command")?;
         let first = "hyp/cpu0 tracepoint shell:shell_command length=10 text=\"trace st\" text8=\"at\" text16=\"\" after ";
-        ensure!(commands.iter().any(|command| command.starts_with(first)), "{commands:?}");
+        ensure!(
+            commands.iter().any(|command| command.starts_with(first)),
+            "{commands:?}"
+        );
         Ok(())
     })
 }
 
 fn from_gdb(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
-        let mut gdb = world.machine.gdb(1)?;
+    observe(world, |tiny, shell| {
+        let mut gdb = world.machine().gdb(1)?;
         let said = gdb.console("monitor trace enable psci:affinity_info --prog args")?;
         ensure!(
             said.contains("psci:affinity_info is on, runs args"),
@@ -418,10 +436,8 @@ fn lost(shell: &mut Shell) -> Result<u64> {
 /// A guest that leaves ten thousands of times as fast as it can: what is counted and what is lost is all there was.
 fn losses(world: &World) -> Result<()> {
     const CALLS: u64 = 20_000;
-    world.with(|tiny, shell| {
-        let subjects = tiny.subjects()?;
-        let subject = subjects.iter().find(|subject| subject.name == "fn_nop");
-        let probe = shell.kprobe(subject.context("no fn_nop")?.address, "count")?;
+    observe(world, |tiny, shell| {
+        let probe = shell.kprobe(world.subject("fn_nop")?.address, "count")?;
         let fired = |shell: &mut Shell| -> Result<u64> {
             let text = shell.run("trace tracepoints vmm:vcpu_run_exit")?;
             let hits = text
@@ -456,7 +472,7 @@ fn losses(world: &World) -> Result<()> {
 }
 
 fn a_new_life(world: &World) -> Result<()> {
-    world.with(|tiny, shell| {
+    observe(world, |tiny, shell| {
         shell.run("trace enable vmm:vm_destroy vmm:image_load psci:cpu_on")?;
         shell.run("vm reset vm1")?;
         ensure!(tiny.wait_ready()? == 2, "vCPUs of the tiny guest");
@@ -551,20 +567,4 @@ fn is_branch_on(word: u32, register: u32) -> bool {
     let compares = word & 0x7e00_0000 == 0x3400_0000;
     let tests = word & 0x7e00_0000 == 0x3600_0000;
     (compares || tests) && word & 31 == register
-}
-
-/// Compiles and links an example of the `periscope` command.
-fn link(example: &str) -> Result<PathBuf> {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let object = directory.join(format!("{example}.bpf.o"));
-    let linked = directory.join(format!("{example}.lp"));
-    let sources = workspace::root().join("tools/periscope/examples");
-    let mut clang = Command::new("clang");
-    clang.args(["-O2", "-g", "-target", "bpf", "-c"]);
-    clang.arg(sources.join(format!("{example}.bpf.c")));
-    process::run(clang.arg("-o").arg(&object))?;
-    let mut periscope = process::cargo();
-    periscope.args(["run", "--quiet", "--package", "periscope", "--", "link"]);
-    process::run(periscope.arg(&object).arg("-o").arg(&linked))?;
-    Ok(linked)
 }

@@ -6,7 +6,7 @@
 //! the instruction set (it has neither).
 
 use super::*;
-use crate::asm::{exit, mov, mov_imm, mov_imm64};
+use crate::asm::{exit, insn, mov, mov_imm, mov_imm64};
 use crate::insn::{X, size};
 use crate::testing::{self, FakeHost, context};
 use alloc::vec;
@@ -19,16 +19,6 @@ const USED: core::ops::Range<u8> = 0..9;
 const CONTEXT: u8 = 9;
 /// Bytes of stack that take part, all initialized.
 const STACK: i16 = 64;
-
-fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-    Insn {
-        code,
-        dst,
-        src,
-        off,
-        imm,
-    }
-}
 
 fn arithmetic() -> impl Strategy<Value = Vec<Insn>> {
     use alu::*;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::asm::reg::{FP, R0, R1, R2, R3, R6};
-use crate::asm::{alu as alu_reg, exit, load as load64, mov, mov_imm, mov_imm64, store_imm};
+use crate::asm::{alu as alu_reg, exit, insn, load as load64, mov, mov_imm, mov_imm64, store_imm};
 use crate::insn::{CALL, X, size};
 use crate::map::MapKind;
 use crate::testing::{self, FakeHost, context, run};
@@ -8,16 +8,6 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
-
-fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-    Insn {
-        code,
-        dst,
-        src,
-        off,
-        imm,
-    }
-}
 
 /// r0 = `left` op `right`, with `off` as it is in the instruction.
 fn binary(code: u8, off: i16, left: u64, right: u64) -> u64 {

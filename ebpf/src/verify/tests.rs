@@ -1,18 +1,8 @@
 use super::*;
 use crate::asm::reg::{FP, R0, R1, R2};
-use crate::asm::{alu_imm, call, exit, map as map_insn, map_value, mov, mov_imm, mov_imm64};
+use crate::asm::{alu_imm, call, exit, insn, map as map_insn, map_value, mov, mov_imm, mov_imm64};
 use crate::testing::{self, program};
 use proptest::prelude::*;
-
-fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
-    Insn {
-        code,
-        dst,
-        src,
-        off,
-        imm,
-    }
-}
 
 fn verdict(insns: &[Insn]) -> Result<(), Refusal> {
     let maps = [

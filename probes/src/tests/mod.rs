@@ -14,7 +14,7 @@ mod returns;
 use crate::addr::{Gpa, Gva};
 use crate::event::TraceEvent;
 use crate::fake::{FakeMachine, asm, fleet};
-use crate::machine::{RunControl, StopReason, VcpuId};
+use crate::machine::{GuestFault, LiveMemory, RunControl, StopReason, VcpuId};
 use crate::periscope::Periscope;
 use crate::programs::ProgramRef;
 use crate::space::{Listing, ProbeId, Space};
@@ -213,5 +213,22 @@ impl Symbols for Table {
                 return;
             }
         }
+    }
+}
+
+/// The memory of a vCPU that has none.
+struct NoMemory;
+
+impl LiveMemory for NoMemory {
+    fn task(&self) -> u64 {
+        0
+    }
+
+    fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
+        Err(GuestFault { address })
+    }
+
+    fn write(&self, address: Gva, _: &[u8]) -> Result<(), GuestFault> {
+        Err(GuestFault { address })
     }
 }

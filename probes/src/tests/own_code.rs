@@ -1,12 +1,12 @@
 //! Probes on the hypervisor's own code: the space `hyp` over a fake.
 
-use super::{Table, VCPU0, at, gpa, symbol};
+use super::{NoMemory, Table, VCPU0, at, gpa, symbol};
 use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures, Unmovable, brk};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome};
 use crate::fake::{FakeMachine, asm};
 use crate::kernel::NoKernel;
-use crate::machine::{FetchTrap, GuestFault, LiveMemory, VmId};
+use crate::machine::{FetchTrap, VmId};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::periscope::Periscope;
 use crate::refusal::Refusal;
@@ -69,23 +69,6 @@ impl Own {
             .space()
             .attach_probe(&symbol(place), count, AfterRun::Go);
         attached.map(|(_, placement)| placement)
-    }
-}
-
-/// What EL2 reads; it writes nothing.
-struct NoMemory;
-
-impl LiveMemory for NoMemory {
-    fn task(&self) -> u64 {
-        0
-    }
-
-    fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
-        Err(GuestFault { address })
-    }
-
-    fn write(&self, address: Gva, _: &[u8]) -> Result<(), GuestFault> {
-        Err(GuestFault { address })
     }
 }
 

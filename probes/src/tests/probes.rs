@@ -1,12 +1,12 @@
 //! Probes, and the hit path.
 
-use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
+use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
 use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome};
 use crate::event::{EventKind, TraceEvent};
 use crate::fake::{asm, fleet};
-use crate::machine::{GuestFault, LiveMemory, RunControl, StopReason};
+use crate::machine::{RunControl, StopReason};
 use crate::periscope::NoSpace;
 use crate::programs::StoreError;
 use crate::regs::CoreRegs;
@@ -170,22 +170,6 @@ fn a_probe_knows_its_symbol() {
     assert_eq!(listing.address, Some(at(FUNCTION + 4)));
     assert_eq!(rig.run_to_stop(), None);
     assert_eq!(rig.listing(probe).hits, CALLS);
-}
-
-struct NoMemory;
-
-impl LiveMemory for NoMemory {
-    fn task(&self) -> u64 {
-        0
-    }
-
-    fn read(&self, address: Gva, _: &mut [u8]) -> Result<(), GuestFault> {
-        Err(GuestFault { address })
-    }
-
-    fn write(&self, address: Gva, _: &[u8]) -> Result<(), GuestFault> {
-        Err(GuestFault { address })
-    }
 }
 
 #[test]

@@ -29,17 +29,21 @@ fn addresses_that_cannot_carry_a_probe() {
     assert_eq!(rig.machine.armed(), []);
 }
 
-#[test]
-fn inside_an_exclusive_sequence() {
-    let rig = Rig::new(1);
-    let code = [
+/// Adds one to a word that others may write to.
+fn increment() -> [u32; 5] {
+    [
         asm::ldxr(1, 0),
         asm::add(1, 1, 1),
         asm::stxr(2, 1, 0),
         asm::cbnz(2, -12),
         asm::ret(),
-    ];
-    rig.machine.load(gpa(0x80), &code);
+    ]
+}
+
+#[test]
+fn inside_an_exclusive_sequence() {
+    let rig = Rig::new(1);
+    rig.machine.load(gpa(0x80), &increment());
     for offset in [0x84, 0x88] {
         let refused = refusal(&rig, at(offset));
         let expected = Refusal::ExclusiveSequence {
@@ -208,14 +212,7 @@ fn data_is_no_place_for_a_probe() {
 #[test]
 fn a_page_that_begins_inside_an_exclusive_sequence() {
     let rig = Rig::new(1);
-    let code = [
-        asm::ldxr(1, 0),
-        asm::add(1, 1, 1),
-        asm::stxr(2, 1, 0),
-        asm::cbnz(2, -12),
-        asm::ret(),
-    ];
-    rig.machine.load(gpa(PAGE_SIZE - 8), &code);
+    rig.machine.load(gpa(PAGE_SIZE - 8), &increment());
     let attach = |mode| {
         let options = ProbeOptions {
             mode,

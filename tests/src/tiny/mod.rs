@@ -2,11 +2,15 @@
 //! be.
 
 mod bare;
+mod stopped;
 mod subject;
 pub mod truth;
+mod world;
 
 pub use bare::Bare;
+pub use stopped::time_stands_still;
 pub use subject::{Kind, Subject, step_adds, step_sum};
+pub use world::{World, addresses};
 
 use crate::{Console, LONG};
 use anyhow::{Context, Result, anyhow, bail};
