@@ -1,7 +1,7 @@
-//! Both of Debian's kernels: symbols from memory, a breakpoint, and probes on the very instructions that the guest's own
+//! Debian's kernels: symbols from memory, a breakpoint, and probes on the very instructions that the guest's own
 //! kprobes and function tracer patch, while those come and go.
 
-use crate::guest::{self, Text};
+use crate::guest::{self, TRACING, Text};
 use anyhow::{Context, Result, ensure};
 use e2e::{LONG, Linux, MOMENT, Probe, Shell, Spec, TestMachine};
 use xtask::guest::Release;
@@ -14,11 +14,14 @@ const FUNCTION: &str = "vfs_mkdir";
 /// Makes and removes directories on both vCPUs.
 const WORKLOAD: &str = "for mask in 1 2; do taskset $mask sh -c \
     'for i in $(seq 50); do mkdir /tmp/d$0.$i; rmdir /tmp/d$0.$i; done' $mask & done; wait";
-const TRACING: &str = "/sys/kernel/tracing";
 
 /// What a kernel must say of itself.
 pub struct Kernel {
     pub release: Release,
+    /// The CPU model that it needs, where the one of all tests will not do.
+    pub cpu: Option<&'static str>,
+    /// Its pages, as `/proc/self/smaps` says it.
+    pub page_size: &'static str,
     /// Its version begins so.
     pub version: &'static str,
     /// It has at least so many symbols.
@@ -27,12 +30,17 @@ pub struct Kernel {
 
 /// Boots it and runs everything.
 pub fn check(kernel: &Kernel) -> Result<()> {
-    let machine =
-        TestMachine::start(Spec::hypervisor().linux(kernel.release, 2, Start::Immediately)?)?;
+    let mut spec = Spec::hypervisor();
+    if let Some(model) = kernel.cpu {
+        spec = spec.cpu(model);
+    }
+    let machine = TestMachine::start(spec.linux(kernel.release, 2, Start::Immediately)?)?;
     machine.wait_for_shell(1)?;
     let mut shell = machine.shell()?;
     let mut linux = Linux::new(machine.console(1)?);
     linux.quieten()?;
+    let pages = linux.run("grep -m 1 KernelPageSize /proc/self/smaps")?;
+    ensure!(pages.trim().ends_with(kernel.page_size), "{pages}");
     symbols(&mut shell, &mut linux, kernel)?;
     breakpoint(&machine, &mut linux)?;
     beside_the_guests_tracers(&mut shell, &mut linux)?;

@@ -13,14 +13,26 @@ use xtask::guest::Release;
 /// Debian 13's.
 const STABLE: Kernel = Kernel {
     release: Release::Stable,
+    cpu: None,
+    page_size: " 4 kB",
     version: "6.12.",
     symbols: 100_000,
 };
 /// Debian 12's: without `KALLSYMS_ALL` there are symbols of code only.
 const OLDSTABLE: Kernel = Kernel {
     release: Release::Oldstable,
+    cpu: None,
+    page_size: " 4 kB",
     version: "6.1.",
     symbols: 40_000,
+};
+/// Debian 13's with large pages. A Cortex-A72 has none of 16 KiB.
+const STABLE_16K: Kernel = Kernel {
+    release: Release::Stable16K,
+    cpu: Some("max,pauth-impdef=on"),
+    page_size: " 16 kB",
+    version: "6.12.",
+    symbols: 100_000,
 };
 
 fn main() -> ExitCode {
@@ -32,6 +44,9 @@ fn main() -> ExitCode {
             }),
             named("oldstable_kernel_beside_its_tracers", || {
                 kernels::check(&OLDSTABLE)
+            }),
+            named("kernel_with_16k_pages_beside_its_tracers", || {
+                kernels::check(&STABLE_16K)
             }),
             named("soak", soak::soak),
         ]),

@@ -20,7 +20,7 @@ const ON_EVERY_MODEL: [&str; 2] = ["tiny_vm", "linux"];
 /// The end is cargo's own summary. Everything that a test needs is found or installed first.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Also the long tests: all CPU models, oldstable's kernel, the soak.
+    /// Also the long tests: all CPU models, Debian's other kernels, the soak.
     #[arg(long)]
     full: bool,
     /// Only tests whose names contain one of these.
@@ -58,6 +58,8 @@ pub fn run(args: &Args) -> Result<()> {
         tests.env("LLDB", lldb);
     }
     if args.full {
+        let large_pages = guest::linux(&report, Release::Stable16K, Freshness::Cached)?;
+        report.done("guest kernel", &large_pages.describe()?);
         let oldstable = guest::linux(&report, Release::Oldstable, Freshness::Cached)?;
         report.done("guest kernel", &oldstable.describe()?);
         tests

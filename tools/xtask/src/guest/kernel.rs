@@ -1,4 +1,4 @@
-//! Debian's arm64 cloud kernels: found through the metapackage, because versions in the archive change often.
+//! Debian's arm64 kernels: found through metapackages, because versions in the archive change often.
 
 use super::Freshness;
 use crate::report::Report;
@@ -8,24 +8,40 @@ use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Depends on the current kernel of a release.
-const METAPACKAGE: &str = "linux-image-cloud-arm64";
-
-/// A Debian release, by the kernel that it has.
+/// A kernel of a Debian release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Release {
-    /// Debian 13, Linux 6.12.
+    /// Debian 13's for clouds, Linux 6.12.
     Stable,
-    /// Debian 12, Linux 6.1.
+    /// Debian 13's with pages of 16 KiB, Linux 6.12. A large download: there is none for clouds.
+    Stable16K,
+    /// Debian 12's for clouds, Linux 6.1.
     Oldstable,
 }
 
 impl Release {
     fn codename(self) -> &'static str {
         match self {
-            Release::Stable => "trixie",
+            Release::Stable | Release::Stable16K => "trixie",
             Release::Oldstable => "bookworm",
         }
+    }
+
+    /// Depends on the current version.
+    fn metapackage(self) -> &'static str {
+        match self {
+            Release::Stable | Release::Oldstable => "linux-image-cloud-arm64",
+            Release::Stable16K => "linux-image-arm64-16k",
+        }
+    }
+
+    /// The file that names the version that is cached; written last, so that it never names half a download.
+    fn stamp(self) -> String {
+        let pages = match self {
+            Release::Stable | Release::Oldstable => "",
+            Release::Stable16K => "-16k",
+        };
+        format!("kernel-{}{pages}", self.codename())
     }
 
     /// An apt for this release's arm64 packages.
@@ -44,8 +60,7 @@ pub(super) fn find_or_download(
     freshness: Freshness,
 ) -> Result<(String, PathBuf)> {
     let dir = workspace::guest_dir();
-    // Names the version that is cached; written last, so that it never names half a download.
-    let stamp = dir.join(format!("kernel-{}", release.codename()));
+    let stamp = dir.join(release.stamp());
     if freshness == Freshness::Cached
         && let Ok(version) = fs::read_to_string(&stamp)
         && image_path(&dir, &version).is_file()
@@ -71,9 +86,10 @@ fn download(report: &Report, release: Release, dir: &Path) -> Result<String> {
     );
     let apt = release.apt()?;
     apt.update().context("cannot read Debian's package lists")?;
-    let depends = apt.field(METAPACKAGE, "Depends")?;
+    let metapackage = release.metapackage();
+    let depends = apt.field(metapackage, "Depends")?;
     let (package, package_version) = image_dependency(&depends)
-        .with_context(|| format!("{METAPACKAGE} of {codename} depends on no kernel: {depends}"))?;
+        .with_context(|| format!("{metapackage} of {codename} depends on no kernel: {depends}"))?;
     let version = package.trim_start_matches("linux-image-").to_owned();
     let image = image_path(dir, &version);
     if !image.is_file() {
