@@ -37,6 +37,17 @@ impl Shell {
         text.with_context(|| format!("`{command}` in the shell"))
     }
 
+    /// Runs a command that goes on showing what comes (`--follow`) while `during` looks at it, and ends it with a line.
+    pub fn follow(
+        &mut self,
+        command: &str,
+        during: impl FnOnce(&mut Console) -> Result<()>,
+    ) -> Result<()> {
+        self.console.send(format!("{command}\n"))?;
+        during(&mut self.console).with_context(|| format!("`{command}` in the shell"))?;
+        self.run("enough").map(drop)
+    }
+
     /// Attaches `program` as a kprobe to an address in `vm1`, now.
     pub fn kprobe(&mut self, address: u64, program: &str) -> Result<Probe> {
         let said = self.run(&format!("trace kprobe vm1:{address:#x} {program}"))?;

@@ -57,6 +57,10 @@ fn main() -> ExitCode {
                 run: from_gdb,
             },
             Case {
+                name: "tracepoints_are_followed_in_the_shell",
+                run: followed,
+            },
+            Case {
                 name: "tracepoints_lose_nothing_in_silence",
                 run: losses,
             },
@@ -195,14 +199,25 @@ fn hypercalls(world: &World) -> Result<()> {
         let stat = shell.run("trace stat --hist vmm:hypercall")?;
         ensure!(stat.contains("n=21  p50 ") && stat.contains("% "), "{stat}");
 
+        shell.run("trace enable vmm:hypercall --prog ret")?;
+        tiny.run("psci info 1")?;
+        let said = shell.run("trace stream -n 1 --filter print")?;
+        let duration = said.trim_end().split_once("x0=0xc4000004 after ");
+        let duration = duration.and_then(|(_, rest)| rest.strip_suffix(" ns"));
+        let duration: u64 = duration.with_context(|| said.clone())?.parse()?;
+        ensure!(
+            duration > 0,
+            "the program does not know how long the call took"
+        );
+
         shell.run("trace disable vmm:hypercall")?;
         tiny.run("psci info 1")?;
         ensure!(
-            count(shell, "vmm:hypercall")? == CALLS + 1,
+            count(shell, "vmm:hypercall")? == CALLS + 2,
             "one more though it is off"
         );
         ensure!(
-            count(shell, "psci:affinity_info")? == CALLS + 1,
+            count(shell, "psci:affinity_info")? == CALLS + 2,
             "the other is still on"
         );
         Ok(())
@@ -412,6 +427,29 @@ fn from_gdb(world: &World) -> Result<()> {
             count(shell, "psci:affinity_info")? == 2,
             "the shell sees the same"
         );
+        Ok(())
+    })
+}
+
+/// Events come as they happen, until a line ends; then the shell is at its prompt, once.
+fn followed(world: &World) -> Result<()> {
+    const EVENT: &str = "vm1/vcpu0 tracepoint psci:affinity_info target=0x1 ";
+    observe(world, |tiny, shell| {
+        shell.run("trace enable psci:affinity_info")?;
+        let command = "trace stream --follow --filter psci:affinity_info";
+        shell.follow(command, |shown| {
+            for _ in 0..3 {
+                tiny.run("psci info 1")?;
+                shown.expect(EVENT, MOMENT)?;
+            }
+            Ok(())
+        })?;
+        // The answer to this command, not a second one to the line before.
+        let said = shell.run("trace disable psci:affinity_info")?;
+        ensure!(said.contains("psci:affinity_info is off"), "{said}");
+        tiny.run("psci info 1")?;
+        let said = shell.run("help trace verbose")?;
+        ensure!(!said.contains(EVENT), "still followed: {said}");
         Ok(())
     })
 }

@@ -75,7 +75,8 @@ helpers! {
     ProbeReadKernel = 113 "probe_read_kernel",
     /// `long trace_vprintk(format, size, arguments, bytes of arguments)`: the length, or an error.
     TraceVprintk = 177 "trace_vprintk",
-    /// `u64 duration_ns()`: at the return of a function, how long the call took; 0 anywhere else.
+    /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that
+    /// measures a time, that time; 0 anywhere else.
     /// Periscope's own: Linux has no such helper, and gives out no more numbers (its last is 211).
     DurationNs = 250 "duration_ns",
 }

@@ -18,6 +18,8 @@ const MAX_LINE: usize = 1024;
 const FULL: usize = 256 * 1024;
 /// How many buffers of input are forgotten at most when a client replaces another; the port holds fewer.
 const MAX_FORGOTTEN: usize = 1024;
+/// What Ctrl-C sends where the terminal is raw.
+const CTRL_C: u8 = 0x03;
 const PROMPT: &str = "periscope> ";
 
 /// The hypervisor's shell.
@@ -27,7 +29,7 @@ pub struct Shell {
     /// The line so far; of one that is too long, a byte more than [`MAX_LINE`].
     line: Vec<u8>,
     output: VecDeque<u8>,
-    /// Shows events as they come, until the user presses a key.
+    /// Shows events as they come, until the user ends a line.
     follower: Option<Follower>,
 }
 
@@ -102,8 +104,12 @@ impl Shell {
     }
 
     fn byte(&mut self, byte: u8) {
-        if self.follower.take().is_some() {
-            self.output.extend(PROMPT.as_bytes());
+        if self.follower.is_some() {
+            // The whole line goes: a client that sends lines gets one prompt for it.
+            if matches!(byte, b'\n' | CTRL_C) {
+                self.follower = None;
+                self.output.extend(PROMPT.as_bytes());
+            }
             return;
         }
         match byte {

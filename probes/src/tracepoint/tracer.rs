@@ -313,6 +313,11 @@ impl Host for TraceHost<'_> {
         usize::from(self.event.cpu)
     }
 
+    fn duration_ns(&self) -> Option<u64> {
+        let duration = self.event.duration_ns;
+        (duration != 0).then_some(duration)
+    }
+
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
         let memory = self.origin.memory.ok_or(ReadFault)?;
         memory.read(Gva(address), buffer).map_err(|_| ReadFault)

@@ -65,7 +65,7 @@ pub enum Caller {
 const JSON: &str = "--json";
 
 /// Runs one line and writes its output or what is wrong with it to `out`. Blank lines do nothing. Returns what a shell
-/// goes on to show, until its user presses a key.
+/// goes on to show, until its user ends that.
 pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) -> Option<Follower> {
     let mut words: Vec<&str> = line.split_whitespace().collect();
     let said = words.len();
