@@ -1,24 +1,27 @@
 //! The hypervisor's own symbol table, which the build puts into its ELF after linking.
 //!
-//! One section, little-endian: the magic `KSYMTAB1`; three `u32`, how many functions, how many
+//! One section, little-endian: the magic `KSYMTAB2`; three `u32`, how many functions, how many
 //! inlined functions and how many bytes of names; for each function its `u64` address, `u32` size
-//! in bytes and `u32` offset into the names, in order of address; for each inlined function the
-//! `u32` offset of its name and in how many places it is inlined as a `u32`; the names, each ended
-//! by a zero byte. A section that the build has not filled holds zeros.
+//! in bytes and `u32` offset into the names, in order of address; for each function the `u32` hash
+//! of the last word of its name and its `u32` number in that order, in order of both; for each
+//! inlined function the `u32` offset of its name and in how many places it is inlined as a `u32`;
+//! the names, each ended by a zero byte. A section that the build has not filled holds zeros.
 //!
-//! Names are demangled, without Rust's hash. A user need not type a whole path: `Vcpu::run`, or
-//! `run`, answers for `hypervisor::vcpu::Vcpu::run`, and `Vm::hold` also for
-//! `<hypervisor::vm::Vm as probes::machine::RunControl>::hold`.
+//! Names are demangled, without Rust's hash. What of a name a user has to type, `path` says.
+
+mod path;
 
 use crate::addr::Gva;
 use crate::similar::Suggestions;
 use crate::symbols::{Located, Named, Symbols};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+pub use path::{answers_to, last_words};
 
-const MAGIC: &[u8; 8] = b"KSYMTAB1";
+const MAGIC: &[u8; 8] = b"KSYMTAB2";
 const HEADER: usize = 20;
 const FUNCTION: usize = 16;
+const INDEX: usize = 8;
 const INLINED: usize = 8;
 
 /// A function of the hypervisor.
@@ -57,6 +60,13 @@ pub fn encode(mut functions: Vec<Function>, inlined: &[Inlined]) -> Option<Vec<u
         entries.extend(function.size.to_le_bytes());
         entries.extend(intern(&function.name)?.to_le_bytes());
     }
+    let hashes = functions.iter().map(|function| path::hash(&function.name));
+    let mut index: Vec<(u32, u32)> = hashes.zip(0..).collect();
+    index.sort_unstable();
+    for (hash, number) in index {
+        entries.extend(hash.to_le_bytes());
+        entries.extend(number.to_le_bytes());
+    }
     for function in inlined {
         entries.extend(intern(&function.name)?.to_le_bytes());
         entries.extend(function.places.to_le_bytes());
@@ -79,6 +89,7 @@ pub fn is_table(bytes: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct KsymTable<'a> {
     functions: &'a [u8],
+    by_last_word: &'a [u8],
     inlined: &'a [u8],
     names: &'a [u8],
 }
@@ -102,29 +113,21 @@ impl<'a> KsymTable<'a> {
         }
         let count = |index: usize| Some(u32_at(bytes, MAGIC.len() + index * 4)? as usize);
         let functions = count(0)?.checked_mul(FUNCTION)?;
+        let index = count(0)?.checked_mul(INDEX)?;
         let inlined = count(1)?.checked_mul(INLINED)?;
         let (functions, rest) = bytes.get(HEADER..)?.split_at_checked(functions)?;
+        let (by_last_word, rest) = rest.split_at_checked(index)?;
         let (inlined, rest) = rest.split_at_checked(inlined)?;
         Some(Self {
             functions,
+            by_last_word,
             inlined,
             names: rest.get(..count(2)?)?,
         })
     }
 
-    /// How many functions there are.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.functions.len() / FUNCTION
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.functions.is_empty()
-    }
-
-    /// How many bytes the whole takes.
-    pub fn size(&self) -> usize {
-        HEADER + self.functions.len() + self.inlined.len() + self.names.len()
     }
 
     /// All functions, in order of address.
@@ -135,21 +138,34 @@ impl<'a> KsymTable<'a> {
 
     /// The function that holds `address`. One without a size reaches to the next.
     pub fn holding(&self, address: u64) -> Option<FunctionRef<'a>> {
-        let found = self.function(self.after(address)?.checked_sub(1)?)?;
+        let found = self.function(self.after(address).checked_sub(1)?)?;
         let reaches = found.size == 0 || address - found.address < found.size;
         reaches.then_some(found)
     }
 
-    /// The functions that answer to `name`: those whose whole path it is, else those whose path
-    /// ends with it.
+    /// The functions that answer to `name`, by address: those whose whole path it is, else those
+    /// that [`answers_to`] says.
     pub fn named(&self, name: &str) -> impl Iterator<Item = FunctionRef<'a>> {
-        let whole = self.functions().any(|function| function.name == name);
-        self.functions().filter(move |function| {
+        let whole = self.ending_like(name).any(|found| found.name == name);
+        self.ending_like(name).filter(move |function| {
             if whole {
                 function.name == name
             } else {
                 answers_to(function.name, name)
             }
+        })
+    }
+
+    /// The functions whose last word may be that of `name`.
+    fn ending_like(&self, name: &str) -> impl Iterator<Item = FunctionRef<'a>> + use<'a> {
+        let table = *self;
+        let wanted = path::hash(name);
+        let hash_at = move |at: usize| u32_at(table.by_last_word, at * INDEX);
+        let first = partition_point(self.len(), |at| hash_at(at).is_some_and(|h| h < wanted));
+        let entries = (first..self.len()).take_while(move |&at| hash_at(at) == Some(wanted));
+        entries.filter_map(move |at| {
+            let number = u32_at(table.by_last_word, at * INDEX + 4)?;
+            table.function(number as usize)
         })
     }
 
@@ -164,17 +180,9 @@ impl<'a> KsymTable<'a> {
     }
 
     /// How many functions begin at or before `address`.
-    fn after(&self, address: u64) -> Option<usize> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.address(middle)? <= address {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Some(low)
+    fn after(&self, address: u64) -> usize {
+        let is_before = |index| self.address(index).is_some_and(|start| start <= address);
+        partition_point(self.len(), is_before)
     }
 
     fn address(&self, index: usize) -> Option<u64> {
@@ -204,34 +212,18 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// The last `count` words of a path.
-fn last_words(path: &str, count: usize) -> &str {
-    let start = path.rmatch_indices("::").nth(count - 1);
-    start.map_or(path, |(at, colons)| &path[at + colons.len()..])
-}
-
-/// Whether a user who says `wanted` may mean the function with this path.
-pub fn answers_to(path: &str, wanted: &str) -> bool {
-    if is_tail(path, wanted) {
-        return true;
+/// How many of `count` things, which are in order, are before a point.
+fn partition_point(count: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
     }
-    // `<Type as Trait>::method` is also `Type::method`.
-    let Some((of_type, method)) = path.strip_prefix('<').and_then(|p| p.rsplit_once(">::")) else {
-        return false;
-    };
-    let of_type = of_type.split_once(" as ").map_or(of_type, |(name, _)| name);
-    let wanted_type = wanted
-        .strip_suffix(method)
-        .and_then(|rest| rest.strip_suffix("::"));
-    wanted_type.is_some_and(|wanted| !wanted.is_empty() && is_tail(of_type, wanted))
-}
-
-/// Whether `path` is `tail`, or ends with it as whole words.
-fn is_tail(path: &str, tail: &str) -> bool {
-    let Some(before) = path.strip_suffix(tail) else {
-        return false;
-    };
-    !tail.is_empty() && (before.is_empty() || before.ends_with("::"))
+    low
 }
 
 impl Symbols for KsymTable<'_> {
@@ -267,15 +259,15 @@ impl Symbols for KsymTable<'_> {
     }
 
     fn next_after(&self, address: Gva) -> Option<Gva> {
-        self.address(self.after(address.0)?).map(Gva)
+        self.address(self.after(address.0)).map(Gva)
     }
 
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
         // People type the last words of a path.
-        let words = name.matches("::").count() + 1;
+        let words = path::words(name).count();
         for function in self.functions() {
-            suggestions.offer(last_words(function.name, words));
+            suggestions.offer(&last_words(function.name, words));
         }
         suggestions.into_names()
     }
@@ -336,7 +328,7 @@ mod tests {
         let next = |address| table.next_after(Gva(address)).map(|next| next.0);
         assert_eq!((next(0xfff), next(0x1000)), (Some(0x1000), Some(0x1100)));
         assert_eq!((next(0x14ff), next(0x1500)), (Some(0x1500), None));
-        assert_eq!((table.len(), table.size()), (6, bytes.len()));
+        assert_eq!(table.count(), 6);
     }
 
     #[test]

@@ -230,6 +230,12 @@ impl Space {
         &self.events
     }
 
+    /// Whether the function of this name can carry probes, as far as its name tells.
+    pub fn allows_probes_in(&self, function: &str) -> bool {
+        let rule = self.probeable.as_ref();
+        rule.is_none_or(|rule| rule.allows(function))
+    }
+
     /// The symbols, once they are known.
     pub fn symbols(&self) -> Option<Arc<dyn Symbols>> {
         self.symbols.read().clone()

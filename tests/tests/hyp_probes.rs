@@ -18,6 +18,8 @@ fn main() -> ExitCode {
             hprobes_come_and_go_under_running_code,
             hits_inside_a_probe_are_missed,
             what_cannot_be_probed_is_refused,
+            places_are_completed,
+            short_names_are_enough,
             everything_that_can_be_probed_is_probed,
             no_hprobe_is_left_behind,
         ],
@@ -220,6 +222,45 @@ fn what_cannot_be_probed_is_refused(world: &World) -> Result<()> {
         refused("psci::call --stop", "cannot stop the hypervisor")?;
         let said = shell.run("trace unhprobe hyp:psci::call")?;
         ensure!(said.contains("hyp has no probe at psci::call"), "{said}");
+        Ok(())
+    })
+}
+
+/// What the shell's Tab key asks: functions by as many words as were typed, none that serves probes.
+fn places_are_completed(world: &World) -> Result<()> {
+    world.with(|_, shell| {
+        let mut complete = |line: &str| shell.run(&format!("complete {line}"));
+        let said = complete("trace hprobe psci::ca")?;
+        ensure!(said.trim() == "psci::call", "{said}");
+        let said = complete("trace hretprobe hyp:psci::ca")?;
+        ensure!(said.trim() == "hyp:psci::call", "{said}");
+        let said = complete("trace hprobe handle_guest")?;
+        ensure!(said.trim() == "handle_guest_exit", "{said}");
+        let said = complete("trace hprobe hypervisor::vcpu::Vcpu::before")?;
+        ensure!(
+            said.trim() == "hypervisor::vcpu::Vcpu::before_entry",
+            "{said}"
+        );
+        for nothing in ["rendezvous::re", "memcp", "psci::nothing"] {
+            let said = complete(&format!("trace hprobe {nothing}"))?;
+            ensure!(said.trim().is_empty(), "{nothing}: {said}");
+        }
+        let said = complete("trace hprobe psci::call co")?;
+        ensure!(said.contains("count"), "{said}");
+        Ok(())
+    })
+}
+
+/// A method of a trait of a generic type, and a generic function: neither arguments nor trait need be typed.
+fn short_names_are_enough(world: &World) -> Result<()> {
+    world.with(|_, shell| {
+        let said = shell.run("ksym lookup Pl011::take_event")?;
+        ensure!(
+            said.contains("<devices::uart::Pl011<") && said.contains(">::take_event"),
+            "{said}"
+        );
+        let said = shell.run("ksym lookup interrupts::update")?;
+        ensure!(said.contains("hypervisor::interrupts::update::<"), "{said}");
         Ok(())
     })
 }

@@ -42,8 +42,7 @@ fn read(bytes: &[u8], address: u64) {
     let Some(table) = KsymTable::parse(bytes) else {
         return;
     };
-    assert!(table.size() <= bytes.len());
-    assert!(table.functions().count() <= table.len());
+    assert!(table.functions().count() <= table.count());
     for function in table.functions().take(64) {
         Symbols::named(&table, function.name, 3);
         table.inlined_places(function.name);

@@ -7,12 +7,15 @@ use super::{COMMANDS, Caller, Command, Invocation, Problem};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use probes::ksyms::last_words;
 use probes::space::Space;
 
 /// Symbols that are offered at most; who sees more types another letter.
 const MAX_SYMBOLS: usize = 50;
 /// Stands for the empty word at the end of a line.
 const NOTHING_YET: &str = "?";
+/// Before a function of the hypervisor, where somebody wants to be clear.
+const HYPERVISOR: &str = "hyp:";
 
 pub(super) const COMMAND: Command = Command {
     path: &["complete"],
@@ -89,7 +92,7 @@ fn operand(
     partial: &str,
 ) -> Vec<String> {
     let programs = invocation.periscope().programs();
-    if word.contains("hyp:") {
+    if word.contains(HYPERVISOR) {
         return own_functions(invocation, partial);
     }
     if word.contains("PLACE") || word.contains("SYMBOL") {
@@ -134,15 +137,29 @@ fn places(invocation: &Invocation<'_>, partial: &str) -> Vec<String> {
     }
 }
 
-/// Functions of the hypervisor that begin with `partial`.
+/// Functions of the hypervisor that can be probed, by as many of their last words as `partial` has.
 fn own_functions(invocation: &Invocation<'_>, partial: &str) -> Vec<String> {
-    let Some(space) = invocation.periscope().hypervisor() else {
+    let own = invocation.periscope().hypervisor();
+    let Some((space, symbols)) = own.and_then(|space| Some((space, space.symbols()?))) else {
         return Vec::new();
     };
-    match partial.strip_prefix("hyp:") {
-        Some(function) => symbols(space, "hyp:", function),
-        None => symbols(space, "", partial),
-    }
+    let (prefix, path) = match partial.strip_prefix(HYPERVISOR) {
+        Some(path) => (HYPERVISOR, path),
+        None => ("", partial),
+    };
+    let words = path.matches("::").count() + 1;
+    let mut found = Vec::new();
+    symbols.each(&mut |_, name| {
+        let short = last_words(name, words);
+        if short.starts_with(path) && space.allows_probes_in(name) {
+            found.push(format!("{prefix}{short}"));
+        }
+        true
+    });
+    found.sort();
+    found.dedup();
+    found.truncate(MAX_SYMBOLS);
+    found
 }
 
 fn symbols(space: &Space, prefix: &str, partial: &str) -> Vec<String> {
