@@ -4,9 +4,7 @@ use super::{Command, Problem};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-
-/// Words that differ in more letters are not suggested.
-const MAX_DISTANCE: usize = 2;
+use probes::similar::Suggestions;
 
 /// The command that `words` begin with, and the words after it.
 pub(super) fn resolve<'a>(
@@ -74,41 +72,14 @@ fn choose(choices: &[&'static str], word: &str, group: &str) -> Result<&'static 
             "{said} can be {matches}: say more."
         )));
     }
-    let near = nearest(choices, word);
-    let hint = match near {
+    let mut near = Suggestions::new(word, 1);
+    choices.iter().for_each(|choice| near.offer(choice));
+    let hint = match near.into_names().first() {
         Some(near) => format!("Did you mean {near}?"),
         None if group.is_empty() => String::from("`help` shows what there is."),
         None => format!("There are {}.", choices.join(", ")),
     };
     Err(Problem::Refused(format!("no command {said}. {hint}")))
-}
-
-fn nearest(choices: &[&'static str], word: &str) -> Option<&'static str> {
-    let near = choices
-        .iter()
-        .map(|choice| (distance(choice, word), *choice));
-    near.filter(|(distance, _)| *distance <= MAX_DISTANCE)
-        .min()
-        .map(|(_, choice)| choice)
-}
-
-/// Levenshtein distance: how many letters to insert, delete or change.
-fn distance(from: &str, to: &str) -> usize {
-    // Long words are near to no command; this also bounds the work.
-    if from.len().abs_diff(to.len()) > MAX_DISTANCE {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let change = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -159,13 +130,5 @@ mod tests {
             outcome("vm dance"),
             "no command vm dance. There are list, info, memory, start, stop, reset."
         );
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("list", "list"), 0);
-        assert_eq!(distance("list", "lst"), 1);
-        assert_eq!(distance("kprobe", "krpobe"), 2);
-        assert_eq!(distance("a", "aaaaaaaaa"), usize::MAX);
     }
 }
