@@ -238,6 +238,29 @@ fn running_out_of_watchpoints_says_so() {
     assert_eq!(bench.ask(&format!("Z2,{:x},8", DATA + 64)), "OK");
 }
 
+/// A stop of a vCPU that stays is not told in the place of what the vCPU that runs does.
+#[test]
+fn the_stop_of_a_vcpu_that_stays_waits() {
+    let mut bench = Bench::connected(2);
+    bench.ask_all("vCont;s:2");
+    assert_eq!(bench.run(1), ["T05thread:02;name:vm1/vcpu1;"]);
+    bench.ask(&format!("Z0,{WORK:x},4"));
+    bench.ask_all("vCont;c");
+    // One step ahead, vCPU 1 comes first; before anybody looks, vCPU 0 has a stop as well.
+    bench.vm().run(100);
+    bench.vm().interrupt();
+    let second = "T05thread:02;swbreak:;name:vm1/vcpu1;";
+    let first = "T02thread:01;name:vm1/vcpu0;";
+    assert_eq!(bench.run(0), [second]);
+    for _ in 0..3 {
+        assert_eq!(bench.ask_all("vCont;c:2"), [""; 0]);
+        assert_eq!(bench.run(100), [second]);
+    }
+    assert_eq!(bench.ask_all("vCont;c:2"), [""; 0]);
+    assert_eq!(bench.raw(b"\x03"), "$T02thread:02;name:vm1/vcpu1;#4d");
+    assert_eq!(bench.ask_all("vCont;c"), [first], "now it is let go");
+}
+
 #[test]
 fn two_vcpus_stop_at_once_and_no_stop_is_lost() {
     let mut bench = Bench::connected(2);

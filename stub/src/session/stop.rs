@@ -46,7 +46,9 @@ impl Session {
                 self.state = State::Stopped;
                 self.keep(stop);
                 self.drain_stops();
-                if let Some(stop) = self.take_first() {
+                // A vCPU that is not let go does not come to a stop; a reset does to it.
+                let first = self.take_first();
+                if let Some(stop) = first.or_else(|| Some(self.pending.pop_back()?.stop)) {
                     self.report(stop);
                 }
             }
@@ -85,15 +87,14 @@ impl Session {
         self.pending.push_back(Pending { stop, pc });
     }
 
-    /// The stop to tell first. The end of a step comes before breakpoints, which the client expects to lose no step.
+    /// Of the vCPUs that the client has let go, the stop to tell first: the end of a step comes before breakpoints, which
+    /// the client expects to lose no step. The others' wait until they are let go.
     fn take_first(&mut self) -> Option<Stop> {
-        let step = self
-            .pending
-            .iter()
-            .position(|pending| pending.stop.reason == StopReason::Step);
-        self.pending
-            .remove(step.unwrap_or(0))
-            .map(|pending| pending.stop)
+        let pending = self.pending.iter().enumerate();
+        let let_go = pending.filter(|(_, pending)| self.moves(pending.stop.vcpu));
+        let (first, _) =
+            let_go.min_by_key(|(_, pending)| pending.stop.reason != StopReason::Step)?;
+        self.pending.remove(first).map(|pending| pending.stop)
     }
 
     /// A stop of a vCPU that the plan moves, and that still stands where it stopped.
