@@ -1,8 +1,9 @@
-//! Crashing on purpose: `crash=panic|fault|overflow` on the command line makes the last CPU that has no vCPU do it once
-//! everything runs. For the tests of panic.rs: a CPU that stops must leave the guests and the server alone.
+//! Crashing on purpose: `crash=panic|fault|overflow|hang` on the command line makes the last CPU that has no vCPU do it once
+//! everything runs. For the tests of panic.rs: a CPU that stops must leave the guests and the server alone; and for those of
+//! rendezvous.rs: so must one that answers no interrupt any more.
 
-use crate::cpu;
 use crate::platform::Platform;
+use crate::{cpu, masking};
 use core::hint::black_box;
 use spin::Once;
 
@@ -15,6 +16,7 @@ enum Kind {
     Panic,
     Fault,
     Overflow,
+    Hang,
 }
 
 /// What was asked for, and of which CPU.
@@ -26,6 +28,7 @@ pub fn arm(platform: &Platform) {
         Some("panic") => Kind::Panic,
         Some("fault") => Kind::Fault,
         Some("overflow") => Kind::Overflow,
+        Some("hang") => Kind::Hang,
         _ => return,
     };
     let idle = cpu::online().filter(|cpu| cpu.vcpu.get().is_none());
@@ -47,6 +50,15 @@ pub fn if_requested() {
         // SAFETY: none: this read is meant to fault, and nothing comes after it.
         Kind::Fault => drop(black_box(unsafe { UNMAPPED.read_volatile() })),
         Kind::Overflow => drop(black_box(descend(0))),
+        Kind::Hang => hang(),
+    }
+}
+
+/// Is deaf for ever.
+fn hang() -> ! {
+    let _masked = masking::Masked::new();
+    loop {
+        core::hint::spin_loop();
     }
 }
 

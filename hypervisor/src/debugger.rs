@@ -269,8 +269,9 @@ impl Endpoint {
                 Commands::Allowed
             });
         for index in missing.iter() {
+            error!("hyp/cpu{index} does not stop");
             self.session.tell(format!(
-                "hyp/cpu{index} does not stop: its registers cannot be shown\n"
+                "hyp/cpu{index} does not stop: its registers cannot be shown, and it runs on."
             ));
         }
         WANTED.store(false, Ordering::SeqCst);
@@ -319,7 +320,7 @@ impl Endpoint {
                 Stepped::LeavesDebugger => return Steps::OwnCpu,
                 Stepped::Refused => {
                     self.session.tell(format!(
-                        "hyp/cpu{index}: this instruction cannot be stepped. Set a breakpoint behind it and continue.\n"
+                        "hyp/cpu{index}: this instruction cannot be stepped. Set a breakpoint behind it and continue."
                     ));
                     // Not the end of a step, which a client would take for progress.
                     HYP.push_stop(index, StopReason::Request);

@@ -19,7 +19,7 @@ use crate::lock::MaskedMutex;
 use crate::vectors::Frame;
 use crate::{cpu, fp, gic, guest_sys, masking, sysreg, time};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use probes::regs::{CoreRegs, FpRegs, SysRegs, pstate};
 
 /// The CPU that stops the others.
@@ -27,6 +27,8 @@ pub const MASTER: usize = 0;
 
 /// How long a CPU may take to come to rest, in nanoseconds.
 pub const ANSWER_TIME: u64 = 1_000_000_000;
+/// The same for one that has not answered the last stop.
+const SECOND_CHANCE: u64 = 10_000_000;
 
 /// `BRK` immediates of this file. Probes on EL2 code have those from 0x4000 on.
 pub mod brk {
@@ -74,6 +76,8 @@ static PLACES: [Place; cpu::MAX_CPUS] = [const {
 static STOPS: AtomicUsize = AtomicUsize::new(0);
 /// When the first of them began, in ticks.
 static SINCE: AtomicU64 = AtomicU64::new(0);
+/// The CPUs that did not come to rest then, as [`CpuSet::bits`].
+static MISSING: AtomicU32 = AtomicU32::new(0);
 /// Whether the master was in a window then.
 static MASTER_UNMASKS: AtomicBool = AtomicBool::new(false);
 
@@ -97,9 +101,14 @@ impl CpuSet {
         self.0 |= 1 << index;
     }
 
+    /// Whether one is in it.
+    fn contains(self, index: usize) -> bool {
+        self.0 & 1 << index != 0
+    }
+
     /// Their numbers, lowest first.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..cpu::MAX_CPUS).filter(move |index| self.0 & 1 << index != 0)
+        (0..cpu::MAX_CPUS).filter(move |index| self.contains(*index))
     }
 }
 
@@ -112,7 +121,8 @@ impl CpuSet {
 pub fn stop_cpus() -> CpuSet {
     let before = masking::mask();
     if STOPS.fetch_add(1, Ordering::SeqCst) != 0 {
-        return wait_for_rest();
+        // Who does not rest has had its time.
+        return restless();
     }
     MASTER_UNMASKS.store(before == masking::Before::Window, Ordering::Relaxed);
     for other in others().filter(|other| !rests(other.index)) {
@@ -125,18 +135,29 @@ pub fn stop_cpus() -> CpuSet {
 }
 
 fn wait_for_rest() -> CpuSet {
-    let deadline = time::now_ns() + ANSWER_TIME;
-    let mut missing = CpuSet::default();
+    let began = time::now_ns();
+    let before = CpuSet::from_bits(MISSING.load(Ordering::Relaxed));
     for other in others() {
-        while !rests(other.index) {
-            if time::now_ns() > deadline {
-                missing.insert(other.index);
-                break;
-            }
+        let patience = match before.contains(other.index) {
+            true => SECOND_CHANCE,
+            false => ANSWER_TIME,
+        };
+        while !rests(other.index) && time::now_ns() - began < patience {
             core::hint::spin_loop();
         }
     }
+    let missing = restless();
+    MISSING.store(missing.bits(), Ordering::Relaxed);
     missing
+}
+
+/// The other CPUs that do not rest.
+fn restless() -> CpuSet {
+    let mut set = CpuSet::default();
+    for other in others().filter(|other| !rests(other.index)) {
+        set.insert(other.index);
+    }
+    set
 }
 
 /// Takes one [`stop_cpus`] back; with the last, the others go on from their frames and the caller's interrupts are as they
