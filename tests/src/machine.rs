@@ -208,6 +208,13 @@ impl TestMachine {
         gdb.connect(self.machine.ports.vm(vm))?;
         Ok(gdb)
     }
+
+    /// A new gdb that knows the hypervisor's symbols and has stopped it.
+    pub fn gdb_of_hypervisor(&self) -> Result<Gdb> {
+        let mut gdb = Gdb::with_symbols(&Program::Hypervisor.elf())?;
+        gdb.connect(self.machine.ports.hyp())?;
+        Ok(gdb)
+    }
 }
 
 fn require_built(path: &Path) -> Result<()> {

@@ -23,14 +23,22 @@ fn main() -> ExitCode {
             breakpoints_stop_with_their_arguments,
             every_guest_exit_can_stop,
             steps_end_where_they_should,
+            scheduler_locking_moves_one_cpu,
+            one_cpu_runs_alone,
+            the_service_stops_at_its_own_breakpoint,
+            both_vcpus_stop_at_once,
             a_breakpoint_ends_with_its_client,
             vm_endpoints_are_served_again,
+            a_deaf_cpu_is_reported,
         ],
     )
 }
 
 /// How long all CPUs may take to stop, by the client's clock: machines of tests share few processors.
 const BOUND: Duration = Duration::from_secs(10);
+
+/// How many CPUs the machine has.
+const CPUS: usize = 4;
 
 /// Two tiny guests, one with two vCPUs: the hypervisor has four CPUs, none of them idle but the service's.
 struct World {
@@ -50,11 +58,9 @@ impl World {
         Ok(Self { machine })
     }
 
-    /// A GDB that knows the hypervisor's symbols and has stopped it.
+    /// A GDB that has stopped the hypervisor.
     fn attach(&self) -> Result<Gdb> {
-        let mut gdb = Gdb::with_symbols(&Program::Hypervisor.elf())?;
-        gdb.connect(self.machine.ports().hyp())?;
-        Ok(gdb)
+        self.machine.gdb_of_hypervisor()
     }
 
     /// Both guests do what they always do.
@@ -284,6 +290,12 @@ fn every_guest_exit_can_stop(world: &World) -> Result<()> {
     world.guests_go_on("a breakpoint on every exit")
 }
 
+/// Whether an instruction is an exclusive access. GDB passes a sequence of these with a breakpoint behind it, which code that
+/// serves probes cannot carry.
+fn is_exclusive(word: u64) -> bool {
+    word & 0x3f80_0000 == 0x0800_0000
+}
+
 /// Steps of instructions and of lines, over a function and out of one, end where they should, and the guest's call ends.
 fn steps_end_where_they_should(world: &World) -> Result<()> {
     let mut console = world.machine.console(1)?;
@@ -322,8 +334,7 @@ fn steps_end_where_they_should(world: &World) -> Result<()> {
     gdb.console("thread 1")?;
     for _ in 0..40 {
         let (from, word) = (gdb.value("$pc")?, gdb.value("*(unsigned int *)$pc")?);
-        // GDB passes an exclusive sequence with a breakpoint behind it, which code that serves probes cannot carry.
-        if word & 0x3f80_0000 == 0x0800_0000 {
+        if is_exclusive(word) {
             break;
         }
         gdb.mi("-exec-step-instruction")?;
@@ -336,6 +347,168 @@ fn steps_end_where_they_should(world: &World) -> Result<()> {
     gdb.detach()?;
     drop(console);
     world.guests_go_on("steps")
+}
+
+/// The PCs of all CPUs, by thread.
+fn all_pcs(gdb: &mut Gdb) -> Result<Vec<u64>> {
+    let pcs = (1..=CPUS).map(|thread| {
+        gdb.console(&format!("thread {thread}"))?;
+        gdb.value("$pc")
+    });
+    pcs.collect()
+}
+
+/// With `scheduler-locking`, steps move the CPU that is looked at, and no other.
+fn scheduler_locking_moves_one_cpu(world: &World) -> Result<()> {
+    const STEPS: usize = 25;
+    let mut gdb = world.attach()?;
+    gdb.console("set scheduler-locking on")?;
+    for thread in [1, 2, 4] {
+        let before = all_pcs(&mut gdb)?;
+        gdb.console(&format!("thread {thread}"))?;
+        for _ in 0..STEPS {
+            let (from, word) = (gdb.value("$pc")?, gdb.value("*(unsigned int *)$pc")?);
+            if is_exclusive(word) {
+                break;
+            }
+            gdb.mi("-exec-step-instruction")?;
+            let stop = gdb.wait_stop(MOMENT)?;
+            ensure!(stop.reason() == "end-stepping-range", "{stop:?}");
+            let who = stop.field("thread-id");
+            ensure!(who == Some(thread.to_string()), "{stop:?}");
+            let to = gdb.value("$pc")?;
+            ensure!(to != from, "no step from {from:#x}, {word:#010x}");
+        }
+        let after = all_pcs(&mut gdb)?;
+        for cpu in (1..=CPUS).filter(|cpu| *cpu != thread) {
+            let (was, is) = (before[cpu - 1], after[cpu - 1]);
+            ensure!(
+                was == is,
+                "thread {cpu} went from {was:#x} to {is:#x} with {thread}"
+            );
+        }
+    }
+    gdb.console("set scheduler-locking off")?;
+    gdb.detach()?;
+    world.guests_go_on("steps of one CPU")
+}
+
+/// One CPU of a guest goes on, the service's and the others stand. A breakpoint stops it, Ctrl-C too.
+fn one_cpu_runs_alone(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut gdb = world.attach()?;
+    gdb.console("break psci::call")?;
+    tiny.send("callboth fn_hvc 50")?;
+    let stop = gdb.resume_until_stop(MOMENT)?;
+    let thread = stop.field("thread-id").context("no thread")?;
+    gdb.console("set scheduler-locking on")?;
+    for _ in 0..10 {
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+        ensure!(
+            stop.field("thread-id").as_ref() == Some(&thread),
+            "{stop:?}"
+        );
+    }
+    gdb.console("delete")?;
+    gdb.resume()?;
+    gdb.expect_running(Duration::from_millis(300))?;
+    let stop = gdb.interrupt()?;
+    ensure!(
+        stop.field("signal-name").as_deref() == Some("SIGINT"),
+        "{stop:?}"
+    );
+    gdb.console("set scheduler-locking off")?;
+    gdb.resume()?;
+    let reply = tiny.reply()?;
+    ensure!(
+        (reply.number("count")?, reply.number("bad")?) == (100, 0),
+        "{}",
+        reply.text
+    );
+    gdb.interrupt()?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("a CPU on its own")
+}
+
+/// A breakpoint in what CPU 0 does for others: it stands in the middle of the server's work, looks and goes on.
+fn the_service_stops_at_its_own_breakpoint(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let functions = Program::Hypervisor.functions()?;
+    let mut functions = functions.iter();
+    let serves = functions.find(|(name, _)| name.ends_with("GuestConsole>::run"));
+    let (_, address) = serves.context("what serves consoles is inlined")?;
+    let set = format!("break *{address:#x}");
+    let mut gdb = world.attach()?;
+    gdb.console(&set)?;
+    for _ in 0..3 {
+        tiny.send("version")?;
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+        ensure!(stop.field("thread-id").as_deref() == Some("1"), "{stop:?}");
+        let trace = gdb.console("backtrace")?;
+        ensure!(
+            trace.contains("hypervisor::service::run_if_due") && trace.contains("_start"),
+            "{trace}"
+        );
+        let refused = gdb.console("monitor trace list")?;
+        ensure!(refused.contains("the server's own work"), "{refused}");
+        for _ in 0..10 {
+            gdb.mi("-exec-step-instruction")?;
+            let stop = gdb.wait_stop(MOMENT)?;
+            ensure!(stop.reason() == "end-stepping-range", "{stop:?}");
+        }
+        gdb.console("delete")?;
+        gdb.resume()?;
+        ensure!(tiny.reply()?.text.starts_with("tiny-guest"), "version");
+        gdb.interrupt()?;
+        let list = gdb.console("monitor trace list")?;
+        ensure!(list.contains("HITS"), "{list}");
+        gdb.console(&set)?;
+    }
+    gdb.console("delete")?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("a breakpoint in the service")
+}
+
+/// Both vCPUs come to breakpoints at the same time: each stop is told once, and none is lost.
+fn both_vcpus_stop_at_once(world: &World) -> Result<()> {
+    const CALLS: usize = 12;
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut gdb = world.attach()?;
+    gdb.console("break psci::call")?;
+    tiny.send(&format!("callboth fn_hvc {CALLS}"))?;
+    let mut stops = [0; CPUS + 1];
+    for _ in 0..2 * CALLS {
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+        let thread = stop.field("thread-id").and_then(|id| id.parse().ok());
+        let thread: usize = thread.with_context(|| format!("{stop:?}"))?;
+        stops[thread] += 1;
+    }
+    ensure!(
+        stops[2] == CALLS && stops[3] == CALLS,
+        "by thread: {stops:?}"
+    );
+    gdb.resume()?;
+    let reply = tiny.reply()?;
+    ensure!(
+        (reply.number("count")?, reply.number("bad")?) == (2 * CALLS as u64, 0),
+        "{}",
+        reply.text
+    );
+    gdb.interrupt()?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("stops of both vCPUs")
 }
 
 /// A client that dies at its breakpoint leaves neither the stop nor the breakpoint behind.
@@ -366,4 +539,33 @@ fn vm_endpoints_are_served_again(world: &World) -> Result<()> {
     vm.interrupt()?;
     vm.detach()?;
     world.guests_go_on("a session of a VM")
+}
+
+/// A CPU that takes no interrupt any more is reported after a second and left out; all else works as before.
+fn a_deaf_cpu_is_reported(_: &World) -> Result<()> {
+    let spec = Spec::hypervisor().tiny_guest(2, Start::Immediately);
+    let machine = TestMachine::start(spec.cpus(CPUS as u32).append("crash=hang"))?;
+    let mut console = machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.wait_ready()?;
+    let mut gdb = machine.gdb_of_hypervisor()?;
+    let threads = gdb.console("info threads")?;
+    for name in ["hyp/cpu0", "hyp/cpu1", "hyp/cpu2"] {
+        ensure!(threads.contains(name), "no {name} among\n{threads}");
+    }
+    ensure!(!threads.contains("hyp/cpu3"), "{threads}");
+    let log = gdb.console("monitor log")?;
+    ensure!(log.contains("hyp/cpu3 does not stop"), "{log}");
+    gdb.console("break psci::call")?;
+    tiny.send("psci version")?;
+    let stop = gdb.resume_until_stop(MOMENT)?;
+    ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+    gdb.wait_target_output("hyp/cpu3 does not stop", MOMENT)?;
+    gdb.console("delete")?;
+    gdb.resume()?;
+    let version = tiny.reply()?.number("version")?;
+    ensure!(version >= 0x1_0001, "PSCI {version:#x}");
+    gdb.interrupt()?;
+    gdb.detach()?;
+    truth::expect(&mut tiny, "callboth fn_stp 10", &[("bad", 0)])
 }

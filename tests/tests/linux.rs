@@ -75,6 +75,10 @@ const CASES: &[Case<Machine>] = &[
         run: time_stands_still_while_stopped,
     },
     Case {
+        name: "the_hypervisor_stops_under_kernels",
+        run: the_hypervisor_stops_under_kernels,
+    },
+    Case {
         name: "kprobe_prints_live",
         run: kprobe_prints_live,
     },
@@ -543,6 +547,63 @@ fn time_stands_still_while_stopped(machine: &Machine) -> Result<()> {
         guest <= wall - STOPPED.as_secs_f64(),
         "in {wall:.2} s, {STOPPED:?} of them stopped, the guest's clock went {guest:.2} s"
     );
+    Ok(())
+}
+
+/// GDB at `hyp` while both vCPUs of vm1 work: every CPU's stack by DWARF, a breakpoint where every exit comes by, steps over
+/// it, and a client that is killed in a stop. The kernels lose no time and go on.
+fn the_hypervisor_stops_under_kernels(machine: &Machine) -> Result<()> {
+    const STOPPED: Duration = Duration::from_secs(3);
+    const HITS: usize = 30;
+    let mut linux = machine.linux(1)?;
+    let started = Instant::now();
+    let before = uptime(&mut linux)?;
+    linux.begin("load 2")?;
+    let mut gdb = machine.machine.gdb_of_hypervisor()?;
+    for thread in [2, 3, 4] {
+        gdb.console(&format!("thread {thread}"))?;
+        let trace = gdb.console("backtrace")?;
+        ensure!(
+            trace.contains("hypervisor::exits::handle_guest_exit") && trace.contains("guest_exit"),
+            "thread {thread}: {trace}"
+        );
+    }
+    std::thread::sleep(STOPPED);
+    gdb.console("break handle_guest_exit")?;
+    let mut seen = [false; 5];
+    for _ in 0..HITS {
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+        let thread = stop.field("thread-id").and_then(|id| id.parse().ok());
+        let thread: usize = thread.with_context(|| format!("{stop:?}"))?;
+        *seen.get_mut(thread).context("a thread of no CPU")? = true;
+        let at = gdb.value("$pc")?;
+        gdb.mi("-exec-step-instruction")?;
+        let stop = gdb.wait_stop(MOMENT)?;
+        ensure!(stop.reason() == "end-stepping-range", "{stop:?}");
+        ensure!(gdb.value("$pc")? != at, "no step from {at:#x}");
+    }
+    ensure!(seen[2] && seen[3], "exits by thread: {seen:?}");
+    gdb.console("delete")?;
+    gdb.resume()?;
+    let loaded = linux.finish()?;
+    ensure!(loaded.contains("load: done"), "{loaded}");
+    gdb.interrupt()?;
+    gdb.detach()?;
+    let guest = uptime(&mut linux)? - before;
+    let wall = started.elapsed().as_secs_f64();
+    ensure!(
+        guest <= wall - STOPPED.as_secs_f64(),
+        "in {wall:.2} s, {STOPPED:?} of them stopped, the guest's clock went {guest:.2} s"
+    );
+
+    let mut gdb = machine.machine.gdb_of_hypervisor()?;
+    gdb.console("break handle_guest_exit")?;
+    gdb.resume_until_stop(MOMENT)?;
+    drop(gdb);
+    ensure!(linux.run("echo vm1 goes on")?.contains("vm1 goes on"));
+    let other = machine.linux(2)?.run("echo vm2 goes on")?;
+    ensure!(other.contains("vm2 goes on"), "{other}");
     Ok(())
 }
 
