@@ -59,6 +59,7 @@ pub const PROBEABLE: Probeable = Probeable {
         "hypervisor::mmu",
         "hypervisor::own_memory",
         "hypervisor::own_step",
+        "hypervisor::own_sys",
         "hypervisor::panic",
         "hypervisor::rendezvous",
         "hypervisor::sysreg",

@@ -194,7 +194,7 @@ impl Registers for Hyp {
         Err(NoVcpu)
     }
 
-    /// The EL1 registers of the CPU, which are the guest's.
+    /// The EL1 registers of the CPU, which are the guest's, and its own at EL2.
     fn sys(&self, vcpu: VcpuId) -> Result<SysRegs, NoVcpu> {
         rendezvous::with_context(usize::from(vcpu.0), |context| context.sys).ok_or(NoVcpu)
     }

@@ -43,6 +43,7 @@ mod masking;
 mod mmu;
 mod own_memory;
 mod own_step;
+mod own_sys;
 mod panic;
 mod platform;
 mod psci;

@@ -17,7 +17,7 @@
 
 use crate::lock::MaskedMutex;
 use crate::vectors::Frame;
-use crate::{cpu, fp, gic, guest_sys, masking, sysreg, time};
+use crate::{cpu, fp, gic, guest_sys, masking, own_sys, sysreg, time};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use probes::regs::{CoreRegs, FpRegs, SysRegs, pstate};
@@ -42,12 +42,12 @@ pub mod brk {
     pub const STEPPED: u16 = 0x3f03;
 }
 
-/// What of a CPU's guest is live in its registers while it rests, to be read.
+/// What else is in the registers of a CPU that rests, to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
     /// SIMD registers.
     pub fp: FpRegs,
-    /// EL1 system registers.
+    /// System registers: the guest's at EL1, and the CPU's own at EL2.
     pub sys: SysRegs,
 }
 
@@ -188,7 +188,7 @@ fn others() -> impl Iterator<Item = &'static cpu::Cpu> {
 /// Gives the master's own registers to [`with_frame`], until [`withdraw`].
 pub fn publish(frame: &mut Frame) {
     let place = &PLACES[MASTER];
-    *place.context.lock() = Some(Context::of_this_cpu());
+    *place.context.lock() = Some(Context::of_this_cpu(frame));
     place.frame.store(frame, Ordering::SeqCst);
 }
 
@@ -222,15 +222,18 @@ pub fn with_context<T>(index: usize, action: impl FnOnce(&Context) -> T) -> Opti
 // ---- A CPU that rests ----
 
 impl Context {
-    fn of_this_cpu() -> Self {
+    /// Of the calling CPU, which has come into the exception of `frame`.
+    fn of_this_cpu(frame: &Frame) -> Self {
         let guest = CoreRegs {
             sp: sysreg::read!("sp_el1"),
             pstate: pstate::EL1H,
             ..CoreRegs::default()
         };
+        let mut sys = guest_sys::save(&guest, sysreg::read!("mdscr_el1"));
+        own_sys::save(&mut sys, frame);
         Self {
             fp: fp::save(),
-            sys: guest_sys::save(&guest, sysreg::read!("mdscr_el1")),
+            sys,
         }
     }
 }
@@ -248,7 +251,7 @@ pub fn rest(frame: &mut Frame) {
     // What is saved here may carry breakpoints: they are not for this.
     let _inside = cpu::this().enter_probe();
     let stopped_before = time::stopped_ticks();
-    *place.context.lock() = Some(Context::of_this_cpu());
+    *place.context.lock() = Some(Context::of_this_cpu(frame));
     loop {
         place.frame.store(frame, Ordering::SeqCst);
         while must_rest() {
@@ -320,7 +323,7 @@ pub fn rest_again(frame: &mut Frame) {
 /// Publishes the last registers of a CPU that goes no further, and ends it.
 pub fn rest_for_ever(frame: &mut Frame) -> ! {
     let place = &PLACES[cpu::this().index];
-    *place.context.lock() = Some(Context::of_this_cpu());
+    *place.context.lock() = Some(Context::of_this_cpu(frame));
     place.frame.store(frame, Ordering::SeqCst);
     loop {
         aarch64_cpu::asm::wfe();

@@ -93,28 +93,41 @@ pub struct FpRegs {
 }
 
 macro_rules! sys_regs {
-    ($($(#[$doc:meta])* $variant:ident $name:literal $access:ident,)*) => {
-        /// System registers of a vCPU that the debugger shows, in the order of GDB's `system` group.
+    (
+        guest: { $($(#[$doc:meta])* $variant:ident $name:literal $access:ident,)* }
+        hypervisor: { $($(#[$own_doc:meta])* $own:ident $own_name:literal,)* }
+    ) => {
+        /// System registers that the debugger shows, in the order of GDB's `system` group: those of a vCPU, and behind
+        /// them those that only the hypervisor's own CPUs have. These are [`SysRegAccess::ReadOnly`].
         #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
         #[repr(usize)]
         pub enum SysReg {
             $($(#[$doc])* #[doc = concat!("`", $name, "`.")] $variant,)*
+            $($(#[$own_doc])* #[doc = concat!("`", $own_name, "`.")] $own,)*
         }
 
         impl SysReg {
             /// All of them, by number.
-            pub const ALL: &'static [SysReg] = &[$(SysReg::$variant),*];
+            pub const ALL: &'static [SysReg] = &[$(SysReg::$variant,)* $(SysReg::$own),*];
+            /// Those of a vCPU, which come first.
+            pub const GUEST: &'static [SysReg] = &[$(SysReg::$variant),*];
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
             /// The architectural name, in lower case as GDB shows it.
             pub const fn name(self) -> &'static str {
-                match self { $(SysReg::$variant => $name),* }
+                match self {
+                    $(SysReg::$variant => $name,)*
+                    $(SysReg::$own => $own_name,)*
+                }
             }
 
             /// Whether the debugger may change it.
             pub const fn access(self) -> SysRegAccess {
-                match self { $(SysReg::$variant => SysRegAccess::$access),* }
+                match self {
+                    $(SysReg::$variant => SysRegAccess::$access,)*
+                    $(SysReg::$own)|* => SysRegAccess::ReadOnly,
+                }
             }
         }
     };
@@ -130,38 +143,68 @@ pub enum SysRegAccess {
 }
 
 sys_regs! {
-    SpEl0 "sp_el0" ReadWrite,
-    SpEl1 "sp_el1" ReadWrite,
-    ElrEl1 "elr_el1" ReadWrite,
-    SpsrEl1 "spsr_el1" ReadWrite,
-    EsrEl1 "esr_el1" ReadWrite,
-    FarEl1 "far_el1" ReadWrite,
-    VbarEl1 "vbar_el1" ReadWrite,
-    SctlrEl1 "sctlr_el1" ReadWrite,
-    TcrEl1 "tcr_el1" ReadWrite,
-    Ttbr0El1 "ttbr0_el1" ReadWrite,
-    Ttbr1El1 "ttbr1_el1" ReadWrite,
-    MairEl1 "mair_el1" ReadWrite,
-    AmairEl1 "amair_el1" ReadWrite,
-    CpacrEl1 "cpacr_el1" ReadWrite,
-    ContextidrEl1 "contextidr_el1" ReadWrite,
-    TpidrEl0 "tpidr_el0" ReadWrite,
-    TpidrroEl0 "tpidrro_el0" ReadWrite,
-    TpidrEl1 "tpidr_el1" ReadWrite,
-    Afsr0El1 "afsr0_el1" ReadWrite,
-    Afsr1El1 "afsr1_el1" ReadWrite,
-    ParEl1 "par_el1" ReadWrite,
-    CntkctlEl1 "cntkctl_el1" ReadWrite,
-    CntvCtlEl0 "cntv_ctl_el0" ReadWrite,
-    CntvCvalEl0 "cntv_cval_el0" ReadWrite,
-    /// As the guest sees it: `VMPIDR_EL2`.
-    MpidrEl1 "mpidr_el1" ReadOnly,
-    /// As the guest sees it: `VPIDR_EL2`.
-    MidrEl1 "midr_el1" ReadOnly,
-    MdscrEl1 "mdscr_el1" ReadOnly,
-    IdAa64Mmfr0El1 "id_aa64mmfr0_el1" ReadOnly,
-    IdAa64Mmfr2El1 "id_aa64mmfr2_el1" ReadOnly,
-    IdAa64Pfr0El1 "id_aa64pfr0_el1" ReadOnly,
+    guest: {
+        SpEl0 "sp_el0" ReadWrite,
+        SpEl1 "sp_el1" ReadWrite,
+        ElrEl1 "elr_el1" ReadWrite,
+        SpsrEl1 "spsr_el1" ReadWrite,
+        EsrEl1 "esr_el1" ReadWrite,
+        FarEl1 "far_el1" ReadWrite,
+        VbarEl1 "vbar_el1" ReadWrite,
+        SctlrEl1 "sctlr_el1" ReadWrite,
+        TcrEl1 "tcr_el1" ReadWrite,
+        Ttbr0El1 "ttbr0_el1" ReadWrite,
+        Ttbr1El1 "ttbr1_el1" ReadWrite,
+        MairEl1 "mair_el1" ReadWrite,
+        AmairEl1 "amair_el1" ReadWrite,
+        CpacrEl1 "cpacr_el1" ReadWrite,
+        ContextidrEl1 "contextidr_el1" ReadWrite,
+        TpidrEl0 "tpidr_el0" ReadWrite,
+        TpidrroEl0 "tpidrro_el0" ReadWrite,
+        TpidrEl1 "tpidr_el1" ReadWrite,
+        Afsr0El1 "afsr0_el1" ReadWrite,
+        Afsr1El1 "afsr1_el1" ReadWrite,
+        ParEl1 "par_el1" ReadWrite,
+        CntkctlEl1 "cntkctl_el1" ReadWrite,
+        CntvCtlEl0 "cntv_ctl_el0" ReadWrite,
+        CntvCvalEl0 "cntv_cval_el0" ReadWrite,
+        /// As a guest sees it: `VMPIDR_EL2`. Of the hypervisor's own CPUs the real one.
+        MpidrEl1 "mpidr_el1" ReadOnly,
+        /// As a guest sees it: `VPIDR_EL2`. Of the hypervisor's own CPUs the real one.
+        MidrEl1 "midr_el1" ReadOnly,
+        MdscrEl1 "mdscr_el1" ReadOnly,
+        IdAa64Mmfr0El1 "id_aa64mmfr0_el1" ReadOnly,
+        IdAa64Mmfr2El1 "id_aa64mmfr2_el1" ReadOnly,
+        IdAa64Pfr0El1 "id_aa64pfr0_el1" ReadOnly,
+    }
+    hypervisor: {
+        /// Of the exception by which the CPU stopped, like the next four.
+        EsrEl2 "esr_el2",
+        FarEl2 "far_el2",
+        HpfarEl2 "hpfar_el2",
+        ElrEl2 "elr_el2",
+        SpsrEl2 "spsr_el2",
+        HcrEl2 "hcr_el2",
+        VttbrEl2 "vttbr_el2",
+        VtcrEl2 "vtcr_el2",
+        Ttbr0El2 "ttbr0_el2",
+        TcrEl2 "tcr_el2",
+        MairEl2 "mair_el2",
+        SctlrEl2 "sctlr_el2",
+        VbarEl2 "vbar_el2",
+        TpidrEl2 "tpidr_el2",
+        CptrEl2 "cptr_el2",
+        MdcrEl2 "mdcr_el2",
+        VmpidrEl2 "vmpidr_el2",
+        VpidrEl2 "vpidr_el2",
+        CnthctlEl2 "cnthctl_el2",
+        CntvoffEl2 "cntvoff_el2",
+        CnthpCtlEl2 "cnthp_ctl_el2",
+        CnthpCvalEl2 "cnthp_cval_el2",
+        IchHcrEl2 "ich_hcr_el2",
+        IchVmcrEl2 "ich_vmcr_el2",
+        CurrentEl "currentel",
+    }
 }
 
 /// The values of all [`SysReg`]s of a vCPU.

@@ -121,6 +121,16 @@ fn the_description_counts_as_the_registers_do() {
         .sum();
     assert_eq!(bench.ask("g").len(), bits / 4);
     assert!(xml.contains("org.gnu.gdb.aarch64.core") && xml.contains("ttbr1_el1"));
+    // The hypervisor's own registers come behind a guest's.
+    assert!(!xml.contains("hcr_el2"));
+    let count = xml.matches("regnum=").count();
+    assert_eq!(bench.ask(&format!("p{:x}", count - 1)).len(), 16);
+    assert!(bench.ask(&format!("p{count:x}")).starts_with('E'));
+    assert!(
+        bench
+            .ask(&format!("P{count:x}=0000000000000000"))
+            .starts_with('E')
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use e2e::tiny::{Tiny, time_stands_still, truth};
 use e2e::{Gdb, MOMENT, Spec, TestMachine, case_list, suite};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         World::boot,
         case_list![
             every_cpu_stops_and_shows_itself,
+            system_registers_are_each_cpus_own,
             memory_reads_true_and_unmapped_is_an_error,
             control_c_stops_what_runs,
             guests_lose_nothing,
@@ -115,6 +117,64 @@ fn every_cpu_stops_and_shows_itself(world: &World) -> Result<()> {
     ensure!(!guest.contains("Backtrace stopped"), "{guest}");
     gdb.detach()?;
     world.guests_go_on("a look")
+}
+
+/// The registers of EL2 by name, of the CPU that is looked at. They cannot be changed.
+fn system_registers_are_each_cpus_own(world: &World) -> Result<()> {
+    const BRK: u64 = 0x3c;
+    const EL2H: u64 = 0b1001;
+    let mut gdb = world.attach()?;
+    let shown = gdb.console("info registers system")?;
+    for name in ["esr_el2", "hcr_el2", "vttbr_el2", "vtcr_el2", "ttbr1_el1"] {
+        ensure!(shown.contains(name), "no {name} in {shown}");
+    }
+    let vectors = gdb.value("(unsigned long)&vector_table")?;
+    let mut tables = Vec::new();
+    let mut seen = Vec::new();
+    for thread in 1..=CPUS {
+        gdb.console(&format!("thread {thread}"))?;
+        for (expression, expected) in [
+            ("$currentel", 2 << 2),
+            ("$vbar_el2", vectors),
+            ("$mpidr_el1 & 0xff", thread as u64 - 1),
+            ("$sctlr_el2 & 1", 1),
+            ("$elr_el2 == $pc", 1),
+            ("$spsr_el2 & 0xf", EL2H),
+        ] {
+            let value = gdb.value(expression)?;
+            ensure!(
+                value == expected,
+                "thread {thread}: {expression} is {value:#x}"
+            );
+        }
+        seen.push((gdb.value("$tpidr_el2")?, gdb.value("$ttbr0_el2")?));
+        if thread > 1 {
+            let (enabled, root) = (gdb.value("$hcr_el2 & 1")?, gdb.value("$vttbr_el2")?);
+            ensure!(enabled == 1, "thread {thread}: no stage 2 in HCR_EL2");
+            tables.push(root);
+        }
+    }
+    ensure!(
+        tables[0] == tables[1] && tables[0] != tables[2],
+        "stage 2 of vm1, vm1 and vm2: {tables:x?}"
+    );
+    let own: BTreeSet<u64> = seen.iter().map(|(own, _)| *own).collect();
+    let map: BTreeSet<u64> = seen.iter().map(|(_, map)| *map).collect();
+    ensure!(
+        (own.len(), map.len()) == (CPUS, 1),
+        "TPIDR and TTBR0: {seen:x?}"
+    );
+    // How the service's CPU has come here.
+    gdb.console("thread 1")?;
+    let class = gdb.value("$esr_el2 >> 26")?;
+    ensure!(class == BRK, "exception class {class:#x}");
+    let before = gdb.value("$hcr_el2")?;
+    let said = gdb.console("set var $hcr_el2 = 0");
+    ensure!(said.is_err(), "HCR_EL2 was written: {said:?}");
+    gdb.console("maintenance flush register-cache")?;
+    ensure!(gdb.value("$hcr_el2")? == before, "HCR_EL2 has changed");
+    gdb.detach()?;
+    world.guests_go_on("a look at registers")
 }
 
 fn memory_reads_true_and_unmapped_is_an_error(world: &World) -> Result<()> {

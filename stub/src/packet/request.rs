@@ -4,7 +4,7 @@
 //! on, or half understands. Whatever is not known here gets the empty reply, as the protocol asks.
 
 use super::{hex_decode, hex_number};
-use crate::target::arch;
+use crate::target::arch::RegisterSet;
 use alloc::format;
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
@@ -306,7 +306,7 @@ fn read_register(number: &[u8]) -> Option<Request> {
 
 /// A register that there is: gdbstub would say of another one that it does not know the packet.
 fn register_number(digits: &[u8]) -> Option<u64> {
-    hex_number(digits).filter(|number| *number < arch::COUNT as u64)
+    hex_number(digits).filter(|number| *number < RegisterSet::Hypervisor.count() as u64)
 }
 
 fn write_register(bytes: &[u8]) -> Option<Request> {

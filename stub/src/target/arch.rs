@@ -3,7 +3,7 @@
 //! gdbstub_arch's AArch64 does not serve: its `g` packet has FPSR and FPCR swapped against its XML, and its 72 KB of
 //! system registers have numbers up to 65535, which break `collect $regs`. Here the order of [`RegisterId::from_number`],
 //! of the `g` packet and of [`super::description`] is one: x0 to x30, SP, PC, CPSR, V0 to V31, FPSR, FPCR, then
-//! [`SysReg::ALL`], numbered without a gap.
+//! [`SysReg::ALL`], numbered without a gap. A guest's vCPU has [`SysReg::GUEST`] of these.
 
 use core::num::NonZeroUsize;
 use gdbstub::arch::{Arch, RegId, Registers};
@@ -18,10 +18,41 @@ const FPSR: usize = 66;
 const FPCR: usize = 67;
 const SYSTEM: usize = 68;
 
-/// How many registers a vCPU shows. Their numbers are dense.
-pub(crate) const COUNT: usize = SYSTEM + SysReg::COUNT;
+/// Whose registers: their numbers are dense, and those of a guest are the first of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum RegisterSet {
+    /// A guest's vCPU.
+    #[default]
+    Guest,
+    /// A CPU of the hypervisor.
+    Hypervisor,
+}
 
-/// AArch64 at EL1 and EL0.
+impl RegisterSet {
+    /// How many registers.
+    pub(crate) const fn count(self) -> usize {
+        SYSTEM
+            + match self {
+                Self::Guest => SysReg::GUEST.len(),
+                Self::Hypervisor => SysReg::ALL.len(),
+            }
+    }
+
+    /// All of them, by number.
+    pub(crate) fn registers(self) -> impl Iterator<Item = RegisterId> {
+        (0..self.count()).filter_map(RegisterId::from_number)
+    }
+
+    /// Whether a register is one of them.
+    pub(crate) fn contains(self, register: RegisterId) -> bool {
+        match register {
+            RegisterId::System(register) => SYSTEM + (register as usize) < self.count(),
+            _ => true,
+        }
+    }
+}
+
+/// AArch64.
 pub(crate) enum Aarch64 {}
 
 impl Arch for Aarch64 {
@@ -67,11 +98,6 @@ impl RegisterId {
         })
     }
 
-    /// All registers, by number.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..COUNT).filter_map(Self::from_number)
-    }
-
     /// Bytes of the register in the protocol.
     pub(crate) const fn size(self) -> usize {
         match self {
@@ -92,6 +118,8 @@ impl RegId for RegisterId {
 /// All registers of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct VcpuRegisters {
+    /// Which these are.
+    pub(crate) set: RegisterSet,
     /// Core registers.
     pub(crate) core: CoreRegs,
     /// SIMD and floating point.
@@ -160,7 +188,7 @@ impl Registers for VcpuRegisters {
     }
 
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
-        for register in RegisterId::all() {
+        for register in self.set.registers() {
             for byte in &self.get(register).to_le_bytes()[..register.size()] {
                 write_byte(Some(*byte));
             }
@@ -169,8 +197,14 @@ impl Registers for VcpuRegisters {
 
     /// A `G` packet holds every register. A read-only one keeps its value, which is what the client read before.
     fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
+        let sets = [RegisterSet::Guest, RegisterSet::Hypervisor];
+        let fits = |set: &RegisterSet| {
+            let sizes = set.registers().map(RegisterId::size);
+            sizes.sum::<usize>() == bytes.len()
+        };
+        self.set = sets.into_iter().find(fits).ok_or(())?;
         let mut rest = bytes;
-        for register in RegisterId::all() {
+        for register in self.set.registers() {
             let (value, later) = rest.split_at_checked(register.size()).ok_or(())?;
             rest = later;
             match (register, self.set(register, value)) {
@@ -178,7 +212,7 @@ impl Registers for VcpuRegisters {
                 (_, Err(NotWritable)) => return Err(()),
             }
         }
-        if rest.is_empty() { Ok(()) } else { Err(()) }
+        Ok(())
     }
 }
 
@@ -204,12 +238,13 @@ mod tests {
             bytes[fpsr..fpsr + 8],
             [0x11, 0x11, 0x11, 0x11, 0x22, 0x22, 0x22, 0x22]
         );
-        assert_eq!(bytes.len(), fpsr + 8 + 8 * SysReg::COUNT);
+        assert_eq!(bytes.len(), fpsr + 8 + 8 * SysReg::GUEST.len());
     }
 
     #[test]
     fn a_g_packet_fits() {
-        let digits = 2 * RegisterId::all().map(RegisterId::size).sum::<usize>();
+        let registers = RegisterSet::Hypervisor.registers();
+        let digits = 2 * registers.map(RegisterId::size).sum::<usize>();
         assert!(digits + 5 <= crate::packet::PACKET_SIZE);
     }
 
@@ -220,10 +255,13 @@ mod tests {
         registers.core.pstate = 0x3c5;
         registers.fp.v[31] = u128::MAX - 1;
         registers.sys.set(SysReg::VbarEl1, 0x1234);
-        let mut copy = VcpuRegisters::default();
-        copy.gdb_deserialize(&serialize(&registers)).unwrap();
-        assert_eq!(copy, registers);
-        assert!(copy.gdb_deserialize(&[0; 16]).is_err());
+        for set in [RegisterSet::Guest, RegisterSet::Hypervisor] {
+            registers.set = set;
+            let mut copy = VcpuRegisters::default();
+            copy.gdb_deserialize(&serialize(&registers)).unwrap();
+            assert_eq!(copy, registers);
+            assert!(copy.gdb_deserialize(&[0; 16]).is_err());
+        }
     }
 
     #[test]
@@ -238,8 +276,9 @@ mod tests {
 
     #[test]
     fn numbers_are_dense() {
-        assert_eq!(RegisterId::all().count(), COUNT);
-        assert_eq!(RegisterId::from_number(COUNT), None);
+        let all = RegisterSet::Hypervisor;
+        assert_eq!(all.registers().count(), all.count());
+        assert_eq!(RegisterId::from_number(all.count()), None);
         assert_eq!(RegisterId::from_number(usize::MAX), None);
     }
 }

@@ -30,6 +30,7 @@ impl DebugTarget {
     pub(super) fn registers(&self, vcpu: VcpuId) -> Result<VcpuRegisters, NoVcpu> {
         let machine = self.machine();
         Ok(VcpuRegisters {
+            set: super::register_set(self.space),
             core: machine.core(vcpu)?,
             fp: machine.fp(vcpu)?,
             sys: machine.sys(vcpu)?,

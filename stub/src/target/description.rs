@@ -1,6 +1,6 @@
 //! The target description: `target.xml` (GDB manual, appendix G).
 
-use super::arch::RegisterId;
+use super::arch::{RegisterId, RegisterSet};
 use alloc::string::String;
 use core::fmt::{self, Write};
 use gdbstub::target::TargetResult;
@@ -66,17 +66,17 @@ const VECTOR_TYPES: &str = "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/
 <field name=\"h\" type=\"vnh\"/><field name=\"b\" type=\"vnb\"/><field name=\"q\" type=\"vnq\"/>\
 </union>\n";
 
-/// Writes the description.
-pub(crate) fn target_xml() -> String {
+/// Writes the description of a set of registers.
+pub(crate) fn target_xml(set: RegisterSet) -> String {
     let mut xml = String::new();
     // Writing to a string cannot fail.
-    let _ = write_xml(&mut xml);
+    let _ = write_xml(&mut xml, set);
     xml
 }
 
-fn write_xml(xml: &mut String) -> fmt::Result {
+fn write_xml(xml: &mut String, set: RegisterSet) -> fmt::Result {
     xml.push_str(HEAD);
-    let registers = RegisterId::all().enumerate();
+    let registers = set.registers().enumerate();
     for (number, register) in registers {
         match register {
             RegisterId::X(0) => write!(xml, "<feature name=\"{CORE}\">\n{CPSR_FLAGS}")?,
@@ -146,22 +146,31 @@ mod tests {
 
     #[test]
     fn every_register_is_there_once_and_in_order() {
-        let xml = target_xml();
-        let numbers = xml.split("regnum=\"").skip(1);
-        let numbers = numbers.map(|rest| rest.split('"').next().unwrap().parse::<usize>().unwrap());
-        assert!(numbers.eq(0..super::super::arch::COUNT));
-        for register in SysReg::ALL {
-            assert_eq!(
-                xml.matches(&alloc::format!("\"{}\"", register.name()))
-                    .count(),
-                1
-            );
+        let sets = [
+            (RegisterSet::Guest, SysReg::GUEST),
+            (RegisterSet::Hypervisor, SysReg::ALL),
+        ];
+        for (set, system) in sets {
+            let xml = target_xml(set);
+            let numbers = xml.split("regnum=\"").skip(1);
+            let numbers =
+                numbers.map(|rest| rest.split('"').next().unwrap().parse::<usize>().unwrap());
+            assert!(numbers.eq(0..set.count()));
+            for register in SysReg::ALL {
+                let name = alloc::format!("\"{}\"", register.name());
+                let expected = usize::from(system.contains(register));
+                assert_eq!(xml.matches(&name).count(), expected, "{name}");
+                assert_eq!(
+                    set.contains(RegisterId::System(*register)),
+                    system.contains(register)
+                );
+            }
         }
     }
 
     #[test]
     fn nothing_in_it_needs_an_escape_in_a_packet() {
-        assert!(!target_xml().contains(['#', '$', '}', '*']));
+        assert!(!target_xml(RegisterSet::Hypervisor).contains(['#', '$', '}', '*']));
     }
 
     #[test]

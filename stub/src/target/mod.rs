@@ -17,7 +17,7 @@ use crate::server::Server;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
-use arch::Aarch64;
+use arch::{Aarch64, RegisterSet};
 use core::convert::Infallible;
 use core::num::NonZeroUsize;
 use gdbstub::common::Tid;
@@ -70,7 +70,7 @@ impl DebugTarget {
         Self {
             server,
             space,
-            description: description::target_xml(),
+            description: description::target_xml(register_set(space)),
             plan: ResumePlan::default(),
             files: Files::default(),
             focus: VcpuId(0),
@@ -144,6 +144,15 @@ impl DebugTarget {
     /// Why the last request was refused, where there are words for it.
     pub(crate) fn take_refusal(&mut self) -> Option<String> {
         self.refusal.take()
+    }
+}
+
+/// The registers that a client of this space sees.
+fn register_set(space: &Space) -> RegisterSet {
+    if space.vm().is_hypervisor() {
+        RegisterSet::Hypervisor
+    } else {
+        RegisterSet::Guest
     }
 }
 

@@ -16,6 +16,9 @@ impl SingleRegisterAccess<Tid> for DebugTarget {
     ) -> TargetResult<usize, Self> {
         let vcpu = self.vcpu_or_error(tid)?;
         let registers = self.registers(vcpu).map_err(no_thread)?;
+        if !registers.set.contains(register) {
+            return Err(TargetError::Errno(Errno::Inval as u8));
+        }
         let bytes = registers.get(register).to_le_bytes();
         let size = register.size().min(buffer.len());
         buffer[..size].copy_from_slice(&bytes[..size]);
