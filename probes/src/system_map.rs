@@ -1,10 +1,13 @@
-//! A `System.map`, for a kernel that carries no symbols of its own.
+//! Symbols from a file, for a kernel that carries none of its own: a `System.map`, or the symbol table of an ELF file.
 //!
-//! The text is what `nm -n vmlinux` prints: an address in hexadecimal digits, a type letter and a name in each line, and
-//! behind some names a module's in brackets. Addresses are those that the kernel was linked to; where it really runs
-//! (KASLR) the exception vectors tell: `VBAR_EL1` of a vCPU in the kernel is `vectors`, moved.
+//! Addresses are those that the kernel was linked to; where it really runs (KASLR) the exception vectors tell: `VBAR_EL1` of a
+//! vCPU in the kernel is `vectors`, moved.
 //!
-//! A table takes 12 bytes for each symbol, and its name.
+//! A table takes 12 bytes for each symbol, and its name. Looking up halves the table 18 times at most, by address or by the
+//! hash of a name.
+
+pub mod elf;
+mod text;
 
 use crate::addr::Gva;
 use crate::kernel::NoKernel;
@@ -27,11 +30,22 @@ const VECTORS: &str = "vectors";
 const BANNER: &str = "linux_banner";
 const BANNER_TEXT: &[u8] = b"Linux version ";
 
-/// Why a text is no map.
+/// Why a file is no map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadMap {
     /// A line is none of `nm`'s. Lines count from 1.
     Line(usize),
+    /// An ELF file, but not a 64-bit little-endian one for AArch64.
+    OtherElf,
+    /// An ELF file whose tables are not where it says.
+    CutElf,
+    /// An ELF file without a symbol table.
+    Stripped,
+    /// The name of an ELF file's symbol cannot be one.
+    ElfName {
+        /// Where in the names.
+        offset: usize,
+    },
     /// It has no symbols, or too many.
     Count(usize),
     /// Its symbols are more than 4 GiB apart.
@@ -49,6 +63,16 @@ impl fmt::Display for BadMap {
                 f,
                 "line {line} is no symbol: a System.map has lines like `ffff800080010000 T \
                  _stext` (`nm -n vmlinux` makes one)"
+            ),
+            Self::OtherElf => f.write_str("no ELF file of an arm64 kernel"),
+            Self::CutElf => f.write_str("an ELF file that is cut off or damaged: upload it again"),
+            Self::Stripped => f.write_str(
+                "an ELF file without a symbol table: it was stripped. Upload its System.map, or what \
+                 `periscope symbols` makes of the kernel",
+            ),
+            Self::ElfName { offset } => write!(
+                f,
+                "the name at {offset:#x} of the ELF file's symbols is no name: the file is damaged"
             ),
             Self::Count(count) => write!(f, "{count} symbols: 1 to {MAX_SYMBOLS} are possible"),
             Self::TooWide => f.write_str("its symbols are more than 4 GiB apart"),
@@ -68,7 +92,7 @@ struct Entry {
     name: u32,
 }
 
-/// The symbols of a `System.map`, at the addresses of the kernel that runs or, before
+/// The symbols of a file, at the addresses of the kernel that runs or, before
 /// [`SystemMap::at`], those that it was linked to.
 #[derive(Clone, Debug)]
 pub struct SystemMap {
@@ -82,28 +106,29 @@ pub struct SystemMap {
 }
 
 impl SystemMap {
-    /// Reads the text. Absolute and undefined symbols (types `A`, `U`, `w`, and addresses in the lower half) are left
-    /// out: they are no places in the kernel.
-    pub fn parse(text: &[u8]) -> Result<Self, BadMap> {
+    /// Reads a `System.map` or an ELF file. Symbols in the lower half of the address space are left out: they are no places
+    /// in the kernel.
+    pub fn parse(file: &[u8]) -> Result<Self, BadMap> {
         let mut found = Vec::new();
         let mut names = Vec::new();
-        for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-            let line = line.trim_ascii();
-            if line.is_empty() {
-                continue;
+        let take = |address: u64, name: &str| {
+            if address >> 63 == 0 {
+                return Ok(());
             }
-            let symbol = parse_line(line).ok_or(BadMap::Line(index + 1))?;
-            let Some((address, name)) = symbol else {
-                continue;
-            };
             if found.len() == MAX_SYMBOLS {
                 return Err(BadMap::Count(found.len() + 1));
             }
             reserve(&mut found, 1)?;
             reserve(&mut names, name.len() + 1)?;
             found.push((address, names.len() as u32));
-            names.extend_from_slice(name);
+            names.extend_from_slice(name.as_bytes());
             names.push(0);
+            Ok(())
+        };
+        if elf::is_elf(file) {
+            elf::each_symbol(file, take)?;
+        } else {
+            text::each_symbol(file, take)?;
         }
         // Stable: of several at one address the first stays first.
         found.sort_by_key(|(address, _)| *address);
@@ -200,22 +225,9 @@ impl SystemMap {
     }
 }
 
-/// The address and name of a line; `Some(None)` for a symbol that is no place.
-fn parse_line(line: &[u8]) -> Option<Option<(u64, &[u8])>> {
-    let line = core::str::from_utf8(line).ok()?;
-    let mut words = line.split_ascii_whitespace();
-    let first = words.next()?;
-    // `nm` leaves the address of an undefined symbol out.
-    if first.len() == 1 {
-        return words.next().map(|_| None);
-    }
-    let address = u64::from_str_radix(first, 16).ok()?;
-    let kind = words.next().filter(|kind| kind.len() == 1)?;
-    let name = words
-        .next()
-        .filter(|name| name.len() <= MAX_NAME && !name.contains(char::is_control))?;
-    let is_place = !matches!(kind, "A" | "a" | "U" | "w" | "W") && address >> 63 == 1;
-    Some(is_place.then_some((address, name.as_bytes())))
+/// Whether this can be the name of a symbol. Names are printed to terminals.
+fn valid_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), BadMap> {
@@ -282,6 +294,8 @@ mod tests {
     use alloc::format;
     use proptest::prelude::*;
 
+    const BASE: u64 = 0xffff_8000_8000_0000;
+
     const MAP: &str = "\
 0000000000000000 A _kernel_flags_le_hi32
                  U elsewhere
@@ -337,19 +351,66 @@ ffff800080050000 B _end
             error("ffff000000000000 T vectors\nffff800080000000 T _text"),
             BadMap::TooWide
         );
-        assert!(SystemMap::parse(b"\x7fELF\x02\x01\x01").is_err());
     }
 
     #[test]
     fn a_name_cannot_command_a_terminal() {
         let error = SystemMap::parse(b"ffff800080000000 T \x1b[2Jx\n").unwrap_err();
         assert_eq!(error, BadMap::Line(1));
+        let file = elf::build::file(&[(BASE, "\x1b[2Jx")]);
+        let error = SystemMap::parse(&file).unwrap_err();
+        assert_eq!(error, BadMap::ElfName { offset: 1 });
+    }
+
+    #[test]
+    fn an_elf_file_is_read() {
+        let file = elf::build::file(&[
+            (BASE + 0x800, "vectors"),
+            (BASE, "$x"),
+            (BASE, "_text"),
+            (0x1000, "low"),
+            (BASE + 0x1000, "_end"),
+        ]);
+        let map = SystemMap::parse(&file).unwrap();
+        assert_eq!(map.count(), 3);
+        assert_eq!(map.by_name("vectors"), Some(Gva(BASE + 0x800)));
+        assert_eq!(located(&map, BASE + 4), Some(("_text".into(), 4)));
+    }
+
+    #[test]
+    fn what_is_no_elf_file_of_a_kernel() {
+        let error = |file: &[u8]| SystemMap::parse(file).unwrap_err();
+        let file = elf::build::file(&[(BASE, "vectors")]);
+        for length in 20..file.len() {
+            assert_eq!(error(&file[..length]), BadMap::CutElf, "{length}");
+        }
+        assert_eq!(error(b"\x7fELF\x02\x01\x01"), BadMap::OtherElf);
+        let mut other = file.clone();
+        other[18] = 62;
+        assert_eq!(error(&other), BadMap::OtherElf, "x86-64");
+        assert_eq!(error(&elf::build::file(&[])), BadMap::Count(0));
+        let mut stripped = file;
+        let kind = stripped.len() - 3 * 64 + 4;
+        stripped[kind] = 1;
+        assert_eq!(error(&stripped), BadMap::Stripped);
     }
 
     proptest! {
         #[test]
         fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = SystemMap::parse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_elf_file_parses_or_is_refused(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut file = elf::build::file(&[(BASE, "vectors"), (BASE + 8, "f")]);
+            for (at, value) in damage {
+                let at = at.index(file.len());
+                file[at] = value;
+            }
+            let _ = SystemMap::parse(&file);
         }
 
         #[test]

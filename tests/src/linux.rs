@@ -3,7 +3,7 @@
 use crate::{Console, Gdb, LONG, MOMENT};
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -115,6 +115,11 @@ impl SymbolFile {
             path,
             text: u64::from_str_radix(text.trim(), 16)?,
         })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A `System.map` of its global symbols, as `nm` makes one of any ELF file.

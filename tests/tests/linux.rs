@@ -345,7 +345,8 @@ fn symbols_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
     gdb.detach()
 }
 
-/// `trace loadsyms` for the second VM: what an uploaded System.map says, moved by KASLR, is what the kernel itself says.
+/// `trace loadsyms` for the second VM: what an uploaded System.map or ELF file says, moved by KASLR, is what the kernel itself
+/// says.
 fn a_system_map_gives_the_same_symbols(machine: &Machine) -> Result<()> {
     const SYMBOLS: [&str; 3] = ["_text", "vfs_read", "jiffies"];
     let mut gdb = machine.machine.gdb(2)?;
@@ -356,15 +357,18 @@ fn a_system_map_gives_the_same_symbols(machine: &Machine) -> Result<()> {
             .collect()
     };
     let own = look_up(&mut gdb)?;
-    let map = machine.symbols.system_map()?;
-    gdb.console_within(&format!("remote put {} System.map", map.display()), LONG)?;
-    let said = gdb.console("monitor trace loadsyms vm2 System.map")?;
-    ensure!(
-        said.contains("symbols from System.map, moved by 0x"),
-        "{said}"
-    );
-    let loaded = look_up(&mut gdb)?;
-    ensure!(loaded == own, "the map says {loaded:?}, the kernel {own:?}");
+    let files = [
+        (machine.symbols.system_map()?, "System.map"),
+        (machine.symbols.path().to_owned(), "vmlinux"),
+    ];
+    for (file, name) in files {
+        gdb.console_within(&format!("remote put {} {name}", file.display()), LONG)?;
+        let said = gdb.console(&format!("monitor trace loadsyms vm2 {name}"))?;
+        let moved = format!("symbols from {name}, moved by 0x");
+        ensure!(said.contains(&moved), "{said}");
+        let loaded = look_up(&mut gdb)?;
+        ensure!(loaded == own, "{name} says {loaded:?}, the kernel {own:?}");
+    }
     let said = gdb.console("monitor trace kprobe vm2:vfs_read count")?;
     Probe::attached(&said)?;
     gdb.console("monitor trace unkprobe vm2:vfs_read")?;

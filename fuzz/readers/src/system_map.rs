@@ -1,9 +1,9 @@
-//! The reader of a `System.map`, on any text and on a map with damage.
+//! The reader of a kernel's symbols from a file, on any bytes, on a `System.map` with damage and on an ELF file with some.
 
 use crate::input::Input;
 use probes::addr::Gva;
 use probes::symbols::Symbols;
-use probes::system_map::SystemMap;
+use probes::system_map::{SystemMap, elf};
 
 const MAP: &[u8] = b"\
 0000000000000000 A _kernel_flags_le_hi32
@@ -17,6 +17,13 @@ ffff800080040000 D linux_banner
 ffff800080050000 B _end
 ";
 
+const SYMBOLS: [(u64, &str); 4] = [
+    (0xffff_8000_8000_0000, "_text"),
+    (0xffff_8000_8001_0800, "vectors"),
+    (0xffff_8000_8004_0000, "linux_banner"),
+    (0xffff_8000_8005_0000, "_end"),
+];
+
 /// Reads a map and looks up everything in it.
 pub fn check(bytes: &[u8]) {
     let mut input = Input::new(bytes);
@@ -24,12 +31,16 @@ pub fn check(bytes: &[u8]) {
         return read(input.rest(), 0);
     }
     let slide = input.u64();
-    let mut text = MAP.to_vec();
+    let mut file = if input.byte().is_multiple_of(2) {
+        MAP.to_vec()
+    } else {
+        elf::build::file(&SYMBOLS)
+    };
     while input.has_more() {
-        let at = usize::from(input.byte()) % text.len();
-        text[at] = input.byte();
+        let at = usize::from(input.u16()) % file.len();
+        file[at] = input.byte();
     }
-    read(&text, slide);
+    read(&file, slide);
 }
 
 fn read(text: &[u8], slide: u64) {

@@ -9,7 +9,7 @@ use probes::system_map::SystemMap;
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "loadsyms"],
     arguments: "VM FILE",
-    summary: "take a VM's symbols from an uploaded System.map, not from its kernel",
+    summary: "take a VM's symbols from an uploaded System.map or ELF file, not from its kernel",
     run,
 };
 
@@ -19,8 +19,8 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let vm = space.vm();
     let Some(text) = invocation.server.take_map(file) else {
         return Err(Problem::Refused(format!(
-            "no file {file} has been uploaded: GDB's `remote put System.map {file}` does that \
-             (`nm -n vmlinux > System.map` makes one of an ELF file)."
+            "no file {file} has been uploaded: GDB's `remote put System.map System.map` does that \
+             (`nm -n vmlinux > System.map` makes one), or `remote put FILE vmlinux` with an ELF file."
         )));
     };
     let map = SystemMap::parse(&text).map_err(|error| refused(format!("{file}: {error}")))?;

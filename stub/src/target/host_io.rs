@@ -1,7 +1,7 @@
 //! Files: `remote put` is how linked programs get here, `remote get` how events get out. There is no file system behind
 //! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or, called
-//! `System.map` or `NAME.map`, kept until `trace loadsyms` takes it. What is got is
-//! made when it is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
+//! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
+//! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
 
 use super::DebugTarget;
 use alloc::string::{String, ToString};
@@ -18,7 +18,8 @@ use probes::programs::StoreError;
 const MAX_OPEN: usize = 4;
 /// Bytes of a program at most. Those of real tools have some ten thousand.
 const MAX_PROGRAM: usize = 1 << 20;
-/// Bytes of a `System.map` at most. Debian's have 5 million.
+/// Bytes of a file with symbols at most. Debian's `System.map` has 5 million, and so has what `periscope symbols` makes; a
+/// `vmlinux` with its code and debugging information has hundreds.
 const MAX_MAP: usize = 16 << 20;
 /// Bytes of a file name at most.
 const MAX_NAME: usize = 256;
@@ -41,7 +42,9 @@ enum Purpose {
 impl Purpose {
     fn of(path: &[u8]) -> Result<Self, HostIoErrno> {
         let name = file_name(path)?;
-        if name.ends_with(".map") || name.starts_with("System.map") {
+        let is_map = name.ends_with(".map") || name.starts_with("System.map");
+        let is_elf = name.ends_with(".elf") || name.starts_with("vmlinux");
+        if is_map || is_elf {
             return Ok(Self::Map(name.to_string()));
         }
         stem(name).map(Self::Program)
@@ -321,6 +324,8 @@ mod tests {
         let map = |name: &str| Some(Purpose::Map(name.to_string()));
         assert_eq!(purpose(b"/boot/System.map-6.1"), map("System.map-6.1"));
         assert_eq!(purpose(b"vmlinux.map"), map("vmlinux.map"));
+        assert_eq!(purpose(b"/boot/vmlinux-6.1"), map("vmlinux-6.1"));
+        assert_eq!(purpose(b"kernel.sym.elf"), map("kernel.sym.elf"));
         for bad in [&b".lp"[..], b"/", b"\xff", &[b'a'; MAX_NAME + 1]] {
             assert_eq!(purpose(bad), None);
         }
