@@ -74,14 +74,12 @@ impl Shell {
 
     /// Detaches a probe and returns how often it was hit.
     pub fn detach(&mut self, probe: Probe) -> Result<u64> {
-        let said = self.run(&format!("trace unkprobe vm1:{}", probe.id))?;
-        hits_at_the_end(&said)
+        Probe::detached(&self.run(&format!("trace unkprobe vm1:{}", probe.id))?)
     }
 
     /// The same for an hprobe.
     pub fn unhprobe(&mut self, probe: Probe) -> Result<u64> {
-        let said = self.run(&format!("trace unhprobe {}", probe.id))?;
-        hits_at_the_end(&said)
+        Probe::detached(&self.run(&format!("trace unhprobe {}", probe.id))?)
     }
 
     /// How often a probe has been hit. None of its programs' runs may have failed.
@@ -174,14 +172,6 @@ fn hits_if_on(list: &str) -> Option<String> {
     }
 }
 
-/// The hits in what detaching says.
-fn hits_at_the_end(said: &str) -> Result<u64> {
-    let hits = said.trim_end().strip_suffix(" hits");
-    let hits = hits.and_then(|text| text.rsplit(' ').next());
-    let hits = hits.with_context(|| format!("not detached: {said}"))?;
-    hits.parse().with_context(|| format!("hits of `{said}`"))
-}
-
 impl Probe {
     /// The probe that `trace kprobe` or `trace attach` says it has attached, and armed.
     pub fn attached(said: &str) -> Result<Self> {
@@ -196,6 +186,14 @@ impl Probe {
         let id = id.and_then(|digits| digits.parse().ok());
         let id = id.with_context(|| format!("not attached: {said}"))?;
         Ok(Self { id })
+    }
+
+    /// The hits of the probe that `trace unkprobe` says it has detached.
+    pub fn detached(said: &str) -> Result<u64> {
+        let hits = said.trim_end().strip_suffix(" hits");
+        let hits = hits.and_then(|text| text.rsplit(' ').next());
+        let hits = hits.with_context(|| format!("not detached: {said}"))?;
+        hits.parse().with_context(|| format!("hits of `{said}`"))
     }
 
     /// Its number.

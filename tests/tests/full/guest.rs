@@ -13,27 +13,50 @@ const AT_ONCE: usize = 12;
 const COMPLAINTS: &str = "WARNING|BUG|Call trace|Oops|rcu.*(stall|detected)|soft lockup|hung task|Unexpected|[Bb]ad mode";
 
 /// Has the guest count calls of these functions by its own kprobes.
-pub fn count(linux: &mut Linux<'_>, functions: &[impl AsRef<str>]) -> Result<()> {
-    for some in functions.chunks(AT_ONCE) {
-        let names: Vec<&str> = some.iter().map(AsRef::as_ref).collect();
-        let said = linux.run(&format!(
-            "for f in {}; do echo p:$f $f >> {TRACING}/kprobe_events; done",
-            names.join(" ")
-        ))?;
-        ensure!(said.is_empty(), "no kprobe on one of {names:?}: {said}");
+pub fn count(linux: &mut Linux<'_>, functions: &[&str]) -> Result<()> {
+    let counted = count_possible(linux, functions)?;
+    for function in functions {
+        ensure!(counted.contains_key(*function), "no kprobe on {function}");
     }
-    let said = linux.run(&format!("echo 1 > {TRACING}/events/kprobes/enable"))?;
+    Ok(())
+}
+
+/// The same with those of the functions that take a kprobe. Returns what each of them has counted by now.
+pub fn count_possible(linux: &mut Linux<'_>, functions: &[&str]) -> Result<BTreeMap<String, u64>> {
+    for some in functions.chunks(AT_ONCE) {
+        linux.run(&format!(
+            "for f in {}; do echo p:$f $f >> {TRACING}/kprobe_events; done",
+            some.join(" ")
+        ))?;
+    }
+    let enable = format!("echo 1 > {TRACING}/events/kprobes/enable");
+    let said = linux.run_within(&enable, LONG)?;
     ensure!(
         said.is_empty(),
         "the guest's kprobes cannot be enabled: {said}"
     );
+    counts(linux)
+}
+
+/// Takes the guest's kprobes on these functions away.
+pub fn stop_counting_some(linux: &mut Linux<'_>, functions: &[&str]) -> Result<()> {
+    for some in functions.chunks(AT_ONCE) {
+        let said = linux.run(&format!(
+            "for f in {}; do echo 0 > {TRACING}/events/kprobes/$f/enable; \
+             echo -:$f >> {TRACING}/kprobe_events; done",
+            some.join(" ")
+        ))?;
+        ensure!(said.is_empty(), "some of the guest's kprobes stay: {said}");
+    }
     Ok(())
 }
 
-/// Takes the guest's kprobes away.
+/// Takes all of the guest's kprobes away.
 pub fn stop_counting(linux: &mut Linux<'_>) -> Result<()> {
-    linux.run(&format!("echo 0 > {TRACING}/events/kprobes/enable"))?;
-    let said = linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    // For each of them the guest waits until no CPU can be in it.
+    let disable = format!("echo 0 > {TRACING}/events/kprobes/enable");
+    linux.run_within(&disable, LONG)?;
+    let said = linux.run_within(&format!("echo > {TRACING}/kprobe_events"), LONG)?;
     ensure!(said.is_empty(), "the guest's kprobes stay: {said}");
     Ok(())
 }

@@ -1,9 +1,11 @@
-//! What takes too long for every change: the soak, and Debian's kernels beside their own tracers. `cargo xtask test
+//! What takes too long for every change: the soak, the storm, and Debian's kernels beside their own tracers. `cargo xtask test
 //! --full` runs them, and the other end-to-end tests on every CPU model; otherwise there is nothing here.
 
 mod guest;
 mod kernels;
+mod rig;
 mod soak;
+mod storm;
 
 use e2e::{Named, Scope, cases, named, scope};
 use kernels::Kernel;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
                 kernels::check(&STABLE_16K)
             }),
             named("soak", soak::soak),
+            named("storm", storm::storm),
         ]),
     }
 }

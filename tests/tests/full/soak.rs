@@ -5,8 +5,9 @@
 //! have counted the same. The probes of the others come and go while the guest works.
 
 use crate::guest::{self, Text};
-use anyhow::{Context, Result, bail, ensure};
-use e2e::{Gdb, LONG, Linux, MOMENT, Probe, Random, Shell, Spec, TestMachine};
+use crate::rig::{Rig, Way, agreed};
+use anyhow::{Context, Result, ensure};
+use e2e::{LONG, Linux, MOMENT, Probe, Random, Spec, TestMachine};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use xtask::guest::Release;
@@ -40,8 +41,6 @@ const MEASURED: usize = 12;
 const ROUNDS: usize = 8;
 /// How often a probe comes or goes while the guest works in a round.
 const CHANGES: usize = 40;
-/// How often the counts are read until nothing was counted meanwhile.
-const READINGS: usize = 10;
 
 /// Runs it.
 pub fn soak() -> Result<()> {
@@ -67,23 +66,25 @@ fn run(random: Random) -> Result<()> {
     let mut gdb = machine.gdb(1)?;
     gdb.resume()?;
     let mut soak = Soak {
-        random,
-        shell,
-        gdb,
-        linux,
+        rig: Rig {
+            random,
+            shell,
+            gdb,
+            linux,
+        },
         calls: BTreeMap::new(),
     };
     for round in 1..=ROUNDS {
         soak.round(&text, &counted)
             .with_context(|| format!("round {round} of {ROUNDS}"))?;
     }
-    let Soak {
+    let Soak { rig, calls } = soak;
+    let Rig {
         mut shell,
         mut gdb,
         mut linux,
-        calls,
         ..
-    } = soak;
+    } = rig;
     for function in FUNCTIONS {
         ensure!(
             calls.get(function).is_some_and(|&calls| calls > 0),
@@ -105,21 +106,8 @@ fn run(random: Random) -> Result<()> {
     guest::expect_clean_log(&mut linux)
 }
 
-/// Who gives a command.
-#[derive(Clone, Copy)]
-enum Way {
-    /// The hypervisor's shell, while the guest runs.
-    Shell,
-    /// GDB, which stops the guest for it.
-    Monitor,
-}
-
 struct Soak<'a> {
-    random: Random,
-    shell: Shell,
-    /// Attached; the guest runs.
-    gdb: Gdb,
-    linux: Linux<'a>,
+    rig: Rig<'a>,
     /// Calls of each function that both sides counted so far.
     calls: BTreeMap<&'static str, u64>,
 }
@@ -127,39 +115,33 @@ struct Soak<'a> {
 impl Soak<'_> {
     fn round(&mut self, text: &Text, hash: &str) -> Result<()> {
         let mut functions = FUNCTIONS;
-        self.random.shuffle(&mut functions);
+        self.rig.random.shuffle(&mut functions);
         let (measured, others) = functions.split_at(MEASURED);
         let mut probes = Vec::new();
         for function in measured {
-            let way = self.any_way();
-            probes.push((*function, self.attach(way, function)?));
+            let way = self.rig.any_way();
+            probes.push((*function, self.rig.attach(way, function)?));
         }
-        let seen = text.hash(&mut self.linux)?;
+        let seen = text.hash(&mut self.rig.linux)?;
         ensure!(
             seen == hash,
             "the guest sees the probes: {seen}, not {hash}"
         );
 
-        let before = self.counts(&probes)?;
-        self.linux.run("load 10000 > /dev/null &")?;
+        let before = self.rig.counts(&probes)?;
+        self.rig.linux.run("load 10000 > /dev/null &")?;
         self.come_and_go(others)?;
-        self.linux
+        self.rig
+            .linux
             .run_within("touch /tmp/load.stop; wait; rm /tmp/load.stop", LONG)?;
-        let after = self.counts(&probes)?;
-        for ((function, (ours, theirs)), (_, (ours_before, theirs_before))) in
-            after.iter().zip(&before)
-        {
-            let (ours, theirs) = (ours - ours_before, theirs - theirs_before);
-            ensure!(
-                ours == theirs,
-                "{function}: we counted {ours}, the guest {theirs}"
-            );
-            *self.calls.entry(function).or_default() += ours;
+        let after = self.rig.counts(&probes)?;
+        for (function, calls) in agreed(&before, &after)? {
+            *self.calls.entry(function).or_default() += calls;
         }
-        self.random.shuffle(&mut probes);
+        self.rig.random.shuffle(&mut probes);
         for (_, probe) in probes {
-            let way = self.any_way();
-            self.detach(way, probe)?;
+            let way = self.rig.any_way();
+            self.rig.detach(way, probe)?;
         }
         Ok(())
     }
@@ -168,86 +150,33 @@ impl Soak<'_> {
     fn come_and_go(&mut self, functions: &[&'static str]) -> Result<()> {
         let mut probes: Vec<Option<Probe>> = vec![None; functions.len()];
         for _ in 0..CHANGES {
-            let index = self.random.below(functions.len());
-            let way = self.any_way();
+            let index = self.rig.random.below(functions.len());
+            let way = self.rig.any_way();
             match probes[index].take() {
-                Some(probe) => self.detach(way, probe)?,
-                None if self.random.below(8) == 0 => self.hit_breakpoint(functions[index])?,
-                None => probes[index] = Some(self.attach(way, functions[index])?),
+                Some(probe) => self.rig.detach(way, probe).map(drop)?,
+                None if self.rig.random.below(8) == 0 => self.hit_breakpoint(functions[index])?,
+                None => probes[index] = Some(self.rig.attach(way, functions[index])?),
             }
-            std::thread::sleep(Duration::from_millis(self.random.below(200) as u64));
+            std::thread::sleep(Duration::from_millis(self.rig.random.below(200) as u64));
         }
         for probe in probes.into_iter().flatten() {
-            self.detach(Way::Shell, probe)?;
+            self.rig.detach(Way::Shell, probe)?;
         }
-        Ok(())
-    }
-
-    fn any_way(&mut self) -> Way {
-        match self.random.below(3) {
-            0 => Way::Monitor,
-            _ => Way::Shell,
-        }
-    }
-
-    fn command(&mut self, way: Way, command: &str) -> Result<String> {
-        match way {
-            Way::Shell => self.shell.run(command),
-            Way::Monitor => {
-                self.gdb.interrupt()?;
-                let said = self.gdb.console(&format!("monitor {command}"))?;
-                self.gdb.resume()?;
-                Ok(said)
-            }
-        }
-    }
-
-    fn attach(&mut self, way: Way, function: &str) -> Result<Probe> {
-        let said = self.command(way, &format!("trace kprobe vm1:{function} count"))?;
-        // While both vCPUs are in user code the kernel is unmapped (KPTI): a hardware breakpoint stands in.
-        Probe::accepted(&said)
-    }
-
-    fn detach(&mut self, way: Way, probe: Probe) -> Result<()> {
-        let said = self.command(way, &format!("trace unkprobe vm1:{}", probe.id()))?;
-        ensure!(said.contains("detached"), "{said}");
         Ok(())
     }
 
     /// A breakpoint on a function that the guest calls all the time.
     fn hit_breakpoint(&mut self, function: &str) -> Result<()> {
-        let said = self.shell.run(&format!("gsym vm1:{function}"))?;
+        let said = self.rig.shell.run(&format!("gsym vm1:{function}"))?;
         let address = said.split(' ').next().unwrap_or_default().to_owned();
-        self.gdb.interrupt()?;
-        self.gdb.console(&format!("break *{address}"))?;
-        let stop = self.gdb.resume_until_stop(MOMENT)?;
+        self.rig.gdb.interrupt()?;
+        self.rig.gdb.console(&format!("break *{address}"))?;
+        let stop = self.rig.gdb.resume_until_stop(MOMENT)?;
         ensure!(
             stop.reason() == "breakpoint-hit",
             "a breakpoint on {function}: {stop:?}"
         );
-        self.gdb.console("delete")?;
-        self.gdb.resume()
-    }
-
-    /// What we and the guest have counted of each function at one instant: between two readings of the guest's counts
-    /// that are the same.
-    fn counts(
-        &mut self,
-        probes: &[(&'static str, Probe)],
-    ) -> Result<Vec<(&'static str, (u64, u64))>> {
-        for _ in 0..READINGS {
-            let theirs = guest::counts(&mut self.linux)?;
-            let table = self.shell.run("trace list")?;
-            if theirs != guest::counts(&mut self.linux)? {
-                continue;
-            }
-            let both = probes.iter().map(|(function, probe)| {
-                let theirs = theirs.get(*function).copied();
-                let theirs = theirs.with_context(|| format!("the guest's {function} is gone"))?;
-                Ok((*function, (probe.hits_in(&table)?, theirs)))
-            });
-            return both.collect();
-        }
-        bail!("the guest does not come to rest")
+        self.rig.gdb.console("delete")?;
+        self.rig.gdb.resume()
     }
 }

@@ -20,7 +20,7 @@ const ON_EVERY_MODEL: [&str; 2] = ["tiny_vm", "linux"];
 /// The end is cargo's own summary. Everything that a test needs is found or installed first.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Also the long tests: all CPU models, Debian's other kernels, the soak.
+    /// Also the long tests: all CPU models, Debian's other kernels, the soak, the storm.
     #[arg(long)]
     full: bool,
     /// Only tests whose names contain one of these.
