@@ -112,9 +112,21 @@ fn returns_are_paired_with_their_entries(world: &World) -> Result<()> {
         let returns = shell.run("trace hretprobe psci::call ret")?;
         ensure!(returns.contains("hretprobe hyp:psci::call"), "{returns}");
         let returns = Probe::attached(&returns)?;
+        let mut tries = 0;
+        // Where the function leaves by a tail call, the first call shows where that returns.
+        while shell.own_hits(returns)?.0 == 0 {
+            ensure!(tries < 20, "no return in {tries} calls");
+            tries += 1;
+            truth::expect(tiny, "call fn_hvc 1 0", &[("bad", 0)])?;
+        }
+        let (first, unknown) = shell.own_hits(returns)?;
         truth::expect(tiny, "callboth fn_hvc 500", &[("bad", 0)])?;
         let both = [shell.own_hits(entries)?, shell.own_hits(returns)?];
-        ensure!(both == [(1000, 0), (1000, 0)], "entries, returns: {both:?}");
+        let all = 1000 + first;
+        ensure!(
+            both == [(all + unknown, 0), (all, unknown)],
+            "entries, returns: {both:?} after {tries} calls"
+        );
         let said = shell.run("trace stream -n 20 --filter print")?;
         let line = said.lines().rfind(|line| line.contains("psci::call"));
         let line = line.with_context(|| format!("no return in\n{said}"))?;
@@ -124,7 +136,7 @@ fn returns_are_paired_with_their_entries(world: &World) -> Result<()> {
         ensure!((1..1_000_000_000).contains(&duration), "{line}");
         shell.unhprobe(entries)?;
         let hits = shell.unhprobe(returns)?;
-        ensure!(hits == 1000, "{hits} returns");
+        ensure!(hits == all, "{hits} returns");
         Ok(())
     })
 }
