@@ -11,7 +11,7 @@
 //!   service is in the middle of a piece of its work it goes on to the end of that piece ([`work`]), so that no lock of the
 //!   server's is held here.
 //! - It comes to a breakpoint itself.
-//! - It waits for something that a resting CPU holds: whoever waits on this CPU looks here ([`while_spinning`]).
+//! - It waits for something that a resting CPU holds: who waits long on this CPU looks here ([`Wait`]).
 //!
 //! In the last two cases the server itself has been interrupted. Then `monitor` commands are refused, because they use what
 //! the server may hold; everything else works, as it needs only what is held with interrupts masked ([`crate::lock`]).
@@ -40,6 +40,9 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 static ATTENDING: AtomicBool = AtomicBool::new(false);
 /// The service is in the middle of a piece of its work.
 static WORKING: AtomicBool = AtomicBool::new(false);
+
+/// A client is there for whom to stop.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// How many of the holds are [`attend`]'s own; others are the session's.
 const OWN_HOLD: usize = 1;
@@ -119,7 +122,7 @@ pub fn serve() -> bool {
         attend_if_wanted();
     }
     let poll = |endpoint: &mut Endpoint| {
-        endpoint.session.poll();
+        endpoint.poll();
         endpoint.flush();
         endpoint.session.wants_poll()
     };
@@ -130,9 +133,29 @@ fn with_endpoint<T>(action: impl FnOnce(&mut Endpoint) -> T) -> Option<T> {
     ENDPOINT.try_lock()?.as_mut().map(action)
 }
 
-/// Called by whoever waits on the calling CPU for what another CPU holds. That CPU may be at rest: on the service CPU the
-/// debugger must be able to run here.
-pub fn while_spinning() {
+/// A wait, by turns, for what another CPU holds or does. That CPU may be at rest: on the service CPU the debugger must be able
+/// to run here.
+#[derive(Default)]
+pub struct Wait {
+    turns: u32,
+}
+
+impl Wait {
+    /// So many turns the other is taken to run: it is done sooner.
+    const PATIENCE: u32 = 100_000;
+
+    /// One turn.
+    pub fn turn(&mut self) {
+        if self.turns < Self::PATIENCE {
+            self.turns += 1;
+        } else {
+            attend_while_waiting();
+        }
+        core::hint::spin_loop();
+    }
+}
+
+fn attend_while_waiting() {
     if cpu::this().index != MASTER || is_attending() {
         return;
     }
@@ -146,10 +169,11 @@ pub fn while_spinning() {
 
 // ---- Inside an exception of EL2 ----
 
-/// A probe on this CPU says stop: rests until the debugger lets the CPU go on from `frame`.
+/// A probe on this CPU says stop: rests until the debugger lets the CPU go on from `frame`. Where nobody looks, that is now.
 pub fn stop(frame: &mut Frame, reason: StopReason) {
     let this = cpu::this().index;
-    if this == MASTER && is_attending() {
+    let is_unwatched = !WATCHED.load(Ordering::Relaxed);
+    if is_unwatched || this == MASTER && is_attending() {
         return;
     }
     HYP.push_stop(this, reason);
@@ -256,6 +280,11 @@ impl Endpoint {
         self.port.has_data() || self.port.has_event()
     }
 
+    fn poll(&mut self) {
+        self.session.poll();
+        WATCHED.store(self.session.has_client(), Ordering::Relaxed);
+    }
+
     fn flush(&mut self) {
         self.session.flush(&mut self.port);
     }
@@ -277,7 +306,7 @@ impl Endpoint {
         WANTED.store(false, Ordering::SeqCst);
         loop {
             self.receive();
-            self.session.poll();
+            self.poll();
             self.flush();
             let is_held = HYP.holds() > OWN_HOLD;
             if is_held {

@@ -264,12 +264,13 @@ impl ExecuteView for Hyp {
 }
 
 impl HwDebug for Hyp {
-    /// The debug registers are the guests'.
+    /// A breakpoint of ours in a debug register (`HMC`, for EL2 alone) would be one that the guest does not have, and would need
+    /// `MDCR_EL2.TDE` and `MDSCR_EL1.KDE` (Arm ARM D2.2): every debug exception of the guest would come to EL2.
     fn set_points(&self, points: &[HwPoint]) -> Result<(), HwError> {
         if points.is_empty() {
             return Ok(());
         }
-        Err(HwError::TooMany { available: 0 })
+        Err(HwError::Guests)
     }
 }
 

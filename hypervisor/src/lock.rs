@@ -23,6 +23,16 @@ pub type MaskedMutex<T> = lock_api::Mutex<MaskedSpin, T>;
 #[derive(Debug)]
 pub struct Spin(AtomicBool);
 
+impl Spin {
+    /// Waits until it looks free.
+    fn wait(&self) {
+        let mut wait = debugger::Wait::default();
+        while self.0.load(Ordering::Relaxed) {
+            wait.turn();
+        }
+    }
+}
+
 // SAFETY: `lock` and `try_lock` return success only to who has changed the flag from clear to set.
 unsafe impl RawMutex for Spin {
     const INIT: Self = Self(AtomicBool::new(false));
@@ -31,10 +41,7 @@ unsafe impl RawMutex for Spin {
 
     fn lock(&self) {
         while !self.try_lock() {
-            while self.0.load(Ordering::Relaxed) {
-                debugger::while_spinning();
-                core::hint::spin_loop();
-            }
+            self.wait();
         }
     }
 
@@ -68,10 +75,7 @@ unsafe impl RawMutex for MaskedSpin {
 
     fn lock(&self) {
         while !self.try_lock() {
-            while self.inner.0.load(Ordering::Relaxed) {
-                debugger::while_spinning();
-                core::hint::spin_loop();
-            }
+            self.inner.wait();
         }
     }
 

@@ -322,6 +322,7 @@ impl Vm {
         }
         let deadline = time::running_ns() + HOLD_TIMEOUT;
         for vcpu in &self.vcpus {
+            let mut wait = debugger::Wait::default();
             while !vcpu.is_parked() {
                 if time::running_ns() > deadline {
                     error!(
@@ -331,8 +332,7 @@ impl Vm {
                     vcpu.give_up();
                     break;
                 }
-                debugger::while_spinning();
-                core::hint::spin_loop();
+                wait.turn();
             }
         }
     }

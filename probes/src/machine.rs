@@ -266,6 +266,8 @@ pub enum HwError {
     },
     /// The range is empty, wraps, or no watchpoint register can cover it.
     BadRange,
+    /// The debug registers of the hypervisor's CPUs are its guests'.
+    Guests,
 }
 
 /// Hardware breakpoints and watchpoints on all vCPUs of a VM. The VM is held.

@@ -107,8 +107,6 @@ pub enum Refusal {
         /// What is against it.
         reason: Unmovable,
     },
-    /// A probe cannot stop the hypervisor.
-    NeverStops,
     /// The hypervisor's image carries no symbols.
     NoOwnSymbols,
     /// All sites of the VM are taken.
@@ -234,9 +232,6 @@ impl fmt::Display for Refusal {
                     "{vm}: the instruction at {address} cannot carry a probe: {reason}"
                 )
             }
-            Self::NeverStops => {
-                f.write_str("hprobes cannot stop the hypervisor: leave the stop away")
-            }
             Self::NoOwnSymbols => NoKernel::Hypervisor.fmt(f),
             Self::TooManySites(limit) => {
                 write!(
@@ -257,6 +252,10 @@ impl fmt::Display for Refusal {
                 f,
                 "all {available} hardware registers of that kind are taken: delete a hardware \
                  breakpoint or watchpoint first"
+            ),
+            Self::Hardware(HwError::Guests) => f.write_str(
+                "the debug registers are the guests': break (not hbreak) sets breakpoints in the \
+                 hypervisor's code, and there are no watchpoints on its data",
             ),
             Self::Hardware(HwError::BadRange) => f.write_str(
                 "no watchpoint register can cover that range: watch 1 to 8 bytes, or an aligned \

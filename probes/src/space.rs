@@ -446,9 +446,6 @@ impl Space {
         program: Option<ProgramRef>,
         options: ProbeOptions,
     ) -> Result<Wish<'a>, Refusal> {
-        if self.vm().is_hypervisor() && options.after == AfterRun::Stop {
-            return Err(Refusal::NeverStops);
-        }
         if target.is_symbol() {
             // Without symbols the wish waits for them; the hypervisor's own do not come later.
             if let Err(NoKernel::Hypervisor) = self.find_symbols() {

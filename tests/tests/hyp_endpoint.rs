@@ -1,8 +1,8 @@
 //! Real GDB attached to the hypervisor itself, under a guest that counts what a stop might lose.
 
 use anyhow::{Context, Result, ensure};
-use e2e::tiny::{Tiny, time_stands_still, truth};
-use e2e::{Gdb, MOMENT, Spec, TestMachine, case_list, suite};
+use e2e::tiny::{Tiny, addresses, time_stands_still, truth};
+use e2e::{Console, Gdb, MOMENT, Probe, Spec, TestMachine, case_list, suite};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::thread;
@@ -25,10 +25,13 @@ fn main() -> ExitCode {
             breakpoints_stop_with_their_arguments,
             every_guest_exit_can_stop,
             steps_end_where_they_should,
+            debug_registers_are_the_guests,
             scheduler_locking_moves_one_cpu,
             one_cpu_runs_alone,
             the_service_stops_at_its_own_breakpoint,
+            the_service_stops_in_the_middle_of_arming,
             both_vcpus_stop_at_once,
+            probes_that_stop,
             a_breakpoint_ends_with_its_client,
             vm_endpoints_are_served_again,
             a_deaf_cpu_is_reported,
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
 
 /// How long all CPUs may take to stop, by the client's clock: machines of tests share few processors.
 const BOUND: Duration = Duration::from_secs(10);
+
+const SHELL_PROMPT: &str = "periscope> ";
 
 /// How many CPUs the machine has.
 const CPUS: usize = 4;
@@ -409,6 +414,25 @@ fn steps_end_where_they_should(world: &World) -> Result<()> {
     world.guests_go_on("steps")
 }
 
+/// Neither hardware breakpoints nor watchpoints: the refusal says what there is.
+fn debug_registers_are_the_guests(world: &World) -> Result<()> {
+    let mut gdb = world.attach()?;
+    let place = gdb.value("(unsigned long)&__stacks_start")?;
+    for point in ["Z1", "Z2"] {
+        let said = gdb.console(&format!("maintenance packet {point},{place:x},4"))?;
+        ensure!(
+            said.contains("the debug registers are the guests'"),
+            "{said}"
+        );
+    }
+    gdb.console("hbreak psci::call")?;
+    gdb.resume()?;
+    gdb.wait_warning("Could not insert hardware", MOMENT)?;
+    gdb.console("delete")?;
+    gdb.detach()?;
+    world.guests_go_on("points in debug registers")
+}
+
 /// The PCs of all CPUs, by thread.
 fn all_pcs(gdb: &mut Gdb) -> Result<Vec<u64>> {
     let pcs = (1..=CPUS).map(|thread| {
@@ -494,16 +518,20 @@ fn one_cpu_runs_alone(world: &World) -> Result<()> {
     world.guests_go_on("a CPU on its own")
 }
 
+/// The address of the hypervisor's function whose demangled name ends like that.
+fn function_ending_with(end: &str) -> Result<u64> {
+    let functions = Program::Hypervisor.functions()?;
+    let found = functions.iter().find(|(name, _)| name.ends_with(end));
+    let (_, address) = found.with_context(|| format!("{end} is inlined"))?;
+    Ok(*address)
+}
+
 /// A breakpoint in what CPU 0 does for others: it stands in the middle of the server's work, looks and goes on.
 fn the_service_stops_at_its_own_breakpoint(world: &World) -> Result<()> {
     let mut console = world.machine.console(1)?;
     let mut tiny = Tiny::new(&mut console);
     tiny.settle()?;
-    let functions = Program::Hypervisor.functions()?;
-    let mut functions = functions.iter();
-    let serves = functions.find(|(name, _)| name.ends_with("GuestConsole>::run"));
-    let (_, address) = serves.context("what serves consoles is inlined")?;
-    let set = format!("break *{address:#x}");
+    let set = format!("break *{:#x}", function_ending_with("GuestConsole>::run")?);
     let mut gdb = world.attach()?;
     gdb.console(&set)?;
     for _ in 0..3 {
@@ -535,6 +563,107 @@ fn the_service_stops_at_its_own_breakpoint(world: &World) -> Result<()> {
     gdb.detach()?;
     drop(console);
     world.guests_go_on("a breakpoint in the service")
+}
+
+/// A breakpoint on the way of a command that arms a probe: the VM's table is locked then, and an event waits whose name is in
+/// that table.
+fn the_service_stops_in_the_middle_of_arming(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let [nop, stp] = addresses(["fn_nop", "fn_stp"])?;
+    let arm = function_ending_with("hypervisor::vm::Vm as probes::machine::ExecuteView>::arm")?;
+    let mut shell = Console::connect(world.machine.ports().shell())?;
+    shell.expect(SHELL_PROMPT, MOMENT)?;
+    tiny.run("spin fn_nop 1")?;
+    let mut gdb = world.attach()?;
+    gdb.console(&format!("break *{arm:#x}"))?;
+    // In one go, so that nobody takes events in between; what is in the middle gives the guest time for some.
+    let first = format!("trace kprobe vm1:{nop:#x} count");
+    let second = format!("trace kprobe vm1:{stp:#x} count");
+    let lines = [
+        &first,
+        "help",
+        "ksym search e",
+        "trace tracepoints",
+        &second,
+        "",
+    ];
+    shell.send(lines.join("\n"))?;
+    for probe in 0..2 {
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{probe}: {stop:?}");
+        ensure!(stop.field("thread-id").as_deref() == Some("1"), "{stop:?}");
+        let trace = gdb.console("backtrace")?;
+        ensure!(trace.contains("run_if_due"), "{trace}");
+        let refused = gdb.console("remote get events /dev/null");
+        ensure!(refused.is_err(), "events were read: {refused:?}");
+    }
+    gdb.console("delete")?;
+    gdb.resume()?;
+    let mut attached = 0;
+    for _ in 1..lines.len() {
+        let said = shell.expect(SHELL_PROMPT, MOMENT)?;
+        attached += usize::from(said.starts_with("probe "));
+    }
+    ensure!(attached == 2, "{attached} probes attached");
+    gdb.interrupt()?;
+    gdb.detach()?;
+    ensure!(tiny.run("stop")?.number("bad")? == 0, "wrong results");
+    for address in [nop, stp] {
+        shell.send(format!("trace unkprobe vm1:{address:#x}\n"))?;
+        let said = shell.expect(SHELL_PROMPT, MOMENT)?;
+        ensure!(said.contains(" hits"), "{said}");
+    }
+    drop(console);
+    world.guests_go_on("a breakpoint in arming")
+}
+
+/// `trace hprobe --stop` stops for the client of this endpoint, and for nobody else.
+fn probes_that_stop(world: &World) -> Result<()> {
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut shell = world.machine.shell()?;
+    let said = shell.run("trace hprobe psci::call count --stop")?;
+    ensure!(said.contains("where nobody looks"), "{said}");
+    let probe = Probe::attached(&said)?;
+    truth::expect(&mut tiny, "callboth fn_hvc 50", &[("bad", 0)])?;
+    ensure!(shell.own_hits(probe)? == (100, 0), "hits without a client");
+
+    let mut gdb = world.attach()?;
+    for _ in 0..3 {
+        tiny.send("call fn_hvc 1 1")?;
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(
+            stop.field("signal-name").as_deref() == Some("SIGTRAP"),
+            "{stop:?}"
+        );
+        let said = format!("probe {}: hprobe hyp:psci::call stopped cpu2", probe.id());
+        gdb.wait_target_output(&said, MOMENT)?;
+        let place = gdb.console("info symbol $pc")?;
+        ensure!(place.contains("psci::call in"), "{place}");
+        gdb.mi("-exec-step-instruction")?;
+        let stop = gdb.wait_stop(MOMENT)?;
+        ensure!(stop.reason() == "end-stepping-range", "{stop:?}");
+        gdb.resume()?;
+        let called = tiny.reply()?;
+        ensure!(called.number("bad")? == 0, "{}", called.text);
+        gdb.interrupt()?;
+    }
+    gdb.console("monitor trace unhprobe psci::call")?;
+    let said = gdb.console("monitor trace hprobe psci::call --stop --once")?;
+    ensure!(said.contains("stops") && !said.contains("nobody"), "{said}");
+    tiny.send("callboth fn_hvc 20")?;
+    gdb.resume_until_stop(MOMENT)?;
+    gdb.resume()?;
+    let called = tiny.reply()?;
+    ensure!(called.number("bad")? == 0, "{}", called.text);
+    gdb.interrupt()?;
+    gdb.console("monitor trace unhprobe psci::call")?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("probes that stop")
 }
 
 /// Both vCPUs come to breakpoints at the same time: each stop is told once, and none is lost.

@@ -231,7 +231,6 @@ fn what_cannot_be_probed_is_refused(world: &World) -> Result<()> {
         refused("psci::cal", "Did you mean")?;
         refused("run", "can be several symbols of hyp")?;
         refused("vm1:psci::call", "use `trace kprobe` for vm1")?;
-        refused("psci::call --stop", "cannot stop the hypervisor")?;
         let said = shell.run("trace unhprobe hyp:psci::call")?;
         ensure!(said.contains("hyp has no probe at psci::call"), "{said}");
         Ok(())

@@ -2,22 +2,22 @@
 
 use super::probe_words::ProbeWords;
 use super::trace_unkprobe::detach_named;
-use super::{Command, Invocation, Problem, refused};
+use super::{Caller, Command, Invocation, Problem, refused};
 use alloc::format;
-use probes::options::Moment;
+use probes::options::{AfterRun, Moment};
 use probes::space::{Placement, Space};
 use probes::target::Target;
 
 pub(super) const ATTACH: Command = Command {
     path: &["trace", "hprobe"],
-    arguments: "[hyp:]PLACE [PROGRAM] [--vcpu CPU] [--once|--count N]",
-    summary: "count the hits of the hypervisor's own code, and run a program there",
+    arguments: "[hyp:]PLACE [PROGRAM] [--vcpu CPU] [--stop] [--once|--count N]",
+    summary: "count the hits of the hypervisor's own code, run a program there, go on (--stop: stop for GDB at hyp)",
     run: attach,
 };
 
 pub(super) const ATTACH_RETURN: Command = Command {
     path: &["trace", "hretprobe"],
-    arguments: "[hyp:]FUNCTION [PROGRAM] [--vcpu CPU] [--once|--count N]",
+    arguments: "[hyp:]FUNCTION [PROGRAM] [--vcpu CPU] [--stop] [--once|--count N]",
     summary: "count the returns of a function of the hypervisor's, and run a program there",
     run: attach_return,
 };
@@ -57,6 +57,12 @@ fn attach_as<'a>(invocation: &mut Invocation<'a>, words: &ProbeWords<'a>) -> Res
         write!(invocation.out, " at {address}")?;
     }
     writeln!(invocation.out, "{}", words.describe())?;
+    if words.options.after == AfterRun::Stop && !is_debugger(invocation.caller) {
+        writeln!(
+            invocation.out,
+            "It stops where GDB is attached to hyp; where nobody looks, hits count and go on."
+        )?;
+    }
     Ok(())
 }
 
@@ -64,6 +70,11 @@ fn detach(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let [word] = invocation.exactly()?;
     let (space, rest) = own_space(invocation, word)?;
     detach_named(invocation, space, rest)
+}
+
+/// Whether a debugger of the hypervisor asks.
+fn is_debugger(caller: &Caller) -> bool {
+    matches!(caller, Caller::Monitor { space, .. } if space.vm().is_hypervisor())
 }
 
 /// The hypervisor's space, and `word` without its name.

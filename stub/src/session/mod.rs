@@ -187,7 +187,7 @@ impl Session {
 
     /// Looks for stops of the VM and for output of programs. Cheap where there is nothing.
     pub fn poll(&mut self) {
-        self.server.collect_events();
+        self.target.collect_events();
         match self.state {
             State::Vacant => self.release_unwatched_stops(),
             State::Stopped => {}
@@ -271,7 +271,7 @@ impl Session {
         };
         self.target.set_focus(self.last_stop.vcpu);
         self.stub.rebuild(&mut self.target);
-        self.server.collect_events();
+        self.target.collect_events();
         self.next_line = self.server.next_line(self.space.vm());
         self.told_lost = self.server.periscope().events().total_lost();
         self.trace(VcpuId(0), SessionOpen {});

@@ -118,7 +118,7 @@ impl Session {
         self.last_stop = stop;
         self.target.set_focus(stop.vcpu);
         self.trace(stop.vcpu, DebugStop::of(stop));
-        self.server.collect_events();
+        self.target.collect_events();
         self.tell_output(usize::MAX);
         self.explain(stop);
         self.rewind_to_pad(stop);
@@ -176,7 +176,9 @@ impl Session {
                 let mut listing = self.space.list().into_iter();
                 let entry = listing.find(|entry| entry.id == Some(ProbeId(id)));
                 let what = entry.map_or_else(String::new, |entry| describe(vm, &entry));
-                format!("probe {id}{what} stopped vcpu{}\n", stop.vcpu.0)
+                let name = self.target.vcpu_name(stop.vcpu);
+                let cpu = name.rsplit('/').next().unwrap_or_default();
+                format!("probe {id}{what} stopped {cpu}\n")
             }
             StopReason::Reset => {
                 format!("{vm} was reset: it stands before its first instruction\n")

@@ -3,7 +3,7 @@
 //! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
 //! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
 
-use super::DebugTarget;
+use super::{Commands, DebugTarget};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use gdbstub::target::ext::host_io::{
@@ -139,10 +139,21 @@ fn errno<T>(errno: HostIoErrno) -> HostIoResult<T, DebugTarget> {
 }
 
 impl DebugTarget {
+    /// Whether the server is free to look at files.
+    fn check_free(&mut self) -> Result<(), HostIoErrno> {
+        match self.commands {
+            Commands::Allowed => Ok(()),
+            Commands::Refused(why) => {
+                self.notice(why.to_string());
+                Err(HostIoErrno::EBUSY)
+            }
+        }
+    }
+
     /// What a client can read under that name.
     fn readable(&self, path: &[u8]) -> Option<Vec<u8>> {
         let file = path.rsplit(|byte| *byte == b'/').next()?;
-        self.server.collect_events();
+        self.collect_events();
         match file {
             b"events" => Some(self.server.events().raw()),
             b"sources" => Some(self.server.events().sources().into_bytes()),
@@ -188,6 +199,7 @@ impl HostIoOpen for DebugTarget {
         flags: HostIoOpenFlags,
         _mode: HostIoOpenMode,
     ) -> HostIoResult<u32, Self> {
+        self.check_free().map_err(HostIoError::Errno)?;
         let file = if flags.contains(HostIoOpenFlags::O_CREAT) {
             File::Upload(Upload {
                 purpose: Purpose::of(filename).map_err(HostIoError::Errno)?,
@@ -212,6 +224,7 @@ impl HostIoClose for DebugTarget {
             Some(File::Download(_)) => return Ok(()),
             None => return errno(HostIoErrno::EBADF),
         };
+        self.check_free().map_err(HostIoError::Errno)?;
         let name = match upload.purpose {
             Purpose::Program(name) => name,
             Purpose::Map(name) => {
@@ -289,7 +302,9 @@ impl HostIoFstat for DebugTarget {
 
 impl HostIoUnlink for DebugTarget {
     fn unlink(&mut self, filename: &[u8]) -> HostIoResult<(), Self> {
-        let stem = file_name(filename)
+        let stem = self
+            .check_free()
+            .and_then(|()| file_name(filename))
             .and_then(stem)
             .map_err(HostIoError::Errno)?;
         match self.server.periscope().unload_program(&stem) {

@@ -55,7 +55,7 @@ pub(crate) struct DebugTarget {
     commands: Commands,
 }
 
-/// Whether `monitor` commands run.
+/// Whether `monitor` commands run, and files are read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Commands {
     /// Yes.
@@ -93,6 +93,14 @@ impl DebugTarget {
     /// Says whether `monitor` commands run.
     pub(crate) fn set_commands(&mut self, commands: Commands) {
         self.commands = commands;
+    }
+
+    /// Takes events out of the rings, unless that could wait for what the server holds below this code: naming a source looks
+    /// into its space.
+    pub(crate) fn collect_events(&self) {
+        if self.commands == Commands::Allowed {
+            self.server.collect_events();
+        }
     }
 
     /// The VM.
