@@ -1,6 +1,7 @@
 //! Symbols of a space, by name and by address.
 
 use crate::addr::Gva;
+use alloc::collections::TryReserveError;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -46,6 +47,34 @@ pub trait Symbols: Send + Sync {
     fn has_module(&self, name: &str) -> bool {
         let _ = name;
         false
+    }
+}
+
+/// The symbols of a table by their names: 8 bytes for each. Looking up reads no names but those whose hash is right.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NameIndex(Vec<(u32, u32)>);
+
+impl NameIndex {
+    /// Of `count` symbols; `name_hash` is the hash of a symbol's name, by its number.
+    pub(crate) fn of(
+        count: usize,
+        name_hash: impl Fn(usize) -> u32,
+    ) -> Result<Self, TryReserveError> {
+        let mut index = Vec::new();
+        index.try_reserve_exact(count)?;
+        index.extend((0..count).map(|number| (name_hash(number), number as u32)));
+        index.sort_unstable();
+        Ok(Self(index))
+    }
+
+    /// The numbers of the symbols that may be called `wanted`, lowest first.
+    pub(crate) fn candidates(&self, wanted: &str) -> impl Iterator<Item = usize> + '_ {
+        let wanted = hash(wanted);
+        let first = self.0.partition_point(|(hash, _)| *hash < wanted);
+        let alike = self.0[first..]
+            .iter()
+            .take_while(move |(hash, _)| *hash == wanted);
+        alike.map(|(_, number)| *number as usize)
     }
 }
 

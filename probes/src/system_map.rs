@@ -3,8 +3,7 @@
 //! Addresses are those that the kernel was linked to; where it really runs (KASLR) the exception vectors tell: `VBAR_EL1` of a
 //! vCPU in the kernel is `vectors`, moved.
 //!
-//! A table takes 12 bytes for each symbol, and its name. Looking up halves the table 18 times at most, by address or by the
-//! hash of a name.
+//! A table takes 16 bytes for each symbol, and its name.
 
 pub mod elf;
 mod text;
@@ -14,9 +13,10 @@ use crate::kernel::NoKernel;
 use crate::machine::{Machine, Power, VcpuId};
 use crate::regs::SysReg;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Named, Symbols, hash};
+use crate::symbols::{Located, NameIndex, Named, Symbols, hash};
 use crate::translate::{TranslationRegs, translate};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -97,12 +97,25 @@ struct Entry {
 #[derive(Clone, Debug)]
 pub struct SystemMap {
     base: Gva,
+    table: Arc<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
     /// By address.
     entries: Vec<Entry>,
     /// Each name, and a zero.
     names: Vec<u8>,
-    /// Indices of `entries` by the hash of their names, then by address.
-    by_hash: Vec<u32>,
+    by_name: NameIndex,
+}
+
+impl Table {
+    fn name(&self, index: usize) -> &str {
+        let start = self.entries[index].name as usize;
+        let name = self.names[start..].split(|&byte| byte == 0).next();
+        // Only UTF-8 was let in.
+        core::str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
+    }
 }
 
 impl SystemMap {
@@ -141,26 +154,22 @@ impl SystemMap {
             let offset = u32::try_from(address - base).map_err(|_| BadMap::TooWide)?;
             entries.push(Entry { offset, name });
         }
-        let mut map = Self {
-            base: Gva(base),
+        let mut table = Table {
             entries,
             names,
-            by_hash: Vec::new(),
+            by_name: NameIndex::default(),
         };
-        map.index()?;
+        let name_hash = |index| hash(table.name(index));
+        table.by_name =
+            NameIndex::of(table.entries.len(), name_hash).map_err(|_| BadMap::OutOfMemory)?;
+        let map = Self {
+            base: Gva(base),
+            table: Arc::new(table),
+        };
         match map.by_name(VECTORS) {
             Some(_) => Ok(map),
             None => Err(BadMap::NoVectors),
         }
-    }
-
-    fn index(&mut self) -> Result<(), BadMap> {
-        let mut order = Vec::new();
-        reserve(&mut order, self.entries.len())?;
-        order.extend(0..self.entries.len() as u32);
-        order.sort_by_cached_key(|&index| hash(self.name(index as usize)));
-        self.by_hash = order;
-        Ok(())
     }
 
     /// The same symbols, `slide` bytes further up (the addresses wrap).
@@ -199,29 +208,13 @@ impl SystemMap {
     }
 
     fn address(&self, index: usize) -> Gva {
-        Gva(self
-            .base
-            .0
-            .wrapping_add(u64::from(self.entries[index].offset)))
-    }
-
-    fn name(&self, index: usize) -> &str {
-        let start = self.entries[index].name as usize;
-        let name = self.names[start..].split(|&byte| byte == 0).next();
-        // Only UTF-8 was let in.
-        core::str::from_utf8(name.unwrap_or_default()).unwrap_or_default()
+        let offset = self.table.entries[index].offset;
+        Gva(self.base.0.wrapping_add(u64::from(offset)))
     }
 
     fn all_named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = usize> + 'a {
-        let wanted_hash = hash(wanted);
-        let first = self
-            .by_hash
-            .partition_point(|&index| hash(self.name(index as usize)) < wanted_hash);
-        self.by_hash[first..]
-            .iter()
-            .map(|&index| index as usize)
-            .take_while(move |&index| hash(self.name(index)) == wanted_hash)
-            .filter(move |&index| self.name(index) == wanted)
+        let candidates = self.table.by_name.candidates(wanted);
+        candidates.filter(move |&index| self.table.name(index) == wanted)
     }
 }
 
@@ -236,7 +229,7 @@ fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), BadMap> {
 
 impl Symbols for SystemMap {
     fn count(&self) -> usize {
-        self.entries.len()
+        self.table.entries.len()
     }
 
     fn by_name(&self, name: &str) -> Option<Gva> {
@@ -254,14 +247,20 @@ impl Symbols for SystemMap {
     /// Nothing behind the last symbol, which ends the kernel (`_end`).
     fn by_address(&self, address: Gva) -> Option<Located> {
         let offset = u32::try_from(address.0.checked_sub(self.base.0)?).ok()?;
-        let after = self.entries.partition_point(|entry| entry.offset <= offset);
-        if after == self.entries.len() {
+        let after = self
+            .table
+            .entries
+            .partition_point(|entry| entry.offset <= offset);
+        if after == self.table.entries.len() {
             return None;
         }
-        let start = self.entries.get(after.checked_sub(1)?)?.offset;
-        let first = self.entries.partition_point(|entry| entry.offset < start);
+        let start = self.table.entries.get(after.checked_sub(1)?)?.offset;
+        let first = self
+            .table
+            .entries
+            .partition_point(|entry| entry.offset < start);
         Some(Located {
-            name: self.name(first).to_string(),
+            name: self.table.name(first).to_string(),
             offset: u64::from(offset - start),
         })
     }
@@ -269,19 +268,19 @@ impl Symbols for SystemMap {
     fn next_after(&self, address: Gva) -> Option<Gva> {
         let offset = address.0.checked_sub(self.base.0)?;
         let is_before = |entry: &Entry| u64::from(entry.offset) <= offset;
-        let after = self.entries.partition_point(is_before);
-        (after < self.entries.len()).then(|| self.address(after))
+        let after = self.table.entries.partition_point(is_before);
+        (after < self.table.entries.len()).then(|| self.address(after))
     }
 
     fn similar(&self, name: &str, limit: usize) -> Vec<String> {
         let mut suggestions = Suggestions::new(name, limit);
-        (0..self.entries.len()).for_each(|index| suggestions.offer(self.name(index)));
+        (0..self.table.entries.len()).for_each(|index| suggestions.offer(self.table.name(index)));
         suggestions.into_names()
     }
 
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        for index in 0..self.entries.len() {
-            if !visit(self.address(index), self.name(index)) {
+        for index in 0..self.table.entries.len() {
+            if !visit(self.address(index), self.table.name(index)) {
                 return;
             }
         }

@@ -149,7 +149,7 @@ impl fmt::Display for FindError {
 impl core::error::Error for FindError {}
 
 /// Finds the symbols in a kernel image. Takes time in proportion to the image, and heap: for each
-/// symbol its compressed name and 12 bytes, and 8 more until it is done. That is 4 MB for Debian's
+/// symbol its compressed name and 16 bytes. That is 4 MB for Debian's
 /// largest table and less than 10 MB for any.
 pub fn find(
     image: &(impl ImageReader + ?Sized),

@@ -4,12 +4,12 @@ use super::tokens::Tokens;
 use super::{FindError, MAX_NAME};
 use crate::addr::Gva;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Named, Symbols, hash};
+use crate::symbols::{Located, NameIndex, Named, Symbols, hash};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The symbols of a kernel. Names stay compressed; an index orders them by their hash.
+/// The symbols of a kernel. Names stay compressed.
 #[derive(Clone, Debug)]
 pub struct SymbolTable {
     base: Gva,
@@ -20,8 +20,7 @@ pub struct SymbolTable {
     positions: Vec<u32>,
     /// Each symbol's address from `base`, ascending.
     offsets: Vec<u32>,
-    /// The symbols by the hash of their name, then by address.
-    by_hash: Vec<u32>,
+    by_name: NameIndex,
     /// Which offsets belong to the kernel.
     covered: [Range<u64>; 2],
 }
@@ -70,10 +69,12 @@ impl SymbolTable {
             names,
             positions,
             offsets,
-            by_hash: Vec::new(),
+            by_name: NameIndex::default(),
             covered: [0..0, 0..0],
         };
-        table.index()?;
+        let name_hash = |index| hash(table.name(index).text());
+        table.by_name =
+            NameIndex::of(table.offsets.len(), name_hash).map_err(|_| FindError::OutOfMemory)?;
         table.covered = table.cover()?;
         Ok(table)
     }
@@ -115,22 +116,6 @@ impl SymbolTable {
     pub(super) fn required(&self, name: &'static str) -> Result<u64, FindError> {
         let index = self.find(name).ok_or(FindError::NoSymbol(name))?;
         Ok(u64::from(self.offsets[index]))
-    }
-
-    fn index(&mut self) -> Result<(), FindError> {
-        let count = self.offsets.len();
-        let mut hashed: Vec<(u32, u32)> = Vec::new();
-        hashed
-            .try_reserve_exact(count)
-            .map_err(|_| FindError::OutOfMemory)?;
-        hashed.extend((0..count).map(|index| (hash(self.name(index).text()), index as u32)));
-        hashed.sort_unstable();
-        self.by_hash
-            .try_reserve_exact(count)
-            .map_err(|_| FindError::OutOfMemory)?;
-        self.by_hash
-            .extend(hashed.into_iter().map(|(_, index)| index));
-        Ok(())
     }
 
     /// With `CONFIG_KALLSYMS_ALL`, everything up to `_end`; otherwise text and init text.
@@ -178,17 +163,8 @@ impl SymbolTable {
 
     /// The symbols of that name, by address.
     fn all_named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = usize> + 'a {
-        let wanted_hash = hash(wanted);
-        let hash_of = |index: u32| hash(self.name(index as usize).text());
-        let first = self
-            .by_hash
-            .partition_point(|&index| hash_of(index) < wanted_hash);
-        self.by_hash[first..]
-            .iter()
-            .map(|&index| (index as usize, self.name(index as usize)))
-            .take_while(move |(_, name)| hash(name.text()) == wanted_hash)
-            .filter(move |(_, name)| name.text() == wanted)
-            .map(|(index, _)| index)
+        let candidates = self.by_name.candidates(wanted);
+        candidates.filter(move |&index| self.name(index).text() == wanted)
     }
 }
 

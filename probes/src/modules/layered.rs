@@ -28,8 +28,7 @@ impl WithModules {
         let asked =
             modules.filter(move |candidate| module.is_none_or(|name| candidate.name == name));
         asked.flat_map(move |module| {
-            let functions = module.functions();
-            let named = functions.filter(move |(_, candidate)| *candidate == function);
+            let named = module.named(function);
             named.map(|(address, name)| (address, &**module, name))
         })
     }

@@ -3,6 +3,7 @@
 use super::list::Node;
 use super::memory::KernelMemory;
 use crate::addr::{Gva, PAGE_SIZE};
+use crate::symbols::{NameIndex, hash};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -30,6 +31,7 @@ pub(crate) struct Module {
     symbols: Vec<(Gva, u32)>,
     /// All names, each ended by a zero.
     names: String,
+    by_name: NameIndex,
 }
 
 /// `struct mod_kallsyms` (`include/linux/module.h`).
@@ -88,6 +90,7 @@ impl Module {
             range: Gva(u64::MAX)..Gva(0),
             symbols: Vec::new(),
             names: String::new(),
+            by_name: NameIndex::default(),
         };
         let mut next = 0;
         while next < kallsyms.count && module.bytes() < room {
@@ -96,12 +99,14 @@ impl Module {
             next += count;
         }
         module.symbols.sort_by_key(|(address, _)| *address);
+        let name_hash = |index: usize| hash(module.text(module.symbols[index].1));
+        module.by_name = NameIndex::of(module.symbols.len(), name_hash).ok()?;
         (!module.symbols.is_empty()).then_some(module)
     }
 
     /// What it takes of the hypervisor's memory.
     pub(super) fn bytes(&self) -> usize {
-        self.names.len() + self.symbols.len() * size_of::<(Gva, u32)>()
+        self.names.len() + self.symbols.len() * (size_of::<(Gva, u32)>() + 8)
     }
 
     fn read_batch(
@@ -170,6 +175,16 @@ impl Module {
     pub(super) fn functions(&self) -> impl Iterator<Item = (Gva, &str)> {
         let symbols = self.symbols.iter();
         symbols.map(|(address, start)| (*address, self.text(*start)))
+    }
+
+    /// Its functions of that name, by address.
+    pub(super) fn named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = (Gva, &'a str)> {
+        let candidates = self.by_name.candidates(wanted);
+        let functions = candidates.map(|index| {
+            let (address, name) = self.symbols[index];
+            (address, self.text(name))
+        });
+        functions.filter(move |(_, name)| *name == wanted)
     }
 
     /// The first address after `address` where a function begins.
