@@ -105,15 +105,40 @@ struct Step {
 #[derive(Debug)]
 pub(crate) struct Code {
     steps: Box<[Step]>,
-    has_calls: bool,
+    stack: StackUse,
+}
+
+/// How much stack a program may use. Clearing it is most of what a short program costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum StackUse {
+    /// None: no instruction names the frame pointer.
+    None,
+    /// One frame.
+    Frame,
+    /// A frame for each nested subprogram.
+    Frames,
+}
+
+impl StackUse {
+    fn of(steps: &[Step]) -> Self {
+        const FRAME_POINTER: u8 = 10;
+        let names_frame = |step: &Step| step.src == FRAME_POINTER || step.dst == FRAME_POINTER;
+        if steps.iter().any(|step| matches!(step.op, Op::Call)) {
+            Self::Frames
+        } else if steps.iter().any(names_frame) {
+            Self::Frame
+        } else {
+            Self::None
+        }
+    }
 }
 
 impl Code {
     /// Decodes a program that the verifier has accepted.
     pub(crate) fn decode(insns: &[Insn]) -> Self {
         let steps: Box<[Step]> = (0..insns.len()).map(|index| decode(insns, index)).collect();
-        let has_calls = steps.iter().any(|step| matches!(step.op, Op::Call));
-        Self { steps, has_calls }
+        let stack = StackUse::of(&steps);
+        Self { steps, stack }
     }
 
     /// How many instructions it has.
@@ -129,27 +154,38 @@ impl Code {
         host: &dyn Host,
         budget: u64,
     ) -> Result<u64, RunError> {
-        if self.has_calls {
-            self.run_on(
-                &mut [[0; FRAME_SIZE]; MAX_FRAMES],
-                maps,
-                context,
-                host,
-                budget,
-            )
-        } else {
-            self.run_on(&mut [[0; FRAME_SIZE]], maps, context, host, budget)
+        let run = Run {
+            maps,
+            context,
+            host,
+            budget,
+        };
+        match self.stack {
+            StackUse::None => self.run_on(&mut [], &mut [], &run),
+            StackUse::Frame => self.run_on(&mut [[0; FRAME_SIZE]], &mut [], &run),
+            StackUse::Frames => self.run_nested(&run),
         }
+    }
+
+    /// Apart from [`Code::run`], whose own stack frame stays small.
+    #[inline(never)]
+    fn run_nested(&self, run: &Run<'_>) -> Result<u64, RunError> {
+        let mut stack = [[0; FRAME_SIZE]; MAX_FRAMES];
+        self.run_on(&mut stack, &mut [Caller::default(); MAX_FRAMES], run)
     }
 
     fn run_on(
         &self,
         stack: &mut [Frame],
-        maps: &[Map],
-        context: &Context,
-        host: &dyn Host,
-        budget: u64,
+        callers: &mut [Caller],
+        run: &Run<'_>,
     ) -> Result<u64, RunError> {
+        let Run {
+            maps,
+            context,
+            host,
+            budget,
+        } = *run;
         let mut vm = Vm {
             registers: [0; REGISTERS],
             memory: Memory {
@@ -162,7 +198,7 @@ impl Code {
             budget,
             pc: 0,
             depth: 0,
-            callers: [Caller::default(); MAX_FRAMES],
+            callers,
         };
         vm.registers[1] = address::context();
         vm.registers[10] = address::stack(0, FRAME_SIZE);
@@ -172,6 +208,14 @@ impl Code {
             fault,
         })
     }
+}
+
+/// What a run works with.
+struct Run<'a> {
+    maps: &'a [Map],
+    context: &'a Context,
+    host: &'a dyn Host,
+    budget: u64,
 }
 
 fn decode(insns: &[Insn], index: usize) -> Step {
@@ -339,7 +383,8 @@ pub(crate) struct Vm<'a> {
     pc: usize,
     /// How many callers there are.
     depth: usize,
-    callers: [Caller; MAX_FRAMES],
+    /// As many as the stack has frames, or none where it has one.
+    callers: &'a mut [Caller],
 }
 
 impl Vm<'_> {
@@ -453,7 +498,8 @@ impl Vm<'_> {
             return Err(RunFault::CallDepth);
         }
         let saved = [6, 7, 8, 9].map(|number| self.register(number));
-        self.callers[self.depth] = Caller { pc: self.pc, saved };
+        let caller = self.callers.get_mut(self.depth);
+        *caller.ok_or(RunFault::CallDepth)? = Caller { pc: self.pc, saved };
         self.depth += 1;
         self.registers[10] = address::stack(self.depth, FRAME_SIZE);
         self.pc = target;
@@ -462,7 +508,9 @@ impl Vm<'_> {
 
     fn leave(&mut self) {
         self.depth -= 1;
-        let caller = self.callers[self.depth];
+        let Some(&caller) = self.callers.get(self.depth) else {
+            return;
+        };
         self.registers[6..10].copy_from_slice(&caller.saved);
         self.registers[10] = address::stack(self.depth, FRAME_SIZE);
         self.pc = caller.pc;

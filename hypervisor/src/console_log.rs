@@ -130,6 +130,6 @@ pub fn emergency_begin() {
         if LINE.try_lock().is_some() {
             break;
         }
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }

@@ -25,7 +25,7 @@ pub struct Cpu {
     /// Set once this CPU has come up.
     pub online: AtomicBool,
     /// The vCPU that lives here, if any.
-    pub vcpu: Once<&'static vcpu::Vcpu>,
+    pub resident: Once<vcpu::Resident>,
     /// It serves a hit of a probe. Its own.
     probing: AtomicBool,
 }
@@ -67,7 +67,7 @@ static CPUS: [Cpu; MAX_CPUS] = {
             index: 0,
             affinity: AtomicU32::new(0),
             online: AtomicBool::new(false),
-            vcpu: Once::new(),
+            resident: Once::new(),
             probing: AtomicBool::new(false),
         }
     }; MAX_CPUS];
@@ -81,7 +81,7 @@ static CPUS: [Cpu; MAX_CPUS] = {
 
 /// The CPU that this code runs on.
 pub fn this() -> &'static Cpu {
-    let pointer = sysreg::read!("tpidr_el2") as *const Cpu;
+    let pointer = sysreg::read_constant!("tpidr_el2") as *const Cpu;
     // SAFETY: `enter` set TPIDR_EL2 to an element of CPUS before any code that calls this; nothing else writes it.
     unsafe { &*pointer }
 }
@@ -121,6 +121,13 @@ pub fn enter(index: usize) {
     cpu.online.store(true, Ordering::Release);
 }
 
+/// In a loop that waits for another CPU. YIELD, not the ISB of `spin_loop`: an emulator that runs its CPUs in turn (QEMU with
+/// `-icount`) goes on with the next one here, else it may never run the one that we wait for.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+}
+
 /// Switches all other CPUs on and waits for them. Returns how many are online.
 pub fn start_others(affinities: &[u64]) -> usize {
     let own = sysreg::read!("mpidr_el1") & 0xff_00ff_ffff;
@@ -137,7 +144,7 @@ pub fn start_others(affinities: &[u64]) -> usize {
             continue;
         }
         while !CPUS[index].online.load(Ordering::Acquire) {
-            core::hint::spin_loop();
+            relax();
         }
     }
     online().count()

@@ -31,7 +31,7 @@ pub fn arm(platform: &Platform) {
         Some("hang") => Kind::Hang,
         _ => return,
     };
-    let idle = cpu::online().filter(|cpu| cpu.vcpu.get().is_none());
+    let idle = cpu::online().filter(|cpu| cpu.resident.get().is_none());
     let Some(last) = idle.last() else { return };
     REQUESTED.call_once(|| (kind, last.index));
     crate::interrupts::kick(last);
@@ -58,7 +58,7 @@ pub fn if_requested() {
 fn hang() -> ! {
     let _masked = masking::Masked::new();
     loop {
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }
 

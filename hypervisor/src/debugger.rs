@@ -151,7 +151,7 @@ impl Wait {
         } else {
             attend_while_waiting();
         }
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }
 

@@ -10,37 +10,67 @@ use crate::live::{self, Stage1};
 use crate::masking::Window;
 use crate::step::{self, Progress, Purpose};
 use crate::trace::{self, About, trace};
-use crate::vcpu::{Turn, Vcpu};
+use crate::vcpu::{Resident, Turn, Vcpu};
 use crate::vectors::{Frame, kind};
 use crate::vm::{GICD, UART};
-use crate::{cpu, esr, interrupts, psci, service, sysreg};
+use crate::{cost, cpu, esr, interrupts, psci, service, sysreg};
 use ::tracepoints::{Hypercall, PageFault, VcpuRunEnter, VcpuRunExit};
 use log::{error, warn};
 use probes::addr::{Gpa, Gva};
-use probes::engine::{HVC_BASE, HitOutcome};
+use probes::engine::{HVC_BASE, HitOutcome, Trap};
 use probes::machine::StopReason;
 use probes::regs::{CoreRegs, pstate};
-use probes::space::MAX_SITES;
+use probes::space::{MAX_SITES, Space};
 use probes::view::{self, Fault};
 
 /// Where every exception from a guest ends up (vectors.rs).
 #[unsafe(no_mangle)]
 extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
-    let Some(&vcpu) = cpu::this().vcpu.get() else {
-        panic!("an exit from a guest on a CPU without one");
-    };
-    trace_exit(vcpu, frame, which);
-    if which == kind::SYNC && probe_hit(vcpu, frame) {
-        vcpu.before_entry(frame);
-        trace_entry(vcpu, frame);
+    if which == kind::SYNC && quick_hit(frame) {
         return;
     }
-    serve_exit(vcpu, frame, which);
+    let vcpu = serve_exit(frame, which);
     trace_entry(vcpu, frame);
 }
 
+/// The way of most hits, with no call on it but the program's, and so few registers to save. Returns whether it has served the exit; otherwise
+/// nothing has happened.
+#[inline(always)]
+fn quick_hit(frame: &mut Frame) -> bool {
+    let cpu = cpu::this();
+    let (Some(immediate), Some(resident)) = (probe_of(frame.syndrome), cpu.resident.get()) else {
+        return false;
+    };
+    let is_traced = trace::is_on::<VcpuRunExit>() || trace::is_on::<VcpuRunEnter>();
+    if is_traced || !resident.is_undisturbed() {
+        return false;
+    }
+    // A probe on what the hit needs of the hypervisor does not run.
+    cpu.begin_probe();
+    let is_over = resident.quick_hit(immediate, &mut frame.regs);
+    cpu.end_probe();
+    is_over
+}
+
+/// An exit that is no quick hit. Returns the vCPU.
+#[inline(never)]
+fn serve_exit(frame: &mut Frame, which: u64) -> &'static Vcpu {
+    let Some(resident) = cpu::this().resident.get() else {
+        panic!("an exit from a guest on a CPU without one");
+    };
+    let vcpu = resident.vcpu;
+    trace_exit(vcpu, frame, which);
+    let is_hit = which == kind::SYNC && probe_hit(resident, frame);
+    if !is_hit {
+        serve_other(vcpu, frame, which);
+    }
+    vcpu.before_entry(frame);
+    vcpu
+}
+
 /// An exit that is no hit.
-fn serve_exit(vcpu: &'static Vcpu, frame: &mut Frame, which: u64) {
+#[inline(never)]
+fn serve_other(vcpu: &'static Vcpu, frame: &mut Frame, which: u64) {
     let _window = Window::open();
     match which {
         kind::SYNC => synchronous(vcpu, frame),
@@ -57,7 +87,6 @@ fn serve_exit(vcpu: &'static Vcpu, frame: &mut Frame, which: u64) {
             step::after_interrupt(vcpu, frame);
         }
     }
-    vcpu.before_entry(frame);
 }
 
 #[inline(always)]
@@ -144,39 +173,40 @@ fn skip(frame: &mut Frame, syndrome: u64) {
     frame.regs.retire();
 }
 
-/// An `HVC` with an immediate of ours. Returns whether it was a probe. Most hits end without a window (masking.rs): their
-/// way is short, and takes no lock that a stopped CPU can hold.
-fn probe_hit(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
-    let syndrome = frame.syndrome;
+/// The immediate of an `HVC` of ours, by the syndrome.
+#[inline]
+fn probe_of(syndrome: u64) -> Option<u16> {
     let immediate = esr::iss(syndrome) as u16;
-    if esr::class(syndrome) != esr::ec::HVC {
-        return false;
-    }
-    if !(HVC_BASE..HVC_BASE + MAX_SITES as u16).contains(&immediate) {
-        return false;
-    }
-    let Some(space) = service::space(vcpu.vm().id) else {
+    let is_ours = immediate.wrapping_sub(HVC_BASE) < MAX_SITES as u16;
+    (esr::class(syndrome) == esr::ec::HVC && is_ours).then_some(immediate)
+}
+
+/// An `HVC` of ours. Returns whether it was a probe. Most hits end without a window (masking.rs): their way is short, and
+/// takes no lock that a stopped CPU can hold.
+fn probe_hit(resident: &'static Resident, frame: &mut Frame) -> bool {
+    let Some(immediate) = probe_of(frame.syndrome) else {
         return false;
     };
     // The preferred return address of HVC is the instruction after it.
     frame.regs.pc -= 4;
-    let features = vcpu.simulation_features();
-    let memory = vcpu.vm().live(&frame.regs);
-    // A probe on what the hit needs of the hypervisor does not run.
-    let probing = cpu::this().enter_probe();
-    let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
-    drop(probing);
+    let serve = |space: &Space, trap: &mut Trap<'_>| space.hit(immediate, trap);
+    let outcome = resident.serve(&mut frame.regs, serve);
     if outcome == HitOutcome::NotOurs {
         frame.regs.pc += 4;
         return false;
     }
     let _window = (outcome != HitOutcome::Resume).then(Window::open);
-    step::finish_hit(vcpu, frame, outcome);
+    step::finish_hit(resident.vcpu, frame, outcome);
     true
 }
 
 fn hypercall(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
-    if esr::iss(syndrome) & 0xffff != 0 {
+    let immediate = esr::iss(syndrome) as u16;
+    if immediate != 0 {
+        if cost::hypercall(vcpu, immediate) {
+            frame.regs.retire();
+            return Progress::Done;
+        }
         // SMCCC uses immediate 0 only; to the guest any other HVC is undefined. The PC is behind it already.
         frame.regs.pc -= 4;
         inject::undefined(&mut frame.regs);

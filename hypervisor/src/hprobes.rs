@@ -24,13 +24,13 @@
 
 use crate::own_memory::OwnMemory;
 use crate::vectors::Frame;
-use crate::{cpu, debugger, esr, rendezvous, sysreg, text};
+use crate::{cpu, debugger, esr, rendezvous, sysreg, text, time};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use probes::a64::{
     BranchTargetCheck, DataAccess, Execution, SimulationFeatures, execution, simulate,
 };
-use probes::engine::{HVC_BASE, HitOutcome};
+use probes::engine::{HVC_BASE, HitOutcome, Trap};
 use probes::machine::VcpuId;
 use probes::own_code::Probeable;
 use probes::regs::CoreRegs;
@@ -122,13 +122,9 @@ pub fn hit(frame: &mut Frame) -> bool {
         return false;
     }
     let displaced = site.displaced.load(Ordering::Relaxed);
-    let features = features(displaced);
     let cpu = cpu::this();
     let outcome = match cpu.enter_probe() {
-        Some(_inside) => {
-            let vcpu = VcpuId(cpu.index as u8);
-            space.hit(immediate, vcpu, &mut frame.regs, &OwnMemory, &features)
-        }
+        Some(_inside) => space.hit(immediate, &mut trap(cpu.index, &mut frame.regs)),
         None => {
             space.hit_inside_probe(immediate);
             HitOutcome::NotOurs
@@ -142,7 +138,7 @@ pub fn hit(frame: &mut Frame) -> bool {
             leave_stop(frame);
         }
         HitOutcome::NotOurs | HitOutcome::Breakpoint { .. } => {
-            pass(frame, slot, displaced, &features);
+            pass(frame, slot, displaced);
         }
     }
     true
@@ -155,14 +151,10 @@ pub fn hit_by_step(index: usize, regs: &mut CoreRegs) -> HitOutcome {
     let (Some(slot), Some(space)) = (SITES.iter().position(is_here), SPACE.get()) else {
         return HitOutcome::NotOurs;
     };
-    let features = features(SITES[slot].displaced.load(Ordering::Relaxed));
-    let vcpu = VcpuId(index as u8);
+    let mut trap = trap(index, regs);
     // Where it stands at a site that the debugger has been told of.
-    match space.pass(vcpu, regs, &OwnMemory, &features) {
-        HitOutcome::NotOurs => {
-            let immediate = HVC_BASE + slot as u16;
-            space.hit(immediate, vcpu, regs, &OwnMemory, &features)
-        }
+    match space.pass(&mut trap) {
+        HitOutcome::NotOurs => space.hit(HVC_BASE + slot as u16, &mut trap),
         outcome => outcome,
     }
 }
@@ -175,24 +167,32 @@ fn leave_stop(frame: &mut Frame) {
     let (Some(slot), Some(space)) = (SITES.iter().position(is_here), SPACE.get()) else {
         return;
     };
-    let displaced = SITES[slot].displaced.load(Ordering::Relaxed);
-    let features = features(displaced);
-    let vcpu = VcpuId(cpu::this().index as u8);
-    let Some(_inside) = cpu::this().enter_probe() else {
+    let cpu = cpu::this();
+    let Some(_inside) = cpu.enter_probe() else {
         return;
     };
-    let outcome = space.pass(vcpu, &mut frame.regs, &OwnMemory, &features);
+    let outcome = space.pass(&mut trap(cpu.index, &mut frame.regs));
     // Otherwise it has executed, or nothing was displaced here when the CPU stopped: then it comes to the site now.
     if outcome == HitOutcome::Step {
         frame.regs.pc = slot_address(slot);
     }
 }
 
+/// What CPU `index` meets.
+fn trap(index: usize, regs: &mut CoreRegs) -> Trap<'_> {
+    Trap {
+        vcpu: VcpuId(index as u8),
+        regs,
+        memory: &OwnMemory,
+        stamp: time::stamp(),
+    }
+}
+
 /// Goes on behind the site: the displaced instruction executes, and nothing else.
-fn pass(frame: &mut Frame, slot: usize, displaced: u32, features: &SimulationFeatures) {
+fn pass(frame: &mut Frame, slot: usize, displaced: u32) {
     if execution(displaced) == Ok(Execution::Simulated) {
         // What depends on its address is simulated whatever the registers hold (a test of `execution` has it so).
-        let _ = simulate(displaced, &mut frame.regs, &OwnMemory, features);
+        let _ = simulate(displaced, &mut frame.regs, &OwnMemory, &features(displaced));
     } else {
         frame.regs.pc = slot_address(slot);
     }

@@ -6,6 +6,7 @@ use crate::rendezvous::{self, CpuSet, MASTER};
 use crate::{cpu, debugger, hprobes, live, service, time};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use log::error;
+use probes::a64::SimulationFeatures;
 use probes::addr::{Gpa, Hpa};
 use probes::machine::{
     ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
@@ -95,6 +96,10 @@ impl Hyp {
 impl Machine for Hyp {
     fn vm(&self) -> VmId {
         VmId::HYPERVISOR
+    }
+
+    fn simulation(&self, instruction: u32) -> SimulationFeatures {
+        hprobes::features(instruction)
     }
 
     fn notify_server(&self) {

@@ -23,13 +23,13 @@ pub enum Stage1 {
 
 /// The memory of the vCPU that trapped on this CPU.
 #[derive(Clone, Copy)]
-pub struct Live {
+pub struct Live<'a> {
     /// `PSTATE` of the vCPU: with PAN set, EL1 may not touch what EL0 may.
     pub pstate: u64,
     /// The VM's tables.
-    pub roots: Roots,
+    pub roots: &'a Roots,
     /// Reads them.
-    pub port: Port,
+    pub port: &'a Port,
 }
 
 /// Where `gva` is in guest-physical memory, by the stage 1 that is live on this CPU.
@@ -53,7 +53,7 @@ pub fn translate(gva: Gva, access: Stage1) -> Option<Gpa> {
     (!failed).then_some(Gpa(par & 0x000f_ffff_ffff_f000 | gva.page_offset()))
 }
 
-impl Live {
+impl Live<'_> {
     fn ram(&self, gva: Gva, access: Stage1) -> Result<(Gpa, Hpa), GuestFault> {
         let fault = GuestFault { address: gva };
         let gpa = translate(gva, access).ok_or(fault)?;
@@ -61,7 +61,7 @@ impl Live {
         if self.pstate & pstate::PAN != 0 && is_user_page() {
             return Err(fault);
         }
-        match self.roots.translate(&self.port, gpa) {
+        match self.roots.translate(self.port, gpa) {
             Some(mapping) if mapping.memory == Memory::Ram => Ok((gpa, mapping.hpa)),
             _ => Err(fault),
         }
@@ -83,7 +83,7 @@ impl Live {
     }
 }
 
-impl LiveMemory for Live {
+impl LiveMemory for Live<'_> {
     fn task(&self) -> u64 {
         let on_sp_el1 = self.pstate & pstate::MODE_MASK == pstate::EL1H;
         // The guest's: EL2 has a stack pointer of its own.
@@ -106,7 +106,7 @@ impl LiveMemory for Live {
         // All pages are checked before the first byte changes.
         for (at, _) in Self::pieces(gva, bytes.len()) {
             let (gpa, _) = self.ram(at, Stage1::Write)?;
-            if self.roots.is_shadowed(&self.port, gpa) {
+            if self.roots.is_shadowed(self.port, gpa) {
                 return Err(GuestFault { address: at });
             }
         }

@@ -2,7 +2,8 @@
 
 use crate::trace::{About, trace};
 use crate::vm::Vm;
-use crate::{cpu, hwdebug, service, time};
+use crate::{cpu, hwdebug, service, time, vcpu};
+use probes::a64::SimulationFeatures;
 use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
     ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
@@ -17,6 +18,10 @@ const SHADOW: u64 = 1;
 impl Machine for Vm {
     fn vm(&self) -> VmId {
         self.id
+    }
+
+    fn simulation(&self, _instruction: u32) -> SimulationFeatures {
+        vcpu::simulation_features()
     }
 
     fn notify_server(&self) {
@@ -151,7 +156,7 @@ impl HwDebug for Vm {
 
 impl Clock for Vm {
     fn now_ns(&self) -> u64 {
-        time::now_ns()
+        time::hit_ns()
     }
 
     fn cpu(&self) -> usize {

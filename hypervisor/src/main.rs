@@ -20,6 +20,7 @@ extern crate alloc;
 mod backtrace;
 mod boot;
 mod console_log;
+mod cost;
 mod cpu;
 mod crash;
 mod debugger;
@@ -63,6 +64,7 @@ use alloc::vec::Vec;
 use log::{LevelFilter, info};
 use platform::{Platform, Range};
 use trace::{About, trace};
+use vcpu::Resident;
 
 /// Memory for the heap: page tables, shadow pages, symbols, programs.
 const HEAP_SIZE: u64 = 96 << 20;
@@ -71,6 +73,7 @@ const HEAP_SIZE: u64 = 96 << 20;
 #[unsafe(no_mangle)]
 extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     cpu::enter(0);
+    time::init();
     heap::init_early();
     // SAFETY: the arm64 boot protocol promises a device tree in x0.
     let platform = match unsafe { Platform::read(device_tree) } {
@@ -104,6 +107,7 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     trace::init(&platform, cpus);
     vm::create_all(&platform, cpus, |size| free.take_low(size));
     service::init(&platform);
+    cost::init(&platform);
     settle_vcpus();
     service::start_vms();
     trace!(
@@ -125,16 +129,18 @@ fn settle_vcpus() {
         let Some(home) = cpu::get(vcpu.home()) else {
             continue;
         };
-        home.vcpu.call_once(|| vcpu);
-        vcpu.kick();
+        if let Some(resident) = Resident::new(vcpu) {
+            home.resident.call_once(|| resident);
+            vcpu.kick();
+        }
     }
 }
 
 /// What a CPU does for the rest of its life: without a vCPU, the service; with one, the guest.
 fn run_cpu() -> ! {
     loop {
-        if let Some(vcpu) = cpu::this().vcpu.get() {
-            vcpu.run();
+        if let Some(resident) = cpu::this().resident.get() {
+            resident.vcpu.run();
         }
         {
             let _window = masking::Window::open();

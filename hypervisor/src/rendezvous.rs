@@ -143,7 +143,7 @@ fn wait_for_rest() -> CpuSet {
             false => ANSWER_TIME,
         };
         while !rests(other.index) && time::now_ns() - began < patience {
-            core::hint::spin_loop();
+            cpu::relax();
         }
     }
     let missing = restless();
@@ -307,7 +307,7 @@ pub fn run_alone(index: usize) -> bool {
         if time::now_ns() > deadline {
             return false;
         }
-        core::hint::spin_loop();
+        cpu::relax();
     }
     true
 }

@@ -16,9 +16,10 @@ use core::ops::Range;
 use devices::vgic::Delivery;
 use probes::a64::{self, Ends, StepPlan};
 use probes::addr::{Gpa, Gva};
-use probes::engine::HitOutcome;
+use probes::engine::{HitOutcome, Trap};
 use probes::machine::{FetchTrap, LiveMemory, StopReason};
 use probes::regs::pstate;
+use probes::space::Space;
 use probes::view::View;
 
 /// `HCR_EL2`: WFI and WFE trap.
@@ -67,6 +68,11 @@ impl Stepper {
     /// Whether an instruction is being stepped.
     pub fn is_active(&self) -> bool {
         self.active.is_some()
+    }
+
+    /// Whether no instruction is being stepped and the debugger waits for none.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_none() && self.requested.is_none()
     }
 
     /// An instruction has been executed. Returns whether that completes the debugger's request.
@@ -147,6 +153,7 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
     }
     sysreg::isb();
     vcpu.local().stepper.active = Some(active);
+    vcpu.will_step();
 }
 
 /// Loads and stores are one group of encodings (Arm ARM C4.1.88), and so are the cache instructions that write (DC ZVA)
@@ -295,28 +302,13 @@ fn armed(vcpu: &'static Vcpu, pc: Gva) -> Option<(Gpa, FetchTrap)> {
 
 /// The vCPU is at the word at `gpa` of a page that is not executable.
 pub fn fetch(vcpu: &'static Vcpu, frame: &mut Frame, gpa: Gpa) {
-    let Some(space) = service::space(vcpu.vm().id) else {
-        return;
-    };
-    let features = vcpu.simulation_features();
-    let memory = vcpu.vm().live(&frame.regs);
-    let probing = cpu::this().enter_probe();
-    let outcome = space.fetch(gpa, vcpu.id, &mut frame.regs, &memory, &features);
-    drop(probing);
+    let outcome = serve(frame, |space, trap| space.fetch(gpa, trap));
     finish_hit(vcpu, frame, outcome);
 }
 
 /// The vCPU is at a hardware breakpoint of ours.
 pub fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let Some(space) = service::space(vcpu.vm().id) else {
-        return;
-    };
-    let features = vcpu.simulation_features();
-    let memory = vcpu.vm().live(&frame.regs);
-    let probing = cpu::this().enter_probe();
-    let outcome = space.hw_hit(vcpu.id, &mut frame.regs, &memory, &features);
-    drop(probing);
-    match outcome {
+    match serve(frame, |space, trap| space.hw_hit(trap)) {
         HitOutcome::NotOurs => vcpu.stop(StopReason::HwBreakpoint),
         outcome => finish_hit(vcpu, frame, outcome),
     }
@@ -324,15 +316,16 @@ pub fn hardware_breakpoint(vcpu: &'static Vcpu, frame: &mut Frame) {
 
 /// The vCPU is at a site, `regs.pc` its address.
 pub fn hit(vcpu: &'static Vcpu, frame: &mut Frame, immediate: u16) {
-    let Some(space) = service::space(vcpu.vm().id) else {
-        return;
-    };
-    let features = vcpu.simulation_features();
-    let memory = vcpu.vm().live(&frame.regs);
-    let probing = cpu::this().enter_probe();
-    let outcome = space.hit(immediate, vcpu.id, &mut frame.regs, &memory, &features);
-    drop(probing);
+    let outcome = serve(frame, |space, trap| space.hit(immediate, trap));
     finish_hit(vcpu, frame, outcome);
+}
+
+/// Has a trap of the vCPU of the calling CPU served.
+fn serve(frame: &mut Frame, serve: impl FnOnce(&Space, &mut Trap<'_>) -> HitOutcome) -> HitOutcome {
+    match cpu::this().resident.get() {
+        Some(resident) => resident.serve(&mut frame.regs, serve),
+        None => HitOutcome::NotOurs,
+    }
 }
 
 /// Does what a hit has come to.

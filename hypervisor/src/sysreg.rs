@@ -17,6 +17,21 @@ macro_rules! read {
     }};
 }
 
+/// Reads a system register that no code changes after the first read on this CPU: two reads may become one.
+macro_rules! read_constant {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: as `read`; and the value is the same at every read.
+        unsafe {
+            core::arch::asm!(
+                concat!("mrs {}, ", $name), out(reg) value,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        value
+    }};
+}
+
 /// Writes a system register by its assembler name. Belongs into an `unsafe` block that says why the new value cannot
 /// break what Rust relies on.
 macro_rules! write {
@@ -26,7 +41,7 @@ macro_rules! write {
     }};
 }
 
-pub(crate) use {read, write};
+pub(crate) use {read, read_constant, write};
 
 /// Instruction synchronization barrier: what follows is fetched under the system registers as they are now.
 pub fn isb() {

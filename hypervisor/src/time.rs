@@ -1,8 +1,9 @@
 //! Time at EL2, from the physical counter.
 
 use crate::masking::Masked;
-use crate::sysreg;
+use crate::{cpu, sysreg};
 use core::sync::atomic::{AtomicU64, Ordering};
+use probes::machine::Stamp;
 
 /// How long the physical CPUs have been stopped, in ticks (rendezvous.rs).
 static STOPPED: AtomicU64 = AtomicU64::new(0);
@@ -18,24 +19,41 @@ pub fn frequency() -> u64 {
     sysreg::read!("cntfrq_el0").max(1)
 }
 
-/// Nanoseconds per tick in units of 2^-32; 0 until somebody asks. A division by the frequency would be most of what a
-/// hit of a probe costs.
-static SCALE: AtomicU64 = AtomicU64::new(0);
-
 /// Nanoseconds since power-on.
 pub fn now_ns() -> u64 {
-    let known = SCALE.load(Ordering::Relaxed);
-    let scale = if known == 0 { init_scale() } else { known };
-    ((u128::from(ticks()) * u128::from(scale)) >> 32) as u64
+    sysreg::isb();
+    hit_ns()
 }
 
-#[cold]
-fn init_scale() -> u64 {
-    // Every CPU comes to the same result. CNTFRQ_EL0 is at least 1 MHz where it says the truth: 1000 << 32 fits.
-    let scale = (1_000_000_000 << 32) / u128::from(frequency());
-    let scale = u64::try_from(scale).unwrap_or(u64::MAX);
-    SCALE.store(scale, Ordering::Relaxed);
-    scale
+/// Nanoseconds since power-on, for the way of a hit: the exception that began it has ordered this read after everything
+/// before, without a barrier of its own.
+#[inline]
+pub fn hit_ns() -> u64 {
+    let ticks = sysreg::read!("cntpct_el0");
+    let fixed_point = u128::from(ticks) * u128::from(TICK_LENGTH.load(Ordering::Relaxed));
+    (fixed_point >> TICK_FRACTION) as u64
+}
+
+/// When and where a hit happens: now, here.
+#[inline]
+pub fn stamp() -> Stamp {
+    Stamp {
+        time_ns: hit_ns(),
+        cpu: cpu::this().index,
+    }
+}
+
+/// Bits behind the point of [`TICK_LENGTH`].
+const TICK_FRACTION: u32 = 32;
+/// Nanoseconds of a tick, as a fixed-point number. A division by the frequency would be most of what a hit costs.
+static TICK_LENGTH: AtomicU64 = AtomicU64::new(0);
+
+/// Looks how long a tick is. Boot CPU; until then all times are 0.
+pub fn init() {
+    // CNTFRQ_EL0 is at least 1 MHz where it says the truth: 1000 << 32 fits.
+    let length = (1_000_000_000 << TICK_FRACTION) / u128::from(frequency());
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    TICK_LENGTH.store(length, Ordering::Relaxed);
 }
 
 /// How long the physical CPUs have been stopped since power-on, in ticks.

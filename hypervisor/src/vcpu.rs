@@ -12,13 +12,15 @@ use crate::step::{self, Purpose, Stepper};
 use crate::vectors::{self, Frame};
 use crate::vm::{self, Vm};
 use crate::{cpu, exits, fp, gic, guest_sys, interrupts, psci, service, stage2, sysreg, time};
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use devices::vgic::{Delivery, VcpuMask};
 use probes::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use probes::addr::Gva;
-use probes::engine::HitOutcome;
+use probes::engine::{HitOutcome, Trap};
 use probes::machine::{NoVcpu, Power, RunMode, Stop, StopReason, VcpuId, VmId};
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
+use probes::space::Space;
 use probes::view::View;
 
 /// Where a vCPU begins.
@@ -87,6 +89,64 @@ pub struct Vcpu {
     left: AtomicU64,
     saved: Mutex<Saved>,
     local: Mutex<Local>,
+    /// Whether a step may be in progress or asked for: for a look without the lock of `local`.
+    may_step: AtomicBool,
+}
+
+/// A vCPU on the CPU where it lives, with what its hits need and nothing changes any more.
+pub struct Resident {
+    /// The vCPU.
+    pub vcpu: &'static Vcpu,
+    vm: &'static Vm,
+    space: &'static Space,
+}
+
+impl Resident {
+    /// `None` before the debug server is up.
+    pub fn new(vcpu: &'static Vcpu) -> Option<Self> {
+        let space = service::space(vcpu.vm)?;
+        Some(Self {
+            vcpu,
+            vm: vcpu.vm(),
+            space,
+        })
+    }
+
+    /// Has a trap of the vCPU served, which executes on the calling CPU. A probe on what that needs of the hypervisor does
+    /// not run.
+    #[inline]
+    pub fn serve(
+        &self,
+        regs: &mut CoreRegs,
+        serve: impl FnOnce(&Space, &mut Trap<'_>) -> HitOutcome,
+    ) -> HitOutcome {
+        let memory = self.vm.live(regs);
+        let _probing = cpu::this().enter_probe();
+        let mut trap = Trap {
+            vcpu: self.vcpu.id,
+            regs,
+            memory: &memory,
+            stamp: time::stamp(),
+        };
+        serve(self.space, &mut trap)
+    }
+
+    /// The same for a hit of [`Space::quick_hit`], whose `HVC` is before the PC.
+    #[inline(always)]
+    pub fn quick_hit(&self, immediate: u16, regs: &mut CoreRegs) -> bool {
+        let vm = self.vm;
+        let memory = |regs: &CoreRegs| vm.live(regs);
+        self.space
+            .quick_hit(immediate, self.vcpu.id, regs, memory, time::stamp)
+    }
+
+    /// Whether nobody wants anything of the vCPU: after a hit that simulation finishes it may go on at once.
+    #[inline(always)]
+    pub fn is_undisturbed(&self) -> bool {
+        let vcpu = self.vcpu;
+        let may_go = !vcpu.must_stay_in(self.vm) && !vcpu.may_step.load(Ordering::Relaxed);
+        may_go && !service::is_due()
+    }
 }
 
 impl Vcpu {
@@ -107,6 +167,7 @@ impl Vcpu {
             left: AtomicU64::new(0),
             saved: Mutex::new(Saved::default()),
             local: Mutex::new(Local::default()),
+            may_step: AtomicBool::new(false),
         }
     }
 
@@ -275,32 +336,6 @@ impl Vcpu {
         }
     }
 
-    /// What a simulation must know of this CPU and of the guest's state.
-    pub fn simulation_features(&self) -> SimulationFeatures {
-        /// `SCTLR_EL1.EE`: data accesses of EL1 are big-endian.
-        const EE: u64 = 1 << 25;
-        /// `SCTLR_EL1.ATA`: allocation tags are accessible, so accesses may be tag-checked.
-        const ATA: u64 = 1 << 43;
-        let stepped = sysreg::read!("sctlr_el1") & (EE | ATA) != 0 || self.watches();
-        SimulationFeatures {
-            bti: sysreg::read!("id_aa64pfr1_el1") & 0xf != 0,
-            pauth: has_pauth(),
-            data: if stepped {
-                DataAccess::Stepped
-            } else {
-                DataAccess::Simulated
-            },
-            branch_target: BranchTargetCheck::Passed,
-        }
-    }
-
-    /// Whether anybody's watchpoints may be armed.
-    fn watches(&self) -> bool {
-        /// `MDSCR_EL1.MDE`: the guest's own breakpoints and watchpoints are on.
-        const MDE: u64 = 1 << 15;
-        sysreg::read!("mdscr_el1") & MDE != 0
-    }
-
     /// Lives on the calling CPU for ever.
     pub fn run(&'static self) -> ! {
         init_controls(self.id);
@@ -329,15 +364,28 @@ impl Vcpu {
 
     /// Whether it must not execute.
     pub fn must_park(&self) -> bool {
-        self.power.load(Ordering::Acquire) != ON
-            || self.vm().is_held()
-            || self.stays.load(Ordering::Relaxed)
+        self.power.load(Ordering::Acquire) != ON || self.must_stay_in(self.vm())
+    }
+
+    /// Whether the debugger keeps it, or all of its VM.
+    #[inline]
+    fn must_stay_in(&self, vm: &Vm) -> bool {
+        vm.is_held() || self.stays.load(Ordering::Relaxed)
+    }
+
+    /// A step begins or is asked for.
+    pub fn will_step(&self) {
+        self.may_step.store(true, Ordering::Relaxed);
     }
 
     /// Everything between an exit and the next entry. Returns when the vCPU may execute from `frame`.
     pub fn before_entry(&'static self, frame: &mut Frame) {
-        if !self.must_park() && !service::is_due() && !self.local().stepper.wants_next() {
-            return;
+        if !self.must_park() && !service::is_due() {
+            let stepper = &self.local().stepper;
+            self.may_step.store(!stepper.is_idle(), Ordering::Relaxed);
+            if !stepper.wants_next() {
+                return;
+            }
         }
         let _window = Window::open();
         loop {
@@ -428,13 +476,18 @@ impl Vcpu {
         interrupts::update(self, |_, _| VcpuMask::NONE);
     }
 
+    fn request_steps(&self, range: Range<Gva>) {
+        self.local().stepper.request(range);
+        self.will_step();
+    }
+
     /// Executes what a site displaces at the PC where the vCPU stopped, and begins the step that the debugger asked for.
     fn leave_stop(&'static self, frame: &mut Frame) {
         let asked = self.mode.lock().take();
         let pc = Gva(frame.regs.pc);
         match asked {
-            Some(RunMode::Step) => self.local().stepper.request(Gva(0)..Gva(0)),
-            Some(RunMode::StepRange { start, end }) => self.local().stepper.request(start..end),
+            Some(RunMode::Step) => self.request_steps(Gva(0)..Gva(0)),
+            Some(RunMode::StepRange { start, end }) => self.request_steps(start..end),
             Some(RunMode::Continue | RunMode::Stay) => self.local().stepper.forget_request(),
             // A hold that was not the debugger's is over.
             None => {}
@@ -442,9 +495,14 @@ impl Vcpu {
         let Some(space) = service::space(self.vm) else {
             return;
         };
-        let features = self.simulation_features();
         let memory = self.vm().live(&frame.regs);
-        match space.pass(self.id, &mut frame.regs, &memory, &features) {
+        let mut trap = Trap {
+            vcpu: self.id,
+            regs: &mut frame.regs,
+            memory: &memory,
+            stamp: time::stamp(),
+        };
+        match space.pass(&mut trap) {
             // The debugger lets it go on where its own breakpoint is. In any other case that is a hit to come.
             HitOutcome::NotOurs if asked.is_some() && space.has_hw_breakpoint(pc) => {
                 step::begin(self, frame, Purpose::Other);
@@ -460,6 +518,28 @@ impl Vcpu {
             vcpu: self.id,
             reason,
         });
+    }
+}
+
+/// What a simulation must know of this CPU and of its guest's state.
+pub fn simulation_features() -> SimulationFeatures {
+    /// `SCTLR_EL1.EE`: data accesses of EL1 are big-endian.
+    const EE: u64 = 1 << 25;
+    /// `SCTLR_EL1.ATA`: allocation tags are accessible, so accesses may be tag-checked.
+    const ATA: u64 = 1 << 43;
+    /// `MDSCR_EL1.MDE`: somebody's breakpoints and watchpoints may be armed.
+    const MDE: u64 = 1 << 15;
+    let stepped =
+        sysreg::read!("sctlr_el1") & (EE | ATA) != 0 || sysreg::read!("mdscr_el1") & MDE != 0;
+    SimulationFeatures {
+        bti: sysreg::read!("id_aa64pfr1_el1") & 0xf != 0,
+        pauth: has_pauth(),
+        data: if stepped {
+            DataAccess::Stepped
+        } else {
+            DataAccess::Simulated
+        },
+        branch_target: BranchTargetCheck::Passed,
     }
 }
 

@@ -69,6 +69,13 @@ global_asm!(
         b       guest_exit
     .endm
 
+    // A synchronous exception in the table for measurements: the HVC of the trap floor goes back at once.
+    .macro from_guest_or_back
+        .balign 0x80
+        save_begin 0
+        b       guest_exit_or_back
+    .endm
+
     .macro from_el2 kind
         .balign 0x80
         // Inside the stack, bit 15 of SP is set; test it without a register to spare (as Linux' entry.S does).
@@ -83,26 +90,35 @@ global_asm!(
         b       el2_overflow
     .endm
 
+    .macro table synchronous
+        from_el2 0          // current EL with SP_EL0: never used
+        from_el2 1
+        from_el2 2
+        from_el2 3
+        from_el2 0          // current EL with SP_EL2
+        from_el2 1
+        from_el2 2
+        from_el2 3
+        \synchronous        // lower EL, AArch64
+        from_guest 1
+        from_guest 2
+        from_guest 3
+        from_guest 0        // lower EL, AArch32 (a guest's EL0)
+        from_guest 1
+        from_guest 2
+        from_guest 3
+    .endm
+
     .section .text.vectors, "ax"
     .balign 0x800
     .global vector_table
 vector_table:
-    from_el2 0          // current EL with SP_EL0: never used
-    from_el2 1
-    from_el2 2
-    from_el2 3
-    from_el2 0          // current EL with SP_EL2
-    from_el2 1
-    from_el2 2
-    from_el2 3
-    from_guest 0        // lower EL, AArch64
-    from_guest 1
-    from_guest 2
-    from_guest 3
-    from_guest 0        // lower EL, AArch32 (a guest's EL0)
-    from_guest 1
-    from_guest 2
-    from_guest 3
+    table "from_guest 0"
+
+    .balign 0x800
+    .global floor_vector_table
+floor_vector_table:
+    table from_guest_or_back
 
     .macro save_rest
         stp     x4, x5, [sp, #32]
@@ -145,16 +161,31 @@ vector_table:
         ldp     x28, x29, [\base, #224]
     .endm
 
+    .macro save_stack_pointer
+        tst     x3, #1                  // PSTATE.M[0]: which stack pointer the guest used
+        mrs     x4, sp_el1
+        mrs     x5, sp_el0
+        csel    x4, x4, x5, ne
+        stp     x30, x4, [sp, #240]
+    .endm
+
+guest_exit_or_back:
+    save_rest
+    save_stack_pointer
+    mrs     x4, esr_el2
+    mov     w5, #{FLOOR}
+    movk    w5, #0x5a00, lsl #16    // EC: HVC from AArch64; IL
+    cmp     w4, w5
+    b.eq    enter_guest
+    b       handle_exit
+
 guest_exit:
     .cfi_startproc simple
     .cfi_def_cfa sp, 0
     .cfi_undefined x30              // a debugger's backtrace of EL2 ends here as well
     save_rest
-    tst     x3, #1                  // PSTATE.M[0]: which stack pointer the guest used
-    mrs     x4, sp_el1
-    mrs     x5, sp_el0
-    csel    x4, x4, x5, ne
-    stp     x30, x4, [sp, #240]
+    save_stack_pointer
+handle_exit:
     mov     x0, sp
     mov     x29, #0                 // a backtrace of EL2 ends here
     bl      handle_guest_exit
@@ -218,16 +249,25 @@ el2_overflow:
     PC = const offset_of!(CoreRegs, pc),
     SYNDROME = const offset_of!(Frame, syndrome),
     FAULT_PAGE = const offset_of!(Frame, fault_page),
+    FLOOR = const crate::cost::FLOOR,
 );
 
 unsafe extern "C" {
     static vector_table: u8;
+    static floor_vector_table: u8;
 }
 
 /// Makes the calling CPU use our vectors.
 pub fn install() {
     // SAFETY: the table above is a complete EL2 vector table.
     unsafe { sysreg::write!("vbar_el2", &raw const vector_table as u64) };
+    sysreg::isb();
+}
+
+/// Makes the calling CPU use the table for measurements of the trap floor (cost.rs).
+pub fn install_floor() {
+    // SAFETY: a complete EL2 vector table too.
+    unsafe { sysreg::write!("vbar_el2", &raw const floor_vector_table as u64) };
     sysreg::isb();
 }
 

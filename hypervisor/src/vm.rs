@@ -258,11 +258,11 @@ impl Vm {
     }
 
     /// Its memory as the vCPU on the calling CPU sees it.
-    pub fn live(&self, regs: &CoreRegs) -> Live {
+    pub fn live(&self, regs: &CoreRegs) -> Live<'_> {
         Live {
             pstate: regs.pstate,
-            roots: self.roots,
-            port: self.port,
+            roots: &self.roots,
+            port: &self.port,
         }
     }
 

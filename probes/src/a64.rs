@@ -19,7 +19,9 @@ pub use exclusive::{
     Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, inside_exclusive_sequence, step_plan,
 };
 pub use relocate::{Execution, Unmovable, execution};
-pub use simulate::{BranchTargetCheck, DataAccess, Simulated, SimulationFeatures, simulate};
+pub use simulate::{
+    BranchTargetCheck, DataAccess, Simple, Simulated, SimulationFeatures, simulate,
+};
 
 /// Bytes of an A64 instruction.
 const INSTRUCTION_SIZE: u64 = 4;

@@ -5,10 +5,10 @@
 //! path ([`crate::machine`], "Holds"); a vCPU that stops returns from here before it parks. So a
 //! hit never waits for a writer, and readers do not exclude each other.
 
-use crate::a64::{BranchTargetCheck, Simulated, SimulationFeatures, simulate};
+use crate::a64::{BranchTargetCheck, Simple, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
-use crate::event::{ARGS, EventKind, Rings, TraceEvent};
-use crate::machine::{HwPoint, LiveMemory, Machine, StopReason, VcpuId};
+use crate::event::{EventKind, Rings, TraceEvent};
+use crate::machine::{HwPoint, LiveMemory, Machine, Stamp, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
@@ -38,8 +38,8 @@ pub enum HitOutcome {
     },
     /// Stop the VM for this reason. The PC is the site; its instruction has not executed.
     Stop(StopReason),
-    /// No site of ours. [`crate::space::Space::hit`]: the guest executed an `HVC` of its own.
-    /// [`crate::space::Space::pass`]: nothing is displaced at the PC, enter the guest as it is.
+    /// No site of ours. [`Space::hit`]: the guest executed an `HVC` of its own.
+    /// [`Space::pass`]: nothing is displaced at the PC, enter the guest as it is.
     NotOurs,
 }
 
@@ -113,28 +113,29 @@ impl Reported {
 const UNKNOWN: u32 = 0;
 
 /// The trap that is being served.
-pub(crate) struct Trap<'a> {
-    pub(crate) vcpu: VcpuId,
-    pub(crate) regs: &'a mut CoreRegs,
-    pub(crate) memory: &'a dyn LiveMemory,
-    pub(crate) features: &'a SimulationFeatures,
+pub struct Trap<'a> {
+    /// Who trapped.
+    pub vcpu: VcpuId,
+    /// Its registers, of which the PC is the site's address.
+    pub regs: &'a mut CoreRegs,
+    /// Its memory.
+    pub memory: &'a dyn LiveMemory,
+    /// Now, here.
+    pub stamp: Stamp,
 }
 
 impl Space {
-    pub(crate) fn serve_hit(&self, immediate: u16, trap: &mut Trap<'_>) -> HitOutcome {
-        let Some(slot) = immediate.checked_sub(HVC_BASE) else {
-            return HitOutcome::NotOurs;
-        };
+    /// A vCPU trapped with `HVC #immediate`. The PC is the address of the `HVC`, not the one after
+    /// it. Runs the site's programs; then stops, or executes the displaced instruction in the
+    /// registers.
+    #[inline]
+    pub fn hit(&self, immediate: u16, trap: &mut Trap<'_>) -> HitOutcome {
         let registry = self.registry.read();
-        let Some(site) = registry.table.get(slot) else {
+        let Some(site) = registry.table.trapped(immediate, Gva(trap.regs.pc)) else {
             return HitOutcome::NotOurs;
         };
-        // The page may be mapped anywhere, but the word keeps its place in it.
-        if Gva(trap.regs.pc).page_offset() != site.gpa.page_offset() {
-            return HitOutcome::NotOurs;
-        }
-        let instruction = site.displaced.load(Ordering::Acquire);
-        match self.run_all(site.bound.iter(), instruction, trap) {
+        let displaced = || site.displaced.load(Ordering::Acquire);
+        match self.run_all(site.bound.iter(), displaced, trap) {
             Some(reason) => {
                 self.report(trap, Some(site.gpa));
                 HitOutcome::Stop(reason)
@@ -143,7 +144,67 @@ impl Space {
         }
     }
 
-    pub(crate) fn count_missed(&self, immediate: u16) {
+    /// The short way of most hits: of one probe that takes them all and never stops, at an
+    /// instruction whose simulation needs nothing but the registers. The PC is behind the `HVC`;
+    /// `memory` is asked where there is a program. `false`: it is no such hit, nothing has happened,
+    /// and [`Space::hit`] serves it.
+    #[inline(always)]
+    pub fn quick_hit<M: LiveMemory>(
+        &self,
+        immediate: u16,
+        vcpu: VcpuId,
+        regs: &mut CoreRegs,
+        memory: impl FnOnce(&CoreRegs) -> M,
+        stamp: impl FnOnce() -> Stamp,
+    ) -> bool {
+        let registry = self.registry.read();
+        let pc = Gva(regs.pc.wrapping_sub(4));
+        let Some(site) = registry.table.trapped(immediate, pc) else {
+            return false;
+        };
+        let [bound] = site.bound.as_slice() else {
+            return false;
+        };
+        let simple = Simple::of(site.displaced.load(Ordering::Acquire));
+        let (true, Some(simple)) = (bound.is_unconditional(), simple) else {
+            return false;
+        };
+        let attachment = &bound.attachment;
+        let stamp = stamp();
+        regs.pc = pc.0;
+        attachment.count();
+        self.write_event(attachment, Occasion::default(), vcpu, regs, stamp);
+        if let Some(program) = &attachment.program {
+            self.run_at(program, attachment, regs, memory, vcpu, stamp);
+        }
+        simple.execute(regs);
+        true
+    }
+
+    /// Apart from [`Space::quick_hit`], as [`Space::run_program`].
+    #[inline(never)]
+    fn run_at<M: LiveMemory>(
+        &self,
+        program: &ProgramRef,
+        attachment: &Attachment,
+        regs: &mut CoreRegs,
+        memory: impl FnOnce(&CoreRegs) -> M,
+        vcpu: VcpuId,
+        stamp: Stamp,
+    ) {
+        let memory = &memory(regs);
+        let trap = Trap {
+            vcpu,
+            regs,
+            memory,
+            stamp,
+        };
+        self.run_program(program, attachment, Occasion::default(), &trap);
+    }
+
+    /// A hit from inside a probe, of slot `immediate` - [`HVC_BASE`]: nothing runs, it counts as
+    /// missed. The hypervisor executes the displaced instruction.
+    pub fn hit_inside_probe(&self, immediate: u16) {
         // Whoever changes the registry runs no code that can be probed, so this does not fail.
         let Some(registry) = self.registry.try_read() else {
             return;
@@ -158,7 +219,10 @@ impl Space {
         }
     }
 
-    pub(crate) fn serve_hw_hit(&self, trap: &mut Trap<'_>) -> HitOutcome {
+    /// A vCPU ran into a hardware breakpoint at its PC. For one of a probe, or one that covers a
+    /// site which waits for its page, runs its programs and executes the guest's instruction in the
+    /// registers; `Step` means: step the vCPU over the instruction with that breakpoint off.
+    pub fn hw_hit(&self, trap: &mut Trap<'_>) -> HitOutcome {
         let registry = self.registry.read();
         let pc = Gva(trap.regs.pc);
         let cover = registry.table.cover(pc);
@@ -173,7 +237,7 @@ impl Space {
         let cover_bound = cover.map_or([].as_slice(), |cover| &cover.bound);
         let site_bound = site.map_or([].as_slice(), |site| &site.bound);
         let bound = cover_bound.iter().chain(site_bound);
-        let programs_say = self.run_all(bound, instruction.unwrap_or(UNKNOWN), trap);
+        let programs_say = self.run_all(bound, || instruction.unwrap_or(UNKNOWN), trap);
         let reason = if stops {
             Some(StopReason::HwBreakpoint)
         } else {
@@ -189,13 +253,17 @@ impl Space {
         }
     }
 
-    pub(crate) fn serve_fetch(&self, gpa: Gpa, trap: &mut Trap<'_>) -> HitOutcome {
+    /// A vCPU fetched from the word at `gpa` of a page that is not executable
+    /// ([`crate::view::Fault::NoExecute`]), whose address is its PC. Where it is a site, runs its
+    /// programs; then stops, or executes the guest's own instruction in the registers, or has it
+    /// stepped. Never [`HitOutcome::NotOurs`].
+    pub fn fetch(&self, gpa: Gpa, trap: &mut Trap<'_>) -> HitOutcome {
         let registry = self.registry.read();
         let site = registry.table.at(gpa);
         // Most instructions of the page are no site.
         let stop = site.and_then(|site| {
             let displaced = || site.displaced.load(Ordering::Acquire);
-            let instruction = guests_word(trap).unwrap_or_else(displaced);
+            let instruction = || guests_word(trap).unwrap_or_else(displaced);
             self.run_all(site.bound.iter(), instruction, trap)
         });
         match stop {
@@ -207,7 +275,11 @@ impl Space {
         }
     }
 
-    pub(crate) fn serve_pass(&self, trap: &mut Trap<'_>) -> HitOutcome {
+    /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
+    /// stopped at a site or a hardware breakpoint and has not moved, executes the displaced
+    /// instruction without running programs: `Resume` (done), `Step`, `Breakpoint`; otherwise
+    /// `NotOurs`.
+    pub fn pass(&self, trap: &mut Trap<'_>) -> HitOutcome {
         let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) else {
             return HitOutcome::NotOurs;
         };
@@ -234,13 +306,17 @@ impl Space {
         }
     }
 
-    pub(crate) fn serve_interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
+    /// The step that [`HitOutcome::Step`] asked for ended before the instruction executed: a
+    /// watchpoint of the debugger fired on it. The vCPU passes the site when it resumes, and the
+    /// hit is not counted twice.
+    pub fn interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
         if let Some(reported) = self.reported.get(usize::from(vcpu.0)) {
             reported.interrupted(regs.pc);
         }
     }
 
     /// Executes the instruction that a site displaces.
+    #[inline]
     fn displaced(
         &self,
         site: &Site,
@@ -248,6 +324,12 @@ impl Space {
         branch_target: BranchTargetCheck,
     ) -> HitOutcome {
         let instruction = site.displaced.load(Ordering::Acquire);
+        if branch_target == BranchTargetCheck::Passed
+            && let Some(simple) = Simple::of(instruction)
+        {
+            simple.execute(trap.regs);
+            return HitOutcome::Resume;
+        }
         self.execute(instruction, trap, Some(site.gpa), branch_target)
     }
 
@@ -260,6 +342,8 @@ impl Space {
         }
     }
 
+    /// Apart from [`Space::displaced`], as [`Space::run_program`].
+    #[inline(never)]
     fn execute(
         &self,
         instruction: u32,
@@ -269,7 +353,7 @@ impl Space {
     ) -> HitOutcome {
         let features = SimulationFeatures {
             branch_target,
-            ..*trap.features
+            ..self.machine().simulation(instruction)
         };
         match simulate(instruction, trap.regs, trap.memory, &features) {
             Simulated::Done => HitOutcome::Resume,
@@ -294,114 +378,125 @@ impl Space {
 
     /// Runs what is bound here, all of it, and says whether that stops the VM. `instruction` is
     /// the guest's own.
+    #[inline]
     fn run_all<'a>(
         &self,
         bound: impl Iterator<Item = &'a Bound>,
-        instruction: u32,
+        instruction: impl Fn() -> u32,
         trap: &Trap<'_>,
     ) -> Option<StopReason> {
-        let mut reason = None;
-        let hit = self.event_of(trap);
+        let mut stops: Option<&Attachment> = None;
         for Bound {
             attachment,
             verdict,
             role,
         } in bound
         {
-            let occasion = self.occasion(attachment, *role, instruction, hit.time_ns, trap);
-            let Some(occasion) = occasion else {
-                continue;
+            let occasion = match *role {
+                Role::Here => Occasion::default(),
+                role => match self.occasion(attachment, role, instruction(), trap) {
+                    Some(occasion) => occasion,
+                    None => continue,
+                },
             };
-            let stops = self.run_one(attachment, *verdict, occasion, trap, &hit);
+            if !self.run_one(attachment, *verdict, occasion, trap) {
+                continue;
+            }
             // Of several, a breakpoint of GDB's is what GDB knows about.
-            let known_to_gdb = reason == Some(StopReason::Site { probe: None });
-            if stops && !known_to_gdb {
-                reason = Some(StopReason::Site {
-                    probe: attachment.probe,
-                });
+            if stops.is_none_or(|stops| stops.probe.is_some()) {
+                stops = Some(attachment);
             }
         }
-        reason
+        let probe = stops?.probe;
+        Some(StopReason::Site { probe })
     }
 
-    /// What all events of this hit have in common. Time is read here and nowhere else.
-    fn event_of(&self, trap: &Trap<'_>) -> TraceEvent {
-        let machine = self.machine();
-        let vm = machine.vm();
-        let mut args = [0; ARGS];
-        args.copy_from_slice(&trap.regs.x[..ARGS]);
+    /// The event of a hit.
+    #[inline]
+    fn event_of(&self, attachment: &Attachment, occasion: Occasion, trap: &Trap<'_>) -> TraceEvent {
+        let [x0, x1, x2, x3, ..] = trap.regs.x;
+        let vm = self.vm();
+        let kind = attachment.event.unwrap_or(EventKind::probe_in(vm));
         TraceEvent {
-            time_ns: machine.now_ns(),
-            kind: EventKind::probe_in(vm),
-            cpu: machine.cpu() as u8,
+            time_ns: trap.stamp.time_ns,
+            kind,
+            cpu: trap.stamp.cpu as u8,
             vm,
             vcpu: trap.vcpu,
-            id: 0,
-            args,
-            duration_ns: 0,
+            id: attachment.probe.unwrap_or(0),
+            args: [x0, x1, x2, x3],
+            duration_ns: occasion.duration_ns,
             pc: Gva(trap.regs.pc),
-            origin: EventKind::probe_in(vm),
+            origin: kind,
+        }
+    }
+
+    #[inline(always)]
+    fn write_event(
+        &self,
+        attachment: &Attachment,
+        occasion: Occasion,
+        vcpu: VcpuId,
+        regs: &CoreRegs,
+        stamp: Stamp,
+    ) {
+        if let Some(template) = attachment.template {
+            let record = template.hit(stamp, self.vm(), vcpu, regs, occasion.duration_ns);
+            self.events().write_record(stamp.cpu, &record);
         }
     }
 
     /// Counts a hit, writes its event, runs the program, and says whether that stops the VM.
+    #[inline]
     fn run_one(
         &self,
         attachment: &Attachment,
         verdict: Verdict,
         occasion: Occasion,
         trap: &Trap<'_>,
-        hit: &TraceEvent,
     ) -> bool {
         match attachment.admit(trap.vcpu) {
             Admission::Refused => return false,
             Admission::Hit => {}
             Admission::LastHit => self.note_done(),
         }
-        let kind = attachment.event.unwrap_or(hit.kind);
-        let event = TraceEvent {
-            kind,
-            origin: kind,
-            id: attachment.probe.unwrap_or(0),
-            duration_ns: occasion.duration_ns.map_or(0, |duration| duration.max(1)),
-            ..*hit
-        };
-        if attachment.event.is_some() {
-            self.events().write(&event);
-        }
-        let result = match &attachment.program {
-            Some(program) => self.run_program(program, attachment, trap, &event),
-            None => Ok(0),
+        self.write_event(attachment, occasion, trap.vcpu, trap.regs, trap.stamp);
+        let program_says = match &attachment.program {
+            Some(program) => self.run_program(program, attachment, occasion, trap),
+            None => ProgramSays::Go,
         };
         match verdict {
             Verdict::Go => false,
             Verdict::Stop => true,
-            Verdict::Program => result != Ok(0),
+            Verdict::Program => program_says == ProgramSays::Stop,
         }
     }
 
+    /// Apart from [`Space::run_one`], which has little to save for a hit without a program.
+    #[inline(never)]
     fn run_program(
         &self,
         program: &ProgramRef,
         attachment: &Attachment,
+        occasion: Occasion,
         trap: &Trap<'_>,
-        event: &TraceEvent,
-    ) -> Result<u64, RunError> {
+    ) -> ProgramSays {
+        let event = &self.event_of(attachment, occasion, trap);
         let host = HitHost {
             machine: self.machine(),
             events: self.events(),
             memory: trap.memory,
             event,
         };
-        let result = program.program().run(&trap.regs.to_words(), &host);
-        if let Err(error) = &result {
-            attachment.missed.fetch_add(1, Ordering::Relaxed);
-            let mut text = ShortText::new();
-            // Writing to a `ShortText` does not fail.
-            let _ = write!(text, "{}: {error}", program.name());
-            host.push(EventKind::ProgramError, text.as_bytes());
+        match program.program().run(trap.regs.as_words(), &host) {
+            Ok(0) => ProgramSays::Go,
+            Ok(_) => ProgramSays::Stop,
+            Err(error) => {
+                attachment.missed.fetch_add(1, Ordering::Relaxed);
+                tell_error(&host, program.name(), &error);
+                ProgramSays::Stop
+            }
         }
-        result
     }
 }
 
@@ -411,6 +506,21 @@ fn guests_word(trap: &Trap<'_>) -> Option<u32> {
     let in_kernel = !trap.regs.at_el0();
     let readable = in_kernel && trap.memory.read(Gva(trap.regs.pc), &mut word).is_ok();
     readable.then(|| u32::from_le_bytes(word))
+}
+
+/// What a program that decides about a stop has decided: by its result, or by an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ProgramSays {
+    Go,
+    Stop,
+}
+
+#[cold]
+fn tell_error(host: &HitHost<'_>, program: &str, error: &RunError) {
+    let mut text = ShortText::new();
+    // Writing to a `ShortText` does not fail.
+    let _ = write!(text, "{program}: {error}");
+    host.push(EventKind::ProgramError, text.as_bytes());
 }
 
 fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {

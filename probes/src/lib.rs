@@ -10,6 +10,7 @@ pub mod engine;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod fixed;
 pub mod kallsyms;
 pub mod kernel;
 pub mod ksyms;

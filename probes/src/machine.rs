@@ -19,6 +19,7 @@
 //! parked or has not fetched the instruction yet. That is what lets the tables of a VM change without a lock on the hit
 //! path.
 
+use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 use core::fmt;
@@ -276,12 +277,28 @@ pub trait HwDebug {
     fn set_points(&self, points: &[HwPoint]) -> Result<(), HwError>;
 }
 
+/// When and where something happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    /// [`Clock::now_ns`].
+    pub time_ns: u64,
+    /// [`Clock::cpu`].
+    pub cpu: usize,
+}
+
 /// Time.
 pub trait Clock {
     /// Nanoseconds since the hypervisor started; does not stand still with a VM.
     fn now_ns(&self) -> u64;
     /// The physical CPU that calls, from 0. Smaller than `event::MAX_CPUS`.
     fn cpu(&self) -> usize;
+    /// Both at once.
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            time_ns: self.now_ns(),
+            cpu: self.cpu(),
+        }
+    }
 }
 
 /// Starting and ending a VM.
@@ -300,6 +317,9 @@ pub trait Machine:
 {
     /// Which VM.
     fn vm(&self) -> VmId;
+    /// What a simulation of `instruction` must know of the calling CPU and of the vCPU that has trapped on it. Called on
+    /// the hit path. Whoever asks sets the branch target check.
+    fn simulation(&self, instruction: u32) -> SimulationFeatures;
     /// Something waits that the server does not hear of otherwise: makes the hypervisor call
     /// [`crate::space::Space::retry_pending`] soon. Called on the hit path, so it neither allocates
     /// nor waits.

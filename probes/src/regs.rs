@@ -1,8 +1,10 @@
 //! The registers of a vCPU.
 
+use zerocopy::{Immutable, IntoBytes};
+
 /// The core registers of a vCPU. The layout is Linux' arm64 `struct user_pt_regs`
 /// (`arch/arm64/include/uapi/asm/ptrace.h`), so a reference to it is the context of an eBPF program.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct CoreRegs {
     /// x0 to x30.
@@ -57,11 +59,8 @@ pub mod pstate {
 
 impl CoreRegs {
     /// The registers in the order of `struct user_pt_regs`: x0 to x30, SP, PC, PSTATE.
-    pub fn to_words(&self) -> [u64; 34] {
-        let mut words = [0; 34];
-        words[..31].copy_from_slice(&self.x);
-        words[31..].copy_from_slice(&[self.sp, self.pc, self.pstate]);
-        words
+    pub fn as_words(&self) -> &[u64; 34] {
+        zerocopy::transmute_ref!(self)
     }
 
     /// Whether the vCPU executes at EL0.
@@ -75,6 +74,7 @@ impl CoreRegs {
     }
 
     /// What retiring one instruction does to PSTATE: BTYPE and SS become 0 (Arm ARM D2.12.4, B1.5).
+    #[inline]
     pub fn retire(&mut self) {
         self.pstate &= !(pstate::BTYPE | pstate::SS);
     }

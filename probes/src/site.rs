@@ -4,12 +4,15 @@
 //! the way from a trap to its site is one index.
 
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
-use crate::event::EventKind;
+use crate::engine::HVC_BASE;
+use crate::event::{EventKind, Template};
+use crate::fixed::filled;
 use crate::machine::{FetchTrap, Machine, VcpuId};
 use crate::options::{Moment, ProbeOptions};
 use crate::programs::ProgramRef;
 use crate::returns::{Pairing, Role};
 use crate::space::MAX_SITES;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,6 +26,8 @@ pub(crate) struct Attachment {
     pub(crate) probe: Option<u32>,
     /// What kind of event a hit writes; a breakpoint of GDB's writes none.
     pub(crate) event: Option<EventKind>,
+    /// The event's record, where one is written.
+    pub(crate) template: Option<Template>,
     /// What runs at a hit.
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
@@ -34,6 +39,8 @@ pub(crate) struct Attachment {
     pub(crate) missed: AtomicU64,
     /// How many hits it still takes, where it has a limit.
     left: AtomicU64,
+    /// Whether it takes some hits only.
+    restricted: bool,
 }
 
 /// Whether a trap is a hit of an attachment.
@@ -62,28 +69,43 @@ impl Attachment {
         Arc::new(Self {
             probe,
             event,
+            template: event.map(|kind| Template::new(kind, probe.unwrap_or(0))),
             program,
             options,
             pairing,
             hits: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             left,
+            restricted: options.vcpu.is_some() || options.limit.is_some(),
         })
     }
 
     /// Counts a trap of `vcpu`, if it is a hit.
+    #[inline]
     pub(crate) fn admit(&self, vcpu: VcpuId) -> Admission {
-        if self.options.vcpu.is_some_and(|only| only != vcpu) {
-            return Admission::Refused;
-        }
-        let admission = self.take_one();
+        let admission = if self.restricted {
+            self.choose(vcpu)
+        } else {
+            Admission::Hit
+        };
         if admission != Admission::Refused {
-            self.hits.fetch_add(1, Ordering::Relaxed);
+            self.count();
         }
         admission
     }
 
-    fn take_one(&self) -> Admission {
+    /// Counts a hit that needs no admission.
+    #[inline]
+    pub(crate) fn count(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Apart from [`Attachment::admit`], which most probes need nothing else of.
+    #[inline(never)]
+    fn choose(&self, vcpu: VcpuId) -> Admission {
+        if self.options.vcpu.is_some_and(|only| only != vcpu) {
+            return Admission::Refused;
+        }
         if self.options.limit.is_none() {
             return Admission::Hit;
         }
@@ -131,6 +153,14 @@ pub(crate) struct Bound {
     pub(crate) role: Role,
 }
 
+impl Bound {
+    /// Whether every trap here is a hit, and one that never stops.
+    #[inline]
+    pub(crate) fn is_unconditional(&self) -> bool {
+        self.role == Role::Here && self.verdict == Verdict::Go && !self.attachment.restricted
+    }
+}
+
 /// A word that traps.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -154,7 +184,7 @@ pub(crate) struct Cover {
 
 /// All sites of a VM. Changes only while the VM is held.
 pub(crate) struct Table {
-    slots: Vec<Option<Site>>,
+    slots: Box<[Option<Site>; MAX_SITES]>,
     by_gpa: BTreeMap<Gpa, u16>,
     /// At most [`MAX_COVERS`].
     pub(crate) covers: Vec<Cover>,
@@ -166,7 +196,7 @@ pub(crate) const MAX_COVERS: usize = 16;
 impl Table {
     pub(crate) fn new() -> Self {
         Self {
-            slots: (0..MAX_SITES).map(|_| None).collect(),
+            slots: filled(|| None),
             by_gpa: BTreeMap::new(),
             covers: Vec::new(),
         }
@@ -179,6 +209,14 @@ impl Table {
 
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Site> {
         self.slots.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// The site of which `HVC #immediate` at `pc` is the probe instruction.
+    #[inline]
+    pub(crate) fn trapped(&self, immediate: u16, pc: Gva) -> Option<&Site> {
+        let site = self.get(immediate.checked_sub(HVC_BASE)?)?;
+        // The page may be mapped anywhere, but the word keeps its place in it.
+        (pc.page_offset() == site.gpa.page_offset()).then_some(site)
     }
 
     /// The site at `gpa`.

@@ -1,18 +1,16 @@
 //! One VM, or the hypervisor itself, as the debugger sees it: its breakpoints, probes, hardware points and symbols.
 
-use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
-use crate::engine::{HitOutcome, Reported, Trap};
+use crate::engine::Reported;
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::kernel::{self, NoKernel};
-use crate::machine::{HwPoint, LiveMemory, Machine, VcpuId, VmId, VmState};
+use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of};
-use crate::regs::CoreRegs;
 use crate::symbols::{Located, Symbols};
 use crate::system_map::SystemMap;
 use crate::target::Target;
@@ -127,6 +125,7 @@ pub struct Listing {
 /// a time: arming changes the execute view with the registry locked, and a write makes sites
 /// [`adopt`](Space::adopt) with the view locked. The hit path may run on all CPUs meanwhile.
 pub struct Space {
+    vm: VmId,
     machine: &'static dyn Machine,
     events: Arc<Rings>,
     /// What GDB's breakpoints run.
@@ -186,6 +185,7 @@ impl Space {
     /// A space without breakpoints or symbols. `stop` is what GDB's breakpoints run.
     pub(crate) fn new(machine: &'static dyn Machine, events: Arc<Rings>, stop: ProgramRef) -> Self {
         Self {
+            vm: machine.vm(),
             machine,
             events,
             stop,
@@ -217,8 +217,9 @@ impl Space {
     }
 
     /// Which VM.
+    #[inline]
     pub fn vm(&self) -> VmId {
-        self.machine.vm()
+        self.vm
     }
 
     /// The VM itself.
@@ -226,6 +227,7 @@ impl Space {
         self.machine
     }
 
+    #[inline]
     pub(crate) fn events(&self) -> &Rings {
         &self.events
     }
@@ -624,105 +626,10 @@ impl Space {
         }
     }
 
-    /// A vCPU trapped with `HVC #immediate`. `regs.pc` is the address of the `HVC`, not the one
-    /// after it. Runs the site's programs; then stops, or executes the displaced instruction in
-    /// `regs`. Of `features`, the branch target check is set here.
-    pub fn hit(
-        &self,
-        immediate: u16,
-        vcpu: VcpuId,
-        regs: &mut CoreRegs,
-        memory: &dyn LiveMemory,
-        features: &SimulationFeatures,
-    ) -> HitOutcome {
-        self.serve_hit(
-            immediate,
-            &mut Trap {
-                vcpu,
-                regs,
-                memory,
-                features,
-            },
-        )
-    }
-
-    /// A hit from inside a probe, of slot `immediate` - [`crate::engine::HVC_BASE`]: nothing runs, it counts as missed. The
-    /// hypervisor executes the displaced instruction.
-    pub fn hit_inside_probe(&self, immediate: u16) {
-        self.count_missed(immediate);
-    }
-
     /// Whether GDB has a hardware breakpoint at `pc`.
     pub fn has_hw_breakpoint(&self, pc: Gva) -> bool {
         let registry = self.registry.read();
         registry.points.contains(&HwPoint::Break(pc))
-    }
-
-    /// A vCPU ran into a hardware breakpoint at `regs.pc`. For one of a probe, or one that covers a
-    /// site which waits for its page, runs its programs and executes the guest's instruction in
-    /// `regs`; `Step` means: step the vCPU over the instruction with that breakpoint off.
-    pub fn hw_hit(
-        &self,
-        vcpu: VcpuId,
-        regs: &mut CoreRegs,
-        memory: &dyn LiveMemory,
-        features: &SimulationFeatures,
-    ) -> HitOutcome {
-        self.serve_hw_hit(&mut Trap {
-            vcpu,
-            regs,
-            memory,
-            features,
-        })
-    }
-
-    /// A vCPU fetched from the word at `gpa` of a page that is not executable
-    /// ([`crate::view::Fault::NoExecute`]); `regs.pc` is the word's address. Where it is a site,
-    /// runs its programs; then stops, or executes the guest's own instruction in `regs`, or has it
-    /// stepped. Never [`HitOutcome::NotOurs`].
-    pub fn fetch(
-        &self,
-        gpa: Gpa,
-        vcpu: VcpuId,
-        regs: &mut CoreRegs,
-        memory: &dyn LiveMemory,
-        features: &SimulationFeatures,
-    ) -> HitOutcome {
-        self.serve_fetch(
-            gpa,
-            &mut Trap {
-                vcpu,
-                regs,
-                memory,
-                features,
-            },
-        )
-    }
-
-    /// A vCPU is about to enter the guest after its VM was held (to run, or for one step). Where it
-    /// stopped at a site or a hardware breakpoint and has not moved, executes the displaced
-    /// instruction without running programs: `Resume` (done), `Step`, `Breakpoint`; otherwise
-    /// `NotOurs`.
-    pub fn pass(
-        &self,
-        vcpu: VcpuId,
-        regs: &mut CoreRegs,
-        memory: &dyn LiveMemory,
-        features: &SimulationFeatures,
-    ) -> HitOutcome {
-        self.serve_pass(&mut Trap {
-            vcpu,
-            regs,
-            memory,
-            features,
-        })
-    }
-
-    /// The step that [`HitOutcome::Step`] asked for ended before the instruction executed: a
-    /// watchpoint of the debugger fired on it. The vCPU passes the site when it resumes, and the
-    /// hit is not counted twice.
-    pub fn interrupted(&self, vcpu: VcpuId, regs: &CoreRegs) {
-        self.serve_interrupted(vcpu, regs);
     }
 }
 

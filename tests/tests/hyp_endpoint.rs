@@ -390,7 +390,7 @@ fn steps_end_where_they_should(world: &World) -> Result<()> {
     let stop = gdb.wait_stop(MOMENT)?;
     ensure!(stop.reason() == "function-finished", "{stop:?}");
     let place = gdb.console("info symbol $pc")?;
-    ensure!(place.contains("handle_guest_exit"), "{place}");
+    ensure!(place.contains("exits::serve"), "{place}");
     gdb.console("delete")?;
     gdb.resume()?;
     ensure!(tiny.reply()?.number("version")? >= 0x1_0001, "PSCI");
@@ -531,7 +531,10 @@ fn the_service_stops_at_its_own_breakpoint(world: &World) -> Result<()> {
     let mut console = world.machine.console(1)?;
     let mut tiny = Tiny::new(&mut console);
     tiny.settle()?;
-    let set = format!("break *{:#x}", function_ending_with("GuestConsole>::run")?);
+    let set = format!(
+        "break *{:#x}",
+        function_ending_with("service::endpoint::Endpoint>::run")?
+    );
     let mut gdb = world.attach()?;
     gdb.console(&set)?;
     for _ in 0..3 {

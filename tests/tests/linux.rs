@@ -896,10 +896,11 @@ fn hprobes_count_what_linux_costs(machine: &Machine) -> Result<()> {
     ensure!(opened > 0, "no opens");
     ensure!(exits > opened, "{exits} exits in {opened} opens");
     ensure!(flushes > 0, "no flushes");
-    // An exit ends with an entry; those of a vCPU that parks meanwhile may lack it.
+    // An exit ends here, but for most hits of the kprobe, which need nothing before the guest goes on. Those of a vCPU that
+    // parks meanwhile may lack it too.
     ensure!(
-        entries.abs_diff(exits) < 10,
-        "{entries} entries after {exits} exits"
+        entries < exits + 10 && exits < entries + opened + 10,
+        "{entries} entries after {exits} exits, {opened} of them hits"
     );
     Ok(())
 }

@@ -290,6 +290,7 @@ pub fn tick() {
 }
 
 /// Whether this CPU has service work to do.
+#[inline]
 pub fn is_due() -> bool {
     cpu::this().index == SERVICE_CPU && DUE.load(Ordering::Relaxed)
 }

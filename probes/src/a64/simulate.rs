@@ -114,6 +114,41 @@ pub fn simulate(
     }
 }
 
+/// The instructions that most functions begin with and whose simulation needs nothing but the registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Simple {
+    /// `NOP`.
+    Nop,
+    /// `MOV X9, X30` of Linux' patchable entries.
+    SaveLink,
+}
+
+impl Simple {
+    /// `None` for all others.
+    #[inline]
+    pub fn of(instruction: u32) -> Option<Self> {
+        match instruction {
+            NOP => Some(Self::Nop),
+            MOV_X9_X30 => Some(Self::SaveLink),
+            _ => None,
+        }
+    }
+
+    /// Does what [`simulate`] does, with the branch target check passed.
+    #[inline]
+    pub fn execute(self, regs: &mut CoreRegs) {
+        if self == Self::SaveLink {
+            regs.x[9] = regs.x[30];
+        }
+        retire(regs, Flow::Next);
+    }
+}
+
+/// `MOV X9, X30`: `ORR X9, XZR, X30`.
+const MOV_X9_X30: u32 = 0xaa1e_03e9;
+/// The hint that does nothing.
+const NOP: u32 = 0xd503_201f;
+
 /// Executes what is known, by the main groups of the encoding (Arm ARM C4.1, `op0`); changes
 /// nothing where it returns `None`.
 fn execute(
@@ -134,6 +169,7 @@ fn execute(
 }
 
 /// What the end of an instruction does to PC and PSTATE.
+#[inline]
 fn retire(regs: &mut CoreRegs, flow: Flow) {
     regs.retire();
     match flow {

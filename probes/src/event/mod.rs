@@ -8,7 +8,7 @@
 mod record;
 mod ring;
 
-pub use record::{FIRST_TEXT, MAX_TEXT, MORE_TEXT, Record, encode_text};
+pub use record::{FIRST_TEXT, MAX_TEXT, MORE_TEXT, Record, Template, encode_text};
 pub use ring::{RING_RECORDS, Rings};
 
 use crate::addr::Gva;

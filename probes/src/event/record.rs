@@ -3,7 +3,8 @@
 
 use super::{ARGS, EventKind, TraceEvent};
 use crate::addr::Gva;
-use crate::machine::{VcpuId, VmId};
+use crate::machine::{Stamp, VcpuId, VmId};
+use crate::regs::CoreRegs;
 
 /// One record: eight 64-bit words.
 ///
@@ -29,6 +30,7 @@ const MORE: u8 = 19;
 
 impl TraceEvent {
     /// The event as a record. Of a text, this is the head without its text.
+    #[inline]
     pub fn encode(&self) -> Record {
         let [a, b, c, d] = self.args;
         [
@@ -43,6 +45,7 @@ impl TraceEvent {
         ]
     }
 
+    #[inline]
     fn header(&self, kind: u8) -> u64 {
         let [a, b, c, d] = self.id.to_le_bytes();
         u64::from_le_bytes([kind, self.cpu, self.vm.0, self.vcpu.0, a, b, c, d])
@@ -70,6 +73,42 @@ impl TraceEvent {
             event.duration_ns = 0;
         }
         Some(event)
+    }
+}
+
+/// What is the same in the records of all hits of a probe, made once: a hit only fills in the rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Template(u64);
+
+impl Template {
+    /// Of the probe `id`.
+    pub fn new(kind: EventKind, id: u32) -> Self {
+        Self(kind as u64 | u64::from(id) << 32)
+    }
+
+    /// The record of a hit, as [`TraceEvent::encode`] makes it.
+    #[inline]
+    pub fn hit(
+        self,
+        stamp: Stamp,
+        vm: VmId,
+        vcpu: VcpuId,
+        regs: &CoreRegs,
+        duration_ns: u64,
+    ) -> Record {
+        let place =
+            (stamp.cpu as u64 & 0xff) << 8 | u64::from(vm.0) << 16 | u64::from(vcpu.0) << 24;
+        let [x0, x1, x2, x3, ..] = regs.x;
+        [
+            stamp.time_ns,
+            self.0 | place,
+            x0,
+            x1,
+            x2,
+            x3,
+            duration_ns,
+            regs.pc,
+        ]
     }
 }
 
@@ -126,6 +165,32 @@ fn pack(bytes: &[u8], words: &mut [u64]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_template_makes_the_same_record(
+            (x, pc, time_ns, duration_ns) in (any::<[u64; 31]>(), any::<u64>(), any::<u64>(), any::<u64>()),
+            (id, cpu, vm, vcpu) in (any::<u32>(), any::<u8>(), any::<u8>(), any::<u8>()),
+        ) {
+            let kind = EventKind::Kprobe;
+            let (vm, vcpu) = (VmId(vm), VcpuId(vcpu));
+            let event = TraceEvent {
+                time_ns,
+                kind,
+                cpu,
+                vm,
+                vcpu,
+                id,
+                args: [x[0], x[1], x[2], x[3]],
+                duration_ns,
+                pc: Gva(pc),
+                origin: kind,
+            };
+            let regs = CoreRegs { x, pc, ..CoreRegs::default() };
+            let stamp = Stamp { time_ns, cpu: cpu.into() };
+            prop_assert_eq!(Template::new(kind, id).hit(stamp, vm, vcpu, &regs, duration_ns), event.encode());
+        }
+    }
 
     fn any_event() -> impl Strategy<Value = TraceEvent> {
         let numbers = (any::<[u64; 4]>(), any::<u64>(), any::<u64>(), any::<u64>());

@@ -11,6 +11,7 @@
 
 use super::record::{Record, encode_text, records_of, text_length, unpack_text};
 use super::{MAX_CPUS, MAX_TEXT, TraceEvent};
+use crate::fixed::filled;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Mutex;
@@ -24,7 +25,7 @@ type Slot = [AtomicU64; 8];
 
 /// The ring of one CPU.
 struct Ring {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; RING_RECORDS]>,
     /// Records ever written.
     head: AtomicUsize,
     /// Records ever taken.
@@ -34,9 +35,8 @@ struct Ring {
 
 impl Ring {
     fn new() -> Self {
-        let empty = || [const { AtomicU64::new(0) }; 8];
         Self {
-            slots: core::iter::repeat_with(empty).take(RING_RECORDS).collect(),
+            slots: filled(|| [const { AtomicU64::new(0) }; 8]),
             head: AtomicUsize::new(0),
             tail: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
@@ -44,10 +44,11 @@ impl Ring {
     }
 
     /// Producer only: the number of the next record, if `count` records fit now.
+    #[inline(always)]
     fn reserve(&self, count: usize) -> Option<usize> {
         let head = self.head.load(Ordering::Relaxed);
         let used = head.wrapping_sub(self.tail.load(Ordering::Acquire));
-        if used + count > RING_RECORDS {
+        if used > RING_RECORDS.saturating_sub(count) {
             // This CPU is the only one that counts here.
             let lost = self.lost.load(Ordering::Relaxed);
             self.lost.store(lost + 1, Ordering::Relaxed);
@@ -56,24 +57,20 @@ impl Ring {
         Some(head)
     }
 
+    #[inline(always)]
     fn put(&self, number: usize, record: &Record) {
-        if let Some(slot) = self.slots.get(number & MASK) {
-            for (place, word) in slot.iter().zip(record) {
-                place.store(*word, Ordering::Relaxed);
-            }
+        for (place, word) in self.slots[number & MASK].iter().zip(record) {
+            place.store(*word, Ordering::Relaxed);
         }
     }
 
     fn get(&self, number: usize) -> Record {
-        let slot = self.slots.get(number & MASK);
-        slot.map_or([0; 8], |slot| {
-            core::array::from_fn(|word| slot[word].load(Ordering::Relaxed))
-        })
+        let slot = &self.slots[number & MASK];
+        core::array::from_fn(|word| slot[word].load(Ordering::Relaxed))
     }
 
     fn time_of(&self, number: usize) -> u64 {
-        let slot = self.slots.get(number & MASK);
-        slot.map_or(0, |slot| slot[0].load(Ordering::Relaxed))
+        self.slots[number & MASK][0].load(Ordering::Relaxed)
     }
 }
 
@@ -98,11 +95,17 @@ impl Rings {
     /// does not fit it is lost and counted.
     #[inline]
     pub fn write(&self, event: &TraceEvent) {
-        let Some(ring) = self.rings.get(usize::from(event.cpu)) else {
+        self.write_record(usize::from(event.cpu), &event.encode());
+    }
+
+    /// The same with a record of `cpu` that is made already.
+    #[inline(always)]
+    pub fn write_record(&self, cpu: usize, record: &Record) {
+        let Some(ring) = self.rings.get(cpu) else {
             return;
         };
         if let Some(head) = ring.reserve(1) {
-            ring.put(head, &event.encode());
+            ring.put(head, record);
             ring.head.store(head.wrapping_add(1), Ordering::Release);
         }
     }

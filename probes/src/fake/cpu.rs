@@ -1,12 +1,12 @@
 //! One turn of a vCPU.
 
-use super::execute::{Executed, FEATURES, breakpoint, instruction_abort};
+use super::execute::{Executed, breakpoint, instruction_abort};
 use super::memory::{Role, VcpuMemory};
 use super::{FakeMachine, PageView};
 use crate::a64::{Class, classify};
 use crate::addr::{Gpa, Gva};
-use crate::engine::HitOutcome;
-use crate::machine::{FetchTrap, HwPoint, PhysMemory, RunMode, StopReason, VcpuId};
+use crate::engine::{HitOutcome, Trap};
+use crate::machine::{Clock, FetchTrap, HwPoint, PhysMemory, RunMode, StopReason, VcpuId};
 use crate::regs::{CoreRegs, SysRegs};
 
 /// The registers of the vCPU whose turn it is.
@@ -84,7 +84,12 @@ impl FakeMachine {
             return HitOutcome::NotOurs;
         };
         let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
-        space.pass(VcpuId(turn.vcpu as u8), &mut turn.regs, &memory, &FEATURES)
+        space.pass(&mut Trap {
+            vcpu: VcpuId(turn.vcpu as u8),
+            regs: &mut turn.regs,
+            memory: &memory,
+            stamp: self.stamp(),
+        })
     }
 
     fn obey(&self, outcome: HitOutcome, turn: &mut Turn) -> Option<StopReason> {
@@ -129,12 +134,17 @@ impl FakeMachine {
         let Some((gpa, original)) = self.original(turn) else {
             return Fetched::Abort;
         };
-        let vcpu = VcpuId(turn.vcpu as u8);
         let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
         let pc = Gva(turn.regs.pc);
+        let trap = &mut Trap {
+            vcpu: VcpuId(turn.vcpu as u8),
+            regs: &mut turn.regs,
+            memory: &memory,
+            stamp: self.stamp(),
+        };
         if self.points().contains(&HwPoint::Break(pc)) {
             let outcome = match self.space() {
-                Some(space) => space.hw_hit(vcpu, &mut turn.regs, &memory, &FEATURES),
+                Some(space) => space.hw_hit(trap),
                 None => HitOutcome::Stop(StopReason::HwBreakpoint),
             };
             return Fetched::Served(outcome);
@@ -143,7 +153,7 @@ impl FakeMachine {
             return Fetched::Instruction(original);
         };
         if self.page_view(gpa) == PageView::NoExecute {
-            return Fetched::Served(space.fetch(gpa, vcpu, &mut turn.regs, &memory, &FEATURES));
+            return Fetched::Served(space.fetch(gpa, trap));
         }
         let seen = match self.state.lock().armed.get(&gpa) {
             Some(FetchTrap::Instruction(probe)) => *probe,
@@ -152,7 +162,7 @@ impl FakeMachine {
         let Class::Hvc { immediate } = classify(seen) else {
             return Fetched::Instruction(original);
         };
-        match space.hit(immediate, vcpu, &mut turn.regs, &memory, &FEATURES) {
+        match space.hit(immediate, trap) {
             HitOutcome::NotOurs => Fetched::Instruction(seen),
             outcome => Fetched::Served(outcome),
         }

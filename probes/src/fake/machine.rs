@@ -1,7 +1,9 @@
 //! The traits of a machine.
 
+use super::execute::FEATURES;
 use super::memory::PhysicalAccess;
 use super::{FakeMachine, HW_BREAKPOINTS, HW_WATCHPOINTS, INSTRUCTION_NS, PageView, Vcpu};
+use crate::a64::SimulationFeatures;
 use crate::addr::Gpa;
 use crate::event::MAX_CPUS;
 use crate::machine::{
@@ -244,6 +246,10 @@ impl Lifecycle for FakeMachine {
 impl Machine for FakeMachine {
     fn vm(&self) -> VmId {
         self.vm
+    }
+
+    fn simulation(&self, _instruction: u32) -> SimulationFeatures {
+        FEATURES
     }
 
     /// A fake has no server of its own: whoever runs it looks after it.

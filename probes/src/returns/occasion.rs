@@ -11,8 +11,8 @@ use core::sync::atomic::Ordering;
 /// Why a program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Occasion {
-    /// At a return: how long the call took, in nanoseconds.
-    pub(crate) duration_ns: Option<u64>,
+    /// At a return: how long the call took, in nanoseconds, at least 1. 0 where nothing ends.
+    pub(crate) duration_ns: u64,
 }
 
 /// The number of the link register.
@@ -39,15 +39,15 @@ impl Trap<'_> {
 
 impl Space {
     /// Whether a hit at a site where `attachment` has this role is one for its program.
-    /// `instruction` is what the site displaces, `now_ns` the time of the hit.
+    /// `instruction` is what the site displaces.
     pub(crate) fn occasion(
         &self,
         attachment: &Attachment,
         role: Role,
         instruction: u32,
-        now_ns: u64,
         trap: &Trap<'_>,
     ) -> Option<Occasion> {
+        let now_ns = trap.stamp.time_ns;
         let pairing = match (role, &attachment.pairing) {
             (Role::Here, _) => return Some(Occasion::default()),
             (_, Some(pairing)) => pairing,
@@ -71,7 +71,7 @@ impl Space {
         attachment.missed.fetch_add(missed, Ordering::Relaxed);
         let since_ns = since_ns?;
         Some(Occasion {
-            duration_ns: Some(now_ns.saturating_sub(since_ns)),
+            duration_ns: now_ns.saturating_sub(since_ns).max(1),
         })
     }
 

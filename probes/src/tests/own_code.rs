@@ -1,12 +1,12 @@
 //! Probes on the hypervisor's own code: the space `hyp` over a fake.
 
 use super::{NoMemory, Table, VCPU0, at, gpa, symbol};
-use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures, Unmovable, brk};
+use crate::a64::{Unmovable, brk};
 use crate::addr::Gva;
-use crate::engine::{HVC_BASE, HitOutcome};
+use crate::engine::{HVC_BASE, HitOutcome, Trap};
 use crate::fake::{FakeMachine, asm};
 use crate::kernel::NoKernel;
-use crate::machine::{FetchTrap, VmId};
+use crate::machine::{Clock, FetchTrap, VmId};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::periscope::Periscope;
 use crate::refusal::Refusal;
@@ -72,13 +72,6 @@ impl Own {
     }
 }
 
-const FEATURES: SimulationFeatures = SimulationFeatures {
-    bti: false,
-    pauth: false,
-    data: DataAccess::Stepped,
-    branch_target: BranchTargetCheck::Passed,
-};
-
 fn regs(pc: Gva) -> CoreRegs {
     CoreRegs {
         pc: pc.0,
@@ -110,9 +103,13 @@ fn hits_run_and_say_where_the_instruction_executes() {
     own.attach("handle_guest_exit+4").unwrap();
     let hit = |slot, pc| {
         let mut regs = regs(pc);
-        let outcome = own
-            .space()
-            .hit(HVC_BASE + slot, VCPU0, &mut regs, &NoMemory, &FEATURES);
+        let trap = &mut Trap {
+            vcpu: VCPU0,
+            regs: &mut regs,
+            memory: &NoMemory,
+            stamp: own.machine.stamp(),
+        };
+        let outcome = own.space().hit(HVC_BASE + slot, trap);
         (outcome, regs.pc)
     };
     // A store executes out of line, a branch is simulated.

@@ -1,12 +1,11 @@
 //! Probes, and the hit path.
 
 use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
-use crate::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use crate::addr::Gva;
-use crate::engine::{HVC_BASE, HitOutcome};
+use crate::engine::{HVC_BASE, HitOutcome, Trap};
 use crate::event::{EventKind, TraceEvent};
 use crate::fake::{asm, fleet};
-use crate::machine::{RunControl, StopReason};
+use crate::machine::{Clock, RunControl, StopReason};
 use crate::periscope::NoSpace;
 use crate::programs::StoreError;
 use crate::regs::CoreRegs;
@@ -174,12 +173,6 @@ fn a_probe_knows_its_symbol() {
 
 #[test]
 fn a_guests_own_hvc_is_not_ours() {
-    const FEATURES: SimulationFeatures = SimulationFeatures {
-        bti: false,
-        pauth: false,
-        data: DataAccess::Simulated,
-        branch_target: BranchTargetCheck::Passed,
-    };
     let rig = Rig::new(1);
     rig.space.insert_breakpoint(at(FUNCTION), VCPU0).unwrap();
     let hit = |immediate, pc: Gva| {
@@ -187,8 +180,13 @@ fn a_guests_own_hvc_is_not_ours() {
             pc: pc.0,
             ..CoreRegs::default()
         };
-        rig.space
-            .hit(immediate, VCPU0, &mut regs, &NoMemory, &FEATURES)
+        let trap = &mut Trap {
+            vcpu: VCPU0,
+            regs: &mut regs,
+            memory: &NoMemory,
+            stamp: rig.machine.stamp(),
+        };
+        rig.space.hit(immediate, trap)
     };
     // Below the range, a free slot, above the range, and another place in the page.
     for immediate in [0, HVC_BASE - 1, HVC_BASE + 1, HVC_BASE + 1024, u16::MAX] {

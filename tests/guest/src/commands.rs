@@ -1,6 +1,7 @@
 //! The command loop. The commands are listed at the head of `main.rs`.
 
 use crate::leaving;
+use crate::measure::{self, What};
 use crate::routines::{self, Access, Patch};
 use crate::smp::{self, Work};
 use crate::subjects::{self, Alias, Kind, Outcome, SUBJECTS};
@@ -89,12 +90,7 @@ impl<'a> Words<'a> {
     }
 
     fn subject(&mut self) -> Result<usize, Refusal> {
-        let (index, subject) =
-            subjects::by_name(self.word("NAME")?).ok_or(Refusal::UnknownSubject)?;
-        if subject.kind == Kind::Atomic && !cpu::has_lse() {
-            return Err(Refusal::NeedsLse);
-        }
-        Ok(index)
+        subject_of(self.word("NAME")?)
     }
 
     /// `low` (the default) or `high`.
@@ -105,6 +101,15 @@ impl<'a> Words<'a> {
             Some(_) => Err(Refusal::BadWord),
         }
     }
+}
+
+/// The number of a subject that this CPU can run.
+fn subject_of(name: &str) -> Result<usize, Refusal> {
+    let (index, subject) = subjects::by_name(name).ok_or(Refusal::UnknownSubject)?;
+    if subject.kind == Kind::Atomic && !cpu::has_lse() {
+        return Err(Refusal::NeedsLse);
+    }
+    Ok(index)
 }
 
 fn parse(word: &str) -> Result<u64, Refusal> {
@@ -171,6 +176,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
         "stack" => stack(words),
         "leave" => leave(words),
         "mmuoff" => mmu_off(words),
+        "measure" => measure(words),
         "rx" => receive(words),
         "reset" => Err(Refusal::Psci(psci::system_reset())),
         "off" => Err(Refusal::Psci(psci::system_off())),
@@ -182,7 +188,7 @@ fn run(command: &str, words: Words<'_>) -> Done {
 fn help() -> Done {
     println!("version cpus list call callboth counts spin stop brk step hwbp watch touch");
     println!("patch patch-now patch-undo patch-call checksum read ldxr timer sleep");
-    println!("psci fault regs stack leave mmuoff rx reset off");
+    println!("psci fault regs stack leave mmuoff measure rx reset off");
     println!("ok the head of tests/guest/src/main.rs says what they do");
     Ok(())
 }
@@ -514,6 +520,24 @@ fn sleep(mut words: Words<'_>) -> Done {
     let increments = milliseconds.saturating_mul(timer::frequency()) / 1000;
     let passed = timer::sleep(increments);
     println!("ok asked={increments} passed={passed}");
+    Ok(())
+}
+
+fn measure(mut words: Words<'_>) -> Done {
+    let name = words.word("WHAT")?;
+    let what = match What::by_name(name) {
+        Some(what) => what,
+        None => What::Subject(subject_of(name)?),
+    };
+    let batches = words.number("BATCHES")?.min(measure::MAX_BATCHES as u64);
+    let calls = words.number("CALLS")?;
+    let cpu = words.cpu_or_0()?;
+    let arguments = [what.to_word(), batches, calls, 0];
+    let [batches, ..] = smp::run_on(cpu, measure::run, arguments);
+    for increments in measure::times(batches) {
+        println!("{increments}");
+    }
+    println!("ok batches={batches}");
     Ok(())
 }
 

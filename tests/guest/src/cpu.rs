@@ -110,3 +110,10 @@ pub fn halt() -> ! {
         unsafe { core::arch::asm!("wfi", options(nostack)) }
     }
 }
+
+/// In a loop that waits for somebody else. YIELD, not the ISB of `spin_loop`: an emulator that runs its CPUs in turn goes
+/// on with the next one here, and so not while we hold what that one waits for.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+}

@@ -1,7 +1,7 @@
 //! GICv3 (Arm IHI 0069): distributor, this CPU's redistributor, CPU interface. Everything is in
 //! group 1.
 
-use crate::cpu::{read_sysreg, write_sysreg};
+use crate::cpu::{self, read_sysreg, write_sysreg};
 use crate::platform;
 
 /// SGI that wakes a CPU which waits for work, or for its end.
@@ -58,7 +58,7 @@ pub fn init_distributor() {
 
 fn wait_for_writes(gicd: usize) {
     while read32(gicd + GICD_CTLR) & GICD_CTLR_WRITE_PENDING != 0 {
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }
 
@@ -72,7 +72,7 @@ pub fn init_cpu() -> bool {
         read32(gicr + GICR_WAKER) & !GICR_WAKER_SLEEP,
     );
     while read32(gicr + GICR_WAKER) & GICR_WAKER_ASLEEP != 0 {
-        core::hint::spin_loop();
+        cpu::relax();
     }
     write32(gicr + GICR_SGI + GICD_IGROUPR, u32::MAX);
     // SAFETY: the interrupts that become possible have handlers.

@@ -74,6 +74,10 @@
 //!   `tree`, 2^(N+1) - 1 calls; for `relay`, N * (N + 3); for `bolt`, half of N returned. With `both`
 //!   the sum of both CPUs.
 //! * `mmuoff NAME N`: Calls a subject with MMU and data cache off. Replies as `call`.
+//! * `measure WHAT BATCHES CALLS [CPU]`: Times BATCHES (at most 4096) times CALLS calls of a subject,
+//!   or turns of a loop around an instruction: `nop`; under a hypervisor with `bench` on its command
+//!   line also `floor`, `exit`, `views`, `points` (see [`measure`]). Replies counter increments, a number a
+//!   batch; `batches`.
 //! * `rx poll|irq`: Console input by polling (default), or by interrupt and WFI. Replies `ok`.
 //! * `reset`, `off`: PSCI `SYSTEM_RESET`, `SYSTEM_OFF`. Replies only if that fails.
 //!
@@ -85,6 +89,7 @@ mod cpu;
 mod debug;
 mod gic;
 mod leaving;
+mod measure;
 mod mmu;
 mod platform;
 mod psci;

@@ -223,6 +223,6 @@ pub fn reset_gate() {
 pub fn meet(count: u32) {
     GATE.fetch_add(1, Ordering::AcqRel);
     while GATE.load(Ordering::Acquire) < count {
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }

@@ -48,7 +48,7 @@ impl Write for Output {
 
 fn put(byte: u8) {
     while read(FR) & FR_TX_FULL != 0 {
-        core::hint::spin_loop();
+        cpu::relax();
     }
     write(DR, u32::from(byte));
 }
@@ -166,7 +166,7 @@ fn get() -> u8 {
         return byte.unwrap_or_default();
     }
     while read(FR) & FR_RX_EMPTY != 0 {
-        core::hint::spin_loop();
+        cpu::relax();
     }
     read(DR) as u8
 }

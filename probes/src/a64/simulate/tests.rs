@@ -771,6 +771,33 @@ fn reference_sub(width: Width, a: u64, b: u32) -> (u64, u64) {
 }
 
 proptest! {
+    #[test]
+    fn the_short_way_is_the_long_way(
+        x in prop::array::uniform31(any::<u64>()),
+        pc in any::<u64>(),
+        pstate in any::<u64>(),
+        other in any::<u32>(),
+    ) {
+        let regs = CoreRegs { x, pc, pstate, ..CoreRegs::default() };
+        let features = SimulationFeatures {
+            bti: false,
+            pauth: false,
+            data: DataAccess::Simulated,
+            branch_target: BranchTargetCheck::Passed,
+        };
+        for instruction in [NOP, MOV_X9_X30, other] {
+            let (mut short, mut long) = (regs, regs);
+            if let Some(simple) = Simple::of(instruction) {
+                simple.execute(&mut short);
+                let done = simulate(instruction, &mut long, &Page::new(), &features);
+                prop_assert_eq!(done, Simulated::Done);
+            }
+            prop_assert_eq!(short, long);
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
