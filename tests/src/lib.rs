@@ -3,6 +3,7 @@
 //! A test file is a list of cases over one machine ([`suite`]) or over machines of their own ([`cases`]). Every wait is
 //! bounded and says what it waited for; every process ends with the test that started it.
 
+pub mod bench;
 mod console;
 mod gdb;
 mod linux;

@@ -1,9 +1,13 @@
 //! `cargo xtask bench`.
 
 use super::machine_args::MachineArgs;
+use crate::build::Program;
 use crate::guest::READY_MARKER;
 use crate::machine::{self, Config, Emulator, Machine, Transcript};
+use crate::process;
 use crate::report::Report;
+use crate::setup::packages;
+use crate::setup::toolchain::BareToolchain;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use std::net::TcpStream;
@@ -12,11 +16,23 @@ use std::time::{Duration, Instant};
 /// Bound for one boot.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// Measure.
+/// Measure what Periscope costs: the rows of docs/perf-baseline.md.
+///
+/// Everything is built first. Two machines measure, one that counts instructions and one that runs freely; docs/perf-baseline.md
+/// says how.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// Only rows whose ids begin with one of these, such as `kprobe.` or `trap.floor`.
+    names: Vec<String>,
+    /// Print the rows as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Update docs/perf-baseline.md and docs/perf-baseline.json. Rows that are not measured now stay.
+    #[arg(long)]
+    write: bool,
 }
 
 #[derive(Subcommand)]
@@ -37,8 +53,24 @@ struct BootArgs {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     match &args.what {
-        What::Boot(args) => boot(args),
+        Some(What::Boot(args)) => boot(args),
+        None => baseline(args),
     }
+}
+
+/// The measurements are a program of the tests' package, which knows guests, shells and consoles.
+fn baseline(args: &Args) -> Result<()> {
+    let report = Report::new();
+    let toolchain = BareToolchain::find_or_install(&report)?;
+    packages::find_or_install(&report)?;
+    for program in [Program::Hypervisor, Program::TinyGuest] {
+        program.build(&toolchain)?;
+    }
+    let mut command = process::cargo();
+    command.args(["run", "--quiet", "--package", "e2e", "--bin", "bench", "--"]);
+    command.args(args.json.then_some("--json"));
+    command.args(args.write.then_some("--write"));
+    process::run(command.args(&args.names))
 }
 
 fn boot(args: &BootArgs) -> Result<()> {

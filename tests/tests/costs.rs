@@ -1,0 +1,32 @@
+//! Costs that do not depend on the machine that runs the tests: instructions.
+
+use anyhow::{Result, ensure};
+use e2e::{bench, cases};
+use std::process::ExitCode;
+
+/// What a hit of a kprobe without a program may cost, from the trap to the instruction behind the site.
+const SIMULATED_KPROBE: f64 = 250.0;
+/// What a tracepoint that is off may cost.
+const TRACEPOINT_OFF: f64 = 3.0;
+
+fn main() -> ExitCode {
+    cases(vec![(
+        "probes_cost_few_instructions".to_owned(),
+        probes_cost_few_instructions as fn() -> Result<()>,
+    )])
+}
+
+fn probes_cost_few_instructions() -> Result<()> {
+    let bench::Instructions { kprobe, tracepoint } = bench::instructions()?;
+    ensure!(
+        kprobe <= SIMULATED_KPROBE,
+        "a hit costs {kprobe} instructions, more than {SIMULATED_KPROBE}"
+    );
+    // Less than that cannot even save and restore the registers: then nothing was hit.
+    ensure!(kprobe >= 60.0, "a hit costs only {kprobe} instructions");
+    ensure!(
+        (1.0..=TRACEPOINT_OFF).contains(&tracepoint),
+        "a tracepoint that is off costs {tracepoint} instructions, at most {TRACEPOINT_OFF} are allowed"
+    );
+    Ok(())
+}
