@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::tiny::{Tiny, addresses, time_stands_still, truth};
-use e2e::{Console, Gdb, MOMENT, Probe, Spec, TestMachine, case_list, suite};
+use e2e::{Console, Gdb, MOMENT, Probe, Random, Spec, TestMachine, case_list, suite};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::thread;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             the_service_stops_in_the_middle_of_arming,
             both_vcpus_stop_at_once,
             probes_that_stop,
+            probes_come_and_go_between_stops,
             a_breakpoint_ends_with_its_client,
             vm_endpoints_are_served_again,
             a_deaf_cpu_is_reported,
@@ -701,6 +702,94 @@ fn both_vcpus_stop_at_once(world: &World) -> Result<()> {
     gdb.detach()?;
     drop(console);
     world.guests_go_on("stops of both vCPUs")
+}
+
+/// Probes on what runs most, attached and detached at random by the shell while all CPUs run and by GDB while they rest, under
+/// the load of both vCPUs: one that stays misses no hit and counts none twice.
+fn probes_come_and_go_between_stops(world: &World) -> Result<()> {
+    const CALLS: u64 = 5_000;
+    const ROUNDS: u64 = 8;
+    const PLACES: [&str; 8] = [
+        "handle_guest_exit",
+        "handle_guest_exit+16",
+        "psci::call",
+        "psci::call+8",
+        "Vcpu::before_entry",
+        "interrupts::serve",
+        "exits::tell_exit",
+        "exits::tell_entry",
+    ];
+    let mut random = Random::new(0x5eed);
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut shell = world.machine.shell()?;
+    shell.run("trace enable vmm:vcpu_run_enter vmm:vcpu_run_exit vmm:hypercall")?;
+    let stays = shell.hprobe("psci::call", "count")?;
+    let mut gdb = world.attach()?;
+    let mut probes: Vec<Probe> = Vec::new();
+    let mut toggle = |run: &mut dyn FnMut(&str) -> Result<String>| -> Result<()> {
+        let detaches = random.below(PLACES.len() * 2) < probes.len();
+        if detaches {
+            let probe = probes.swap_remove(random.below(probes.len()));
+            let said = run(&format!("trace unhprobe {}", probe.id()))?;
+            ensure!(said.contains(" hits"), "{said}");
+            return Ok(());
+        }
+        let place = PLACES[random.below(PLACES.len())];
+        // Returns are of functions, not of what is inside.
+        let kind = if random.below(3) == 0 && !place.contains('+') {
+            "hretprobe"
+        } else {
+            "hprobe"
+        };
+        let program = ["", "count", "args"][random.below(3)];
+        let said = run(&format!("trace {kind} {place} {program}"))?;
+        // What is inlined changes with the compiler.
+        if !said.contains("is inlined") {
+            probes.push(Probe::attached(&said)?);
+        }
+        Ok(())
+    };
+    let mut stopped_in_the_middle = 0;
+    for round in 1..=ROUNDS {
+        tiny.send(&format!("callboth fn_hvc {CALLS}"))?;
+        gdb.resume()?;
+        for _ in 0..2 {
+            toggle(&mut |line| shell.run(line))?;
+        }
+        gdb.interrupt()?;
+        let seen = stays.hits_in(&gdb.console("monitor trace list")?)?;
+        stopped_in_the_middle += usize::from(seen < 2 * CALLS * round);
+        for _ in 0..2 {
+            toggle(&mut |line| gdb.console(&format!("monitor {line}")))?;
+        }
+        gdb.resume()?;
+        toggle(&mut |line| shell.run(line))?;
+        let called = tiny.reply()?;
+        ensure!(
+            (called.number("count")?, called.number("bad")?) == (2 * CALLS, 0),
+            "{}",
+            called.text
+        );
+        gdb.interrupt()?;
+    }
+    ensure!(
+        stopped_in_the_middle > 2,
+        "{stopped_in_the_middle} stops came while the guest called"
+    );
+    gdb.resume()?;
+    for probe in probes.drain(..) {
+        shell.unhprobe(probe)?;
+    }
+    let hits = shell.own_hits(stays)?;
+    ensure!(hits == (2 * CALLS * ROUNDS, 0), "hits and missed: {hits:?}");
+    shell.unhprobe(stays)?;
+    shell.run("trace disable *")?;
+    gdb.interrupt()?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("probes that came and went")
 }
 
 /// A client that dies at its breakpoint leaves neither the stop nor the breakpoint behind.
