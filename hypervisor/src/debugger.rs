@@ -13,8 +13,9 @@
 //! - It comes to a breakpoint itself.
 //! - It waits for something that a resting CPU holds: who waits long on this CPU looks here ([`Wait`]).
 //!
-//! In the last two cases the server itself has been interrupted. Then `monitor` commands are refused, because they use what
-//! the server may hold; everything else works, as it needs only what is held with interrupts masked ([`crate::lock`]).
+//! In the last two cases the server itself has been interrupted. Then `monitor` commands and files are refused, and events stay
+//! in their rings, because all these use what the server may hold: the table of a VM's probes, while it arms one.
+//! Everything else works, as it needs only what is held with interrupts masked ([`crate::lock`]).
 //!
 //! # The stack
 //!
@@ -122,6 +123,7 @@ pub fn serve() -> bool {
         attend_if_wanted();
     }
     let poll = |endpoint: &mut Endpoint| {
+        endpoint.session.set_commands(Commands::Allowed);
         endpoint.poll();
         endpoint.flush();
         endpoint.session.wants_poll()

@@ -48,6 +48,28 @@ impl Shell {
         self.run("enough").map(drop)
     }
 
+    /// How long each of `count` runs of a command takes at EL2, from the line to its answer, in nanoseconds.
+    pub fn durations(&mut self, command: &str, count: usize) -> Result<Vec<u64>> {
+        const EVENT: &str = "shell:shell_command";
+        self.run(&format!("trace enable {EVENT}"))?;
+        self.run("trace reset")?;
+        for _ in 0..count {
+            self.run(command)?;
+        }
+        let limit = count + 1;
+        let dump = self.run(&format!("trace dump -n {limit} --filter {EVENT}"))?;
+        self.run(&format!("trace disable {EVENT}"))?;
+        let events = dump
+            .lines()
+            .filter_map(|line| line.split("duration=").nth(1));
+        // The first is the end of `trace reset`.
+        let durations = events.skip(1).map(|text| text.trim().parse());
+        let durations: Result<Vec<u64>, _> = durations.collect();
+        let durations = durations.with_context(|| dump.clone())?;
+        ensure!(durations.len() == count, "{dump}");
+        Ok(durations)
+    }
+
     /// Attaches `program` as a kprobe to an address in `vm1`, now.
     pub fn kprobe(&mut self, address: u64, program: &str) -> Result<Probe> {
         let said = self.run(&format!("trace kprobe vm1:{address:#x} {program}"))?;

@@ -7,6 +7,7 @@
 
 mod page;
 mod sample;
+mod symbols;
 mod tiny;
 
 pub use page::{Page, Row, Unit};
@@ -20,6 +21,7 @@ pub fn measure(names: &[String], say: &mut dyn FnMut(&str)) -> Result<Page> {
     let wanted = Wanted(names);
     let mut page = Page::default();
     tiny::measure(&wanted, &mut page, say)?;
+    symbols::measure(&wanted, &mut page, say)?;
     Ok(page)
 }
 
