@@ -656,15 +656,18 @@ fn probes_that_stop(world: &World) -> Result<()> {
         gdb.interrupt()?;
     }
     gdb.console("monitor trace unhprobe psci::call")?;
-    let said = gdb.console("monitor trace hprobe psci::call --stop --once")?;
-    ensure!(said.contains("stops") && !said.contains("nobody"), "{said}");
-    tiny.send("callboth fn_hvc 20")?;
-    gdb.resume_until_stop(MOMENT)?;
-    gdb.resume()?;
-    let called = tiny.reply()?;
-    ensure!(called.number("bad")? == 0, "{}", called.text);
-    gdb.interrupt()?;
-    gdb.console("monitor trace unhprobe psci::call")?;
+    for kind in ["hprobe", "hretprobe"] {
+        let said = gdb.console(&format!("monitor trace {kind} psci::call --stop --once"))?;
+        ensure!(said.contains("stops") && !said.contains("nobody"), "{said}");
+        tiny.send("callboth fn_hvc 20")?;
+        gdb.resume_until_stop(MOMENT)?;
+        gdb.wait_target_output(&format!(": {kind} hyp:psci::call stopped cpu"), MOMENT)?;
+        gdb.resume()?;
+        let called = tiny.reply()?;
+        ensure!(called.number("bad")? == 0, "{}", called.text);
+        gdb.interrupt()?;
+        gdb.console("monitor trace unhprobe psci::call")?;
+    }
     gdb.detach()?;
     drop(console);
     world.guests_go_on("probes that stop")
