@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             clients_come_and_go,
             breakpoints_stop_with_their_arguments,
             every_guest_exit_can_stop,
+            every_function_can_stop,
             steps_end_where_they_should,
             debug_registers_are_the_guests,
             scheduler_locking_moves_one_cpu,
@@ -354,6 +355,61 @@ fn every_guest_exit_can_stop(world: &World) -> Result<()> {
     gdb.interrupt()?;
     gdb.detach()?;
     world.guests_go_on("a breakpoint on every exit")
+}
+
+/// A breakpoint on every function that can have one: the service, consoles and the shell among them, all in the middle of
+/// their work. With steps in between, everybody's work goes on.
+fn every_function_can_stop(world: &World) -> Result<()> {
+    const STOPS: usize = 60;
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    let mut shell = Console::connect(world.machine.ports().shell())?;
+    shell.expect(SHELL_PROMPT, MOMENT)?;
+    let mut gdb = world.attach()?;
+    // So many take a while, which GDB would do at every stop.
+    gdb.console("set breakpoint always-inserted on")?;
+    let mut breakpoints = 0;
+    for (_, address) in Program::Hypervisor.functions()? {
+        let said = gdb.console(&format!("maintenance packet Z0,{address:x},4"))?;
+        if said.contains("received: \"OK\"") {
+            gdb.console(&format!("maintenance packet z0,{address:x},4"))?;
+            gdb.console(&format!("break *{address:#x}"))?;
+            breakpoints += 1;
+        }
+    }
+    ensure!(breakpoints > 60, "only {breakpoints} breakpoints");
+    tiny.send("callboth fn_stp 20000")?;
+    shell.send("trace tracepoints\nvm list\n")?;
+    let mut on_the_service = 0;
+    for number in 0..STOPS {
+        let stop = gdb.resume_until_stop(MOMENT)?;
+        ensure!(stop.reason() == "breakpoint-hit", "{stop:?}");
+        on_the_service += usize::from(stop.field("thread-id").as_deref() == Some("1"));
+        if number % 3 == 0 {
+            let word = gdb.value("*(unsigned int *)$pc")?;
+            if !is_exclusive(word) {
+                gdb.mi("-exec-step-instruction")?;
+                gdb.wait_stop(MOMENT)?;
+            }
+        }
+    }
+    ensure!(on_the_service > 0, "no stop of the service's CPU");
+    gdb.console("delete")?;
+    gdb.resume()?;
+    let called = tiny.reply()?;
+    ensure!(
+        (called.number("count")?, called.number("bad")?) == (40_000, 0),
+        "{}",
+        called.text
+    );
+    for _ in 0..2 {
+        shell.expect(SHELL_PROMPT, MOMENT)?;
+    }
+    gdb.interrupt()?;
+    gdb.detach()?;
+    drop(console);
+    world.guests_go_on("a breakpoint on every function")
 }
 
 /// Whether an instruction is an exclusive access. GDB passes a sequence of these with a breakpoint behind it, which code that
