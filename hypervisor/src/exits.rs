@@ -374,6 +374,10 @@ fn resolve(vcpu: &'static Vcpu, frame: &mut Frame, fault: Fault, gpa: Gpa) -> Pr
     let is_walk = iss & S1PTW != 0;
     match fault {
         Fault::Retry => Progress::Retry,
+        Fault::Probed if iss & WNR != 0 && replaces_kernel(frame) => {
+            vcpu.vm().ask_to_follow_kernel(service::Request::KernelLeft);
+            Progress::Retry
+        }
         Fault::Probed => {
             if !vcpu.local().stepper.is_active() {
                 step::begin(vcpu, frame, Purpose::Other);
@@ -397,6 +401,14 @@ fn resolve(vcpu: &'static Vcpu, frame: &mut Frame, fault: Fault, gpa: Gpa) -> Pr
             Progress::Done
         }
     }
+}
+
+/// Whether a kernel that lives in the upper half of addresses stores from code in the lower half. Of Linux that is what
+/// copies another kernel over it (`arch/arm64/kernel/relocate_kernel.S`): other code that it executes by an identity map
+/// stores nothing to its text.
+fn replaces_kernel(frame: &Frame) -> bool {
+    let is_upper = |address: u64| address >> 55 & 1 == 1;
+    !frame.regs.at_el0() && !is_upper(frame.regs.pc) && is_upper(sysreg::read!("vbar_el1"))
 }
 
 /// The guest-physical address of a stage-2 fault. HPFAR_EL2 holds it, but not for a permission fault that is not of

@@ -48,7 +48,14 @@ pub fn affinity(vcpu: VcpuId) -> u64 {
 pub fn call(vcpu: &'static Vcpu, regs: &mut CoreRegs) {
     let function = regs.x[0] as u32;
     let result = match function & !BIT_64 {
-        PSCI_VERSION | SMCCC_VERSION => VERSION_1_1 as i64,
+        PSCI_VERSION => {
+            // Linux asks this once in its life, when it has mapped itself and before it starts anything
+            // (`drivers/firmware/psci/psci.c`): how a kernel shows that another one has started.
+            vcpu.vm()
+                .ask_to_follow_kernel(service::Request::KernelBegins);
+            VERSION_1_1 as i64
+        }
+        SMCCC_VERSION => VERSION_1_1 as i64,
         SMCCC_ARCH_FEATURES => arch_feature(regs.x[1] as u32),
         PSCI_FEATURES => {
             let result = feature(regs.x[1] as u32);

@@ -3,6 +3,7 @@
 use crate::live::{self, Live};
 use crate::lock::Mutex;
 use crate::platform::{Module, ModuleKind, Platform, Range};
+use crate::service::Request;
 use crate::stage2::Port;
 use crate::trace::{About, trace};
 use crate::vcpu::{Start, Vcpu};
@@ -20,6 +21,7 @@ use log::{error, info, warn};
 use probes::addr::{Gpa, Hpa, PAGE_SIZE};
 use probes::machine::{HwPoint, PhysFault, RunMode, Stop, VcpuId, VmId, VmState};
 use probes::regs::CoreRegs;
+use probes::space::Space;
 use probes::view::{Limits, Roots, Views};
 use spin::Once;
 
@@ -570,6 +572,33 @@ impl Vm {
         self.begin_life(VmState::Running);
         self.release();
         info!("{} is reset", self.name);
+    }
+
+    /// The vCPU on the calling CPU puts another kernel in the place of the guest's, or is at the beginning of one: it goes
+    /// on when the probes have followed. Costs nothing where there are none.
+    pub fn ask_to_follow_kernel(&self, request: Request) {
+        if !service::space(self.id).is_some_and(Space::minds_kernels) {
+            return;
+        }
+        // Before the request, which ends it.
+        self.add_hold();
+        if !service::request(self, request) {
+            self.release();
+        }
+    }
+
+    /// Does what [`Vm::ask_to_follow_kernel`] has asked for.
+    pub fn follow_kernel(&self, request: Request) {
+        self.wait_until_parked();
+        if let Some(space) = service::space(self.id) {
+            if request == Request::KernelLeft {
+                space.kernel_left();
+                info!("{}: its kernel gives way to another", self.name);
+            } else if space.kernel_begins() {
+                info!("{}: a kernel begins", self.name);
+            }
+        }
+        self.release();
     }
 
     /// Fills the guest's memory as the arm64 boot protocol wants it: kernel, device tree, RAM disk.

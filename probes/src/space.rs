@@ -149,11 +149,17 @@ pub struct Space {
     done: AtomicBool,
     /// Whether there are probes or actions.
     probed: AtomicBool,
+    /// Until when, in nanoseconds, nothing is armed, because the guest puts another kernel in the place of its own.
+    between_kernels: AtomicU64,
     pub(crate) reported: [Reported; MAX_CPUS],
 }
 
 /// How long a search for a kernel that has found nothing stands, in nanoseconds.
 const SEARCH_PAUSE: u64 = 1_000_000_000;
+
+/// How long a new kernel has to say that it has begun ([`Space::kernel_begins`]), in nanoseconds. Then what waits is tried
+/// again in any case.
+pub(crate) const KERNEL_PAUSE: u64 = 2_000_000_000;
 
 /// What is known of the guest's kernel.
 #[derive(Default)]
@@ -200,6 +206,7 @@ impl Space {
             waits: AtomicBool::new(false),
             done: AtomicBool::new(false),
             probed: AtomicBool::new(false),
+            between_kernels: AtomicU64::new(0),
             reported: [const { Reported::new() }; MAX_CPUS],
         }
     }
@@ -544,7 +551,8 @@ impl Space {
                 registry.retire_done(around, &mut |entry| self.tell_done(entry));
             });
         }
-        if !self.has_pending() || self.machine.state() != VmState::Running {
+        let must_wait = self.machine.now_ns() < self.between_kernels.load(Ordering::Relaxed);
+        if must_wait || !self.has_pending() || self.machine.state() != VmState::Running {
             return;
         }
         let wants_symbols = self.registry.read().wants_symbols();
@@ -615,6 +623,34 @@ impl Space {
         *self.modules.lock() = Modules::default();
         self.edit(|registry, around| registry.guest_reset(around));
         self.reported.iter().for_each(Reported::clear);
+    }
+
+    /// Whether it makes a difference to anything here that the guest starts another kernel.
+    pub fn minds_kernels(&self) -> bool {
+        self.symbols().is_some() || !self.registry.read().entries.is_empty()
+    }
+
+    /// The guest puts another kernel in the place of its own (kexec): everything is disarmed and waits for the new one
+    /// to begin.
+    pub fn kernel_left(&self) {
+        self.guest_reset();
+        let until = self.machine.now_ns().saturating_add(KERNEL_PAUSE);
+        self.between_kernels.store(until, Ordering::Relaxed);
+    }
+
+    /// A kernel has begun to run in the guest, mapped where it will stay. If it is not the one whose symbols are known,
+    /// everything is as after a reset, and what can be armed in the new kernel is armed when this returns. The VM is held.
+    /// Returns whether it is another one.
+    pub fn kernel_begins(&self) -> bool {
+        self.between_kernels.store(0, Ordering::Relaxed);
+        if let Some(symbols) = self.symbols()
+            && kernel::still_runs(self.machine, &*symbols, self.kernel_banner().as_deref())
+        {
+            return false;
+        }
+        self.guest_reset();
+        self.retry_pending();
+        true
     }
 
     /// The guest has written `instruction` to the word at `gpa`: if that is a site, this is what it

@@ -9,7 +9,7 @@ pub mod elf;
 mod text;
 
 use crate::addr::Gva;
-use crate::kernel::NoKernel;
+use crate::kernel::{BANNER, NoKernel, VECTORS};
 use crate::machine::{Machine, Power, VcpuId};
 use crate::regs::SysReg;
 use crate::similar::Suggestions;
@@ -24,10 +24,7 @@ use core::fmt;
 pub const MAX_SYMBOLS: usize = 1 << 18;
 /// Longest name (`KSYM_NAME_LEN` in `include/linux/kallsyms.h`).
 const MAX_NAME: usize = 512;
-/// Where the vectors of a kernel are (`arch/arm64/kernel/entry.S`).
-const VECTORS: &str = "vectors";
-/// What a kernel says of itself (`init/version-timestamp.c`), by which a wrong map is noticed.
-const BANNER: &str = "linux_banner";
+/// What every banner begins with, by which a wrong map is noticed.
 const BANNER_TEXT: &[u8] = b"Linux version ";
 
 /// Why a file is no map.

@@ -85,7 +85,7 @@ impl Spec {
         self.linux_with(&[], release, vcpus, start)
     }
 
-    /// The same with programs of ours in the guest's `/bin`.
+    /// The same with programs of ours in the guest's `/bin`, and what they need.
     pub fn linux_with(
         self,
         programs: &[Program],
@@ -95,8 +95,11 @@ impl Spec {
     ) -> Result<Self> {
         let mut linux = guest::linux(&Report::new(), release, Freshness::Cached)?;
         if !programs.is_empty() {
-            let programs: Vec<_> = programs.iter().map(|program| program.elf()).collect();
-            linux = linux.with_programs(&programs)?;
+            let files: Vec<_> = programs.iter().map(|program| program.elf()).collect();
+            linux = linux.with_programs(&files)?;
+        }
+        if programs.contains(&Program::Kexec) {
+            linux = linux.with_own_kernel()?;
         }
         Ok(self.vm(Vm {
             vcpus,

@@ -1,8 +1,9 @@
 //! How a Linux guest begins and ends, with probes and debuggers looking on, and with another VM that does not care.
 
 use anyhow::{Context, Result, ensure};
-use e2e::{LONG, Linux, MOMENT, Shell, Spec, TestMachine, cases, named};
+use e2e::{LONG, Linux, MOMENT, Probe, Shell, Spec, TestMachine, cases, named};
 use std::process::ExitCode;
+use xtask::build::Program;
 use xtask::guest::Release;
 use xtask::machine::Start;
 
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
             probes_before_the_first_instruction,
         ),
         named("power_reset_and_panic", power_reset_and_panic),
+        named("kexec_is_a_new_boot", kexec_is_a_new_boot),
     ])
 }
 
@@ -66,20 +68,7 @@ struct Lives {
 }
 
 fn power_reset_and_panic() -> Result<()> {
-    let spec = Spec::hypervisor()
-        .linux(Release::Stable, 2, Start::Immediately)?
-        .linux(Release::Stable, 1, Start::Immediately)?;
-    let machine = TestMachine::start(spec)?;
-    let shell = machine.shell()?;
-    let mut lives = Lives { machine, shell };
-    lives.machine.wait_for_shell(1)?;
-    lives.machine.wait_for_shell(2)?;
-    let said = lives.shell.run("trace kprobe vm1:vfs_read count")?;
-    ensure!(
-        said.contains("probe 1: kprobe vm1:vfs_read at 0x"),
-        "{said}"
-    );
-
+    let mut lives = Lives::begin(&[])?;
     lives.reboot().context("reboot -f")?;
     lives.power_off_and_start().context("poweroff -f")?;
     lives.panic().context("a panic")?;
@@ -89,7 +78,57 @@ fn power_reset_and_panic() -> Result<()> {
     lives.power_off_under_gdb().context("poweroff -f under GDB")
 }
 
+/// Another kernel in the place of the first, which tells nobody, with probes of every kind on it.
+fn kexec_is_a_new_boot() -> Result<()> {
+    const PROBES: [&str; 3] = [
+        "vm1:do_sys_openat2 --mode xn",
+        "vm1:do_sys_openat2 count --mode hw",
+        "vm1:vfs_write ret --ret",
+    ];
+    let mut lives = Lives::begin(&[Program::Kexec])?;
+    lives.second_lives_on()?;
+    for place in PROBES {
+        let said = lives.shell.run(&format!("trace kprobe {place}"))?;
+        Probe::attached(&said)?;
+    }
+    let text = lives.shell.kernel_text()?;
+    lives.end_with("kexec")?;
+    lives.begun_anew(&text)?;
+    let log = lives.machine.log();
+    for said in [
+        "vm1: its kernel gives way to another",
+        "vm1: a kernel begins",
+    ] {
+        ensure!(log.contains(said), "the log does not say `{said}`:\n{log}");
+    }
+    let before = lives.shell.run("trace list")?;
+    ensure!(!before.contains("pending"), "{before}");
+    lives.linux(1)?.run("cat /etc/rc > /tmp/rc")?;
+    let after = lives.shell.run("trace list")?;
+    for (before, after) in before.lines().zip(after.lines()).skip(1) {
+        ensure!(before != after, "a probe does not count on: {after}");
+    }
+    Ok(())
+}
+
 impl Lives {
+    fn begin(programs: &[Program]) -> Result<Self> {
+        let spec = Spec::hypervisor()
+            .linux_with(programs, Release::Stable, 2, Start::Immediately)?
+            .linux(Release::Stable, 1, Start::Immediately)?;
+        let machine = TestMachine::start(spec)?;
+        let shell = machine.shell()?;
+        let mut lives = Lives { machine, shell };
+        lives.machine.wait_for_shell(1)?;
+        lives.machine.wait_for_shell(2)?;
+        let said = lives.shell.run("trace kprobe vm1:vfs_read count")?;
+        ensure!(
+            said.contains("probe 1: kprobe vm1:vfs_read at 0x"),
+            "{said}"
+        );
+        Ok(lives)
+    }
+
     fn linux(&self, vm: usize) -> Result<Linux<'_>> {
         Ok(Linux::new(self.machine.console(vm)?))
     }

@@ -49,13 +49,17 @@ const PORT_POLLS: usize = 1000;
 /// A port of the console device.
 pub type ChannelPort = Port<MmioRegion>;
 
-/// What a guest wants done to its whole VM.
+/// What is to be done to a whole VM because of what its guest does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
     /// `SYSTEM_OFF`.
-    PowerOff,
+    PowerOff = 1,
     /// `SYSTEM_RESET`.
-    Reset,
+    Reset = 2,
+    /// Another kernel is put in the place of the one that runs. The request has a hold on the VM.
+    KernelLeft = 4,
+    /// A kernel has begun. The request has a hold on the VM.
+    KernelBegins = 8,
 }
 
 static DUE: AtomicBool = AtomicBool::new(false);
@@ -64,7 +68,7 @@ static CHANNEL_INTIDS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
 static PERISCOPE: Once<Periscope> = Once::new();
 static SERVER: Once<Server> = Once::new();
 static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
-/// By VM: 0 nothing, 1 power off, 2 reset.
+/// By VM: a bit for each [`Request`].
 static REQUESTS: [AtomicU8; cpu::MAX_CPUS] = [const { AtomicU8::new(0) }; cpu::MAX_CPUS];
 
 /// The console device. The debugger serves it too, while the service stands.
@@ -234,16 +238,13 @@ pub fn notify() {
     }
 }
 
-/// A guest wants something done to its VM. Any CPU.
-pub fn request(vm: &Vm, request: Request) {
-    let code = match request {
-        Request::PowerOff => 1,
-        Request::Reset => 2,
-    };
-    if let Some(place) = REQUESTS.get(usize::from(vm.id.0)) {
-        place.store(code, Ordering::Release);
-    }
+/// Something is to be done to a VM. Any CPU. Returns whether that is new: it has not been asked for, or has been done.
+pub fn request(vm: &Vm, request: Request) -> bool {
+    let bit = request as u8;
+    let place = REQUESTS.get(usize::from(vm.id.0));
+    let is_new = place.is_some_and(|place| place.fetch_or(bit, Ordering::AcqRel) & bit == 0);
     notify();
+    is_new
 }
 
 /// The guest's UART has been accessed. What it sends is fetched in a moment, in one go: a guest writes byte by byte, and
@@ -309,10 +310,22 @@ pub fn run_if_due() {
 
 fn serve_requests() {
     for vm in vm::all() {
-        match REQUESTS[usize::from(vm.id.0)].swap(0, Ordering::AcqRel) {
-            1 => vm.power_off(),
-            2 => vm.reset(),
-            _ => {}
+        let requests = REQUESTS[usize::from(vm.id.0)].swap(0, Ordering::AcqRel);
+        // What ends a life comes last: it is the end of kernels too.
+        for request in [
+            Request::KernelLeft,
+            Request::KernelBegins,
+            Request::PowerOff,
+            Request::Reset,
+        ] {
+            if requests & request as u8 == 0 {
+                continue;
+            }
+            match request {
+                Request::KernelLeft | Request::KernelBegins => vm.follow_kernel(request),
+                Request::PowerOff => vm.power_off(),
+                Request::Reset => vm.reset(),
+            }
         }
     }
 }

@@ -212,9 +212,9 @@ fn coverable(point: &HwPoint) -> bool {
 
 impl Clock for FakeMachine {
     fn now_ns(&self) -> u64 {
-        self.executed
-            .load(Ordering::Relaxed)
-            .saturating_mul(INSTRUCTION_NS)
+        let executed = self.executed.load(Ordering::Relaxed);
+        let idle = self.idle.load(Ordering::Relaxed);
+        executed.saturating_mul(INSTRUCTION_NS).saturating_add(idle)
     }
 
     fn cpu(&self) -> usize {

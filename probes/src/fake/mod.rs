@@ -93,6 +93,8 @@ pub struct FakeMachine {
     periscope: Once<&'static Periscope>,
     /// Instructions executed by all vCPUs.
     executed: AtomicU64,
+    /// Nanoseconds in which none did anything.
+    idle: AtomicU64,
     /// The vCPU whose turn it is.
     turn: AtomicUsize,
 }
@@ -151,6 +153,7 @@ impl FakeMachine {
             }),
             periscope: Once::new(),
             executed: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
         };
         Box::leak(Box::new(machine))
@@ -215,6 +218,11 @@ impl FakeMachine {
             .iter()
             .map(|(gpa, trap)| (*gpa, *trap))
             .collect()
+    }
+
+    /// Lets time pass in which no vCPU does anything.
+    pub fn pass_time(&self, nanoseconds: u64) {
+        self.idle.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     /// The hardware points that are set now.

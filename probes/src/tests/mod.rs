@@ -2,6 +2,7 @@
 
 mod breakpoints;
 mod guest_writes;
+mod kernels;
 mod lookups;
 mod model;
 mod modes;

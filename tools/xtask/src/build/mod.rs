@@ -19,33 +19,49 @@ pub enum Program {
     TinyGuest,
     /// What single-steps itself inside a Linux guest: an ELF file, not booted.
     SingleStep,
+    /// What starts another kernel inside a Linux guest: an ELF file, not booted.
+    Kexec,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Hypervisor, Self::TinyGuest, Self::SingleStep];
+    pub const ALL: [Self; 4] = [
+        Self::Hypervisor,
+        Self::TinyGuest,
+        Self::SingleStep,
+        Self::Kexec,
+    ];
 
     /// Its cargo package.
     pub fn package(self) -> &'static str {
         match self {
             Program::Hypervisor => "hypervisor",
             Program::TinyGuest => "tiny-guest",
+            Program::SingleStep | Program::Kexec => "guest-programs",
+        }
+    }
+
+    /// Its name, which cargo gives its file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Program::Hypervisor | Program::TinyGuest => self.package(),
             Program::SingleStep => "single-step",
+            Program::Kexec => "kexec",
         }
     }
 
     /// Where its ELF file with DWARF is, built or not.
     pub fn elf(self) -> PathBuf {
-        workspace::image_dir().join(self.package())
+        workspace::image_dir().join(self.name())
     }
 
     /// Where its boot image is, built or not: an arm64 Image. An ELF file where nothing boots it.
     pub fn image(self) -> PathBuf {
         match self {
             Program::Hypervisor | Program::TinyGuest => {
-                workspace::image_dir().join(format!("{}.img", self.package()))
+                workspace::image_dir().join(format!("{}.img", self.name()))
             }
-            Program::SingleStep => self.elf(),
+            Program::SingleStep | Program::Kexec => self.elf(),
         }
     }
 
@@ -56,12 +72,12 @@ impl Program {
 
     /// Compiles it, gives the hypervisor its symbol table, and makes its boot image if it has one.
     pub fn build(self, toolchain: &BareToolchain) -> Result<()> {
-        compile(self.package(), toolchain)?;
+        compile(self, toolchain)?;
         fs::create_dir_all(workspace::image_dir())?;
         let built = workspace::target_dir()
             .join(BARE_TARGET)
             .join("release")
-            .join(self.package());
+            .join(self.name());
         if self == Program::Hypervisor {
             symbols::inject(&built).with_context(|| built.display().to_string())?;
         }
@@ -74,7 +90,7 @@ impl Program {
     }
 }
 
-fn compile(package: &str, toolchain: &BareToolchain) -> Result<()> {
+fn compile(program: Program, toolchain: &BareToolchain) -> Result<()> {
     let mut cargo = process::cargo();
     cargo.args([
         "build",
@@ -82,7 +98,9 @@ fn compile(package: &str, toolchain: &BareToolchain) -> Result<()> {
         "--target",
         BARE_TARGET,
         "--package",
-        package,
+        program.package(),
+        "--bin",
+        program.name(),
     ]);
     if let Some(linker) = toolchain.linker {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", linker);

@@ -19,7 +19,7 @@ pub fn run(_args: &Args) -> Result<()> {
         program.build(&toolchain)?;
         let image = program.image();
         report.done(
-            program.package(),
+            program.name(),
             &format!("{}  {}", size(&image)?, image.display()),
         );
     }

@@ -78,23 +78,59 @@ pub(super) fn find_or_build(report: &Report) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// An initramfs with more programs in its `/bin`: Linux unpacks one archive behind another.
-pub(super) fn add_programs(initramfs: &Path, programs: &[PathBuf]) -> Result<PathBuf> {
-    let mut archive = Archive::default();
-    let mut names = Vec::new();
-    for program in programs {
-        let name = program.file_name().context("a program without a name")?;
-        let name = name.to_string_lossy();
-        let content = fs::read(program)
-            .with_context(|| format!("no program {}: `cargo xtask build`", program.display()))?;
-        archive.executable(&format!("bin/{name}"), &content)?;
-        names.push(name.into_owned());
+/// What more there is in an initramfs.
+pub(super) struct Addition {
+    /// Part of the name of the new initramfs' file.
+    pub(super) name: String,
+    archive: Archive,
+}
+
+impl Addition {
+    /// Programs in `/bin`.
+    pub(super) fn programs(programs: &[PathBuf]) -> Result<Self> {
+        let mut archive = Archive::default();
+        let mut names = Vec::new();
+        for program in programs {
+            let name = program.file_name().context("a program without a name")?;
+            let name = name.to_string_lossy();
+            archive.executable(&format!("bin/{name}"), &read(program)?)?;
+            names.push(name.into_owned());
+        }
+        Ok(Self {
+            name: names.join("-"),
+            archive,
+        })
     }
-    let mut bytes = fs::read(initramfs)?;
-    bytes.extend(archive.finish()?);
-    let path = workspace::guest_dir().join(format!("initramfs-{}.cpio", names.join("-")));
-    write(&path, &bytes)?;
-    Ok(path)
+
+    /// A kernel and its root in `/boot`, for kexec.
+    pub(super) fn kernel(kernel: &Path, initramfs: &Path) -> Result<Self> {
+        let mut archive = Archive::default();
+        archive.directory("boot")?;
+        archive.file("boot/Image", &read(kernel)?)?;
+        archive.file("boot/initrd", &read(initramfs)?)?;
+        let name = kernel.file_name().context("a kernel without a name")?;
+        Ok(Self {
+            name: name.to_string_lossy().into_owned(),
+            archive,
+        })
+    }
+
+    /// An initramfs with this too: Linux unpacks one archive behind another.
+    pub(super) fn to(self, initramfs: &Path) -> Result<PathBuf> {
+        let mut bytes = read(initramfs)?;
+        bytes.extend(self.archive.finish()?);
+        let stem = initramfs
+            .file_stem()
+            .context("an initramfs without a name")?;
+        let name = format!("{}-{}.cpio", stem.to_string_lossy(), self.name);
+        let path = workspace::guest_dir().join(name);
+        write(&path, &bytes)?;
+        Ok(path)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("no {}: `cargo xtask build`", path.display()))
 }
 
 /// Archives are built anew each time, which takes milliseconds, but files touched only where they changed.

@@ -10,6 +10,7 @@ pub use kernel::Release;
 
 use crate::report::Report;
 use anyhow::Result;
+use initramfs::Addition;
 use std::path::PathBuf;
 
 /// Whether the cached version will do.
@@ -47,7 +48,15 @@ impl Linux {
     /// The same with more programs in the guest's `/bin`, by the names of their files.
     pub fn with_programs(self, programs: &[PathBuf]) -> Result<Self> {
         Ok(Self {
-            initrd: initramfs::add_programs(&self.initrd, programs)?,
+            initrd: Addition::programs(programs)?.to(&self.initrd)?,
+            ..self
+        })
+    }
+
+    /// The same with its kernel and its root as files in the guest's `/boot`, for kexec.
+    pub fn with_own_kernel(self) -> Result<Self> {
+        Ok(Self {
+            initrd: Addition::kernel(&self.kernel, &self.initrd)?.to(&self.initrd)?,
             ..self
         })
     }

@@ -1,16 +1,12 @@
 //! `single-step SESSIONS`, inside a Linux guest: in each session a child is single-stepped with ptrace through code whose
 //! every step is known, and each step is checked. Prints how many sessions went well and how many steps they took; says
 //! what was wrong and exits with 1 otherwise.
-//!
-//! Static and without a C library: it needs nothing of the guest's root but the kernel.
 #![no_std]
 #![no_main]
 
-mod linux;
-
 use core::arch::global_asm;
 use core::fmt::{self, Write};
-use linux::{Child, Errno, Forked, Registers, Stdout, Stop};
+use guest_programs::linux::{self, Child, Errno, Forked, Registers, Stdout, Stop};
 
 /// How often the subject goes round.
 const ROUNDS: u64 = 100;

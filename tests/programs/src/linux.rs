@@ -1,4 +1,5 @@
-//! What is used of Linux: a few system calls (`include/uapi/asm-generic/unistd.h`, `include/uapi/linux/ptrace.h`).
+//! What is used of Linux: a few system calls (`include/uapi/asm-generic/unistd.h`, `include/uapi/linux/ptrace.h`,
+//! `include/uapi/linux/kexec.h`, `include/uapi/linux/reboot.h`).
 
 use core::arch::asm;
 use core::ffi::CStr;
@@ -11,13 +12,27 @@ pub const SIGSTOP: i32 = 19;
 /// What a step ends with.
 pub const SIGTRAP: i32 = 5;
 
+const OPENAT: usize = 56;
+const LSEEK: usize = 62;
+const READ: usize = 63;
 const WRITE: usize = 64;
 const EXIT_GROUP: usize = 94;
+const KEXEC_LOAD: usize = 104;
 const PTRACE: usize = 117;
 const KILL: usize = 129;
+const REBOOT: usize = 142;
 const GETPID: usize = 172;
 const CLONE: usize = 220;
+const MMAP: usize = 222;
 const WAIT4: usize = 260;
+
+const AT_FDCWD: usize = -100_isize as usize;
+const SEEK_END: usize = 2;
+const PROT_READ: usize = 1;
+const MAP_PRIVATE: usize = 2;
+
+const REBOOT_MAGIC: [usize; 2] = [0xfee1_dead, 0x2812_1969];
+const REBOOT_KEXEC: usize = 0x4558_4543;
 
 const SIGKILL: usize = 9;
 const SIGCHLD: usize = 17;
@@ -47,6 +62,8 @@ unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> 
             in("x2") third,
             in("x3") fourth,
             in("x4") fifth,
+            // The offset of a map in its file. No other call here has six arguments.
+            in("x5") 0,
             options(nostack),
         );
     }
@@ -89,6 +106,74 @@ pub unsafe fn first_argument(stack: *const usize) -> Option<u32> {
         CStr::from_ptr(*stack.add(2) as *const _)
     };
     text.to_str().ok()?.parse().ok()
+}
+
+fn open(path: &CStr) -> Result<usize, Errno> {
+    // SAFETY: the path ends in a NUL; no flags: to read.
+    unsafe { syscall(OPENAT, [AT_FDCWD, path.as_ptr() as usize, 0, 0, 0]) }
+}
+
+/// All of a file, for as long as the process lives.
+pub fn map_file(path: &CStr) -> Result<&'static [u8], Errno> {
+    let file = open(path)?;
+    // SAFETY: no pointers.
+    let size = unsafe { syscall(LSEEK, [file, 0, SEEK_END, 0, 0]) }?;
+    // SAFETY: the kernel chooses free addresses.
+    let place = unsafe { syscall(MMAP, [0, size, PROT_READ, MAP_PRIVATE, file]) }?;
+    // SAFETY: that many bytes are mapped there now, and nobody unmaps them or writes to the file.
+    Ok(unsafe { core::slice::from_raw_parts(place as *const u8, size) })
+}
+
+/// Reads a file that need not know its size, up to the end of `buffer`. Returns how many bytes there were.
+pub fn read_file(path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let file = open(path)?;
+    let mut filled = 0;
+    loop {
+        let rest = &mut buffer[filled..];
+        // SAFETY: the kernel writes into `rest`.
+        let count = unsafe { syscall(READ, [file, rest.as_mut_ptr() as usize, rest.len(), 0, 0]) }?;
+        filled += count;
+        if count == 0 {
+            return Ok(filled);
+        }
+    }
+}
+
+/// What is to lie in physical memory when the next kernel starts: `struct kexec_segment`.
+#[repr(C)]
+pub struct Segment {
+    buffer: *const u8,
+    buffer_size: usize,
+    memory: usize,
+    memory_size: usize,
+}
+
+impl Segment {
+    /// `bytes` at `memory`, and zeros behind them up to `size`.
+    pub fn new(bytes: &[u8], memory: usize, size: usize) -> Self {
+        const PAGE: usize = 4096;
+        Self {
+            buffer: bytes.as_ptr(),
+            buffer_size: bytes.len(),
+            memory,
+            memory_size: size.max(bytes.len()).next_multiple_of(PAGE),
+        }
+    }
+}
+
+/// Leaves this kernel for what is at `entry` among `segments`. Returns only if that fails.
+pub fn kexec(entry: usize, segments: &[Segment]) -> Errno {
+    let load = [entry, segments.len(), segments.as_ptr() as usize, 0, 0];
+    // SAFETY: the kernel reads the segments and what they point to.
+    if let Err(errno) = unsafe { syscall(KEXEC_LOAD, load) } {
+        return errno;
+    }
+    let [first, second] = REBOOT_MAGIC;
+    // SAFETY: no pointers.
+    match unsafe { syscall(REBOOT, [first, second, REBOOT_KEXEC, 0, 0]) } {
+        Ok(_) => Errno(0),
+        Err(errno) => errno,
+    }
 }
 
 /// Who returns from [`fork`].

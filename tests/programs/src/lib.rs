@@ -1,0 +1,5 @@
+//! What programs inside a Linux guest share. They are static and without a C library: they need nothing of the guest's
+//! root but the kernel.
+#![no_std]
+
+pub mod linux;
