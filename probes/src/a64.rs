@@ -16,7 +16,7 @@ mod simulate;
 pub use classify::{Class, LandingPad, brk, classify, hvc, is_no_instruction};
 pub use control::{Control, control};
 pub use exclusive::{
-    Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, inside_exclusive_sequence, step_plan,
+    Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, exclusive_sequence_around, step_plan,
 };
 pub use relocate::{Execution, Unmovable, execution};
 pub use simulate::{

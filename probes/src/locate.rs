@@ -1,6 +1,6 @@
 //! From an address in a space's code to the word that can carry a probe.
 
-use crate::a64::{Class, SEQUENCE_LENGTH, classify, inside_exclusive_sequence};
+use crate::a64::{Class, classify, exclusive_sequence_around};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{Machine, PhysFault, Power, VcpuId};
 use crate::options::ProbeMode;
@@ -81,13 +81,8 @@ impl Locator {
 
     /// Reads the code at `address` and around it. `None`: not mapped for now. The VM is held.
     pub(crate) fn reader<'a>(&self, machine: &'a dyn Machine, address: Gva) -> Option<Reader<'a>> {
-        let reader = |source| Reader {
-            source,
-            page: vec![0; PAGE_SIZE as usize],
-            address: None,
-        };
         if machine.vm().is_hypervisor() {
-            return Some(reader(Source::OwnCode(machine)));
+            return Some(Reader::new(Source::OwnCode(machine)));
         }
         let live = vcpus(machine).filter_map(|vcpu| translation_regs(machine, vcpu));
         let earlier = self
@@ -101,7 +96,7 @@ impl Locator {
         let code = codes
             .into_iter()
             .find(|code| matches!(code.word(address), Ok(Some(_))))?;
-        Some(reader(Source::Guest(code)))
+        Some(Reader::new(Source::Guest(code)))
     }
 
     /// The guest starts anew: its tables are gone.
@@ -170,6 +165,8 @@ pub(crate) struct Reader<'a> {
     page: Vec<u8>,
     /// Whose content `page` is.
     address: Option<Gva>,
+    /// The page that could not be read the last time.
+    unreadable: Option<Gva>,
 }
 
 /// Whose code a [`Reader`] reads.
@@ -179,7 +176,16 @@ enum Source<'a> {
     OwnCode(&'a dyn Machine),
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(source: Source<'a>) -> Self {
+        Self {
+            source,
+            page: vec![0; PAGE_SIZE as usize],
+            address: None,
+            unreadable: None,
+        }
+    }
+
     /// What of a code address may be a signature: the hypervisor signs none.
     pub(crate) fn signature(&self) -> Signature {
         match &self.source {
@@ -190,8 +196,12 @@ impl Reader<'_> {
 
     /// The guest's instruction at `address`.
     pub(crate) fn word(&mut self, address: Gva) -> Option<u32> {
+        if self.unreadable == Some(address.page()) {
+            return None;
+        }
         if self.address != Some(address.page()) {
             self.address = None;
+            self.unreadable = Some(address.page());
             let (machine, first) = match &self.source {
                 Source::Guest(code) => {
                     let word = code.word(address.page()).ok()??;
@@ -201,6 +211,7 @@ impl Reader<'_> {
             };
             machine.read_phys(first, &mut self.page).ok()?;
             self.address = Some(address.page());
+            self.unreadable = None;
         }
         let offset = address.page_offset() as usize;
         let bytes = self.page.get(offset..)?.first_chunk()?;
@@ -209,6 +220,7 @@ impl Reader<'_> {
 }
 
 /// A guest's code through the tables of one vCPU.
+#[derive(Clone, Copy)]
 struct Code<'a> {
     machine: &'a dyn Machine,
     regs: TranslationRegs,
@@ -245,14 +257,17 @@ impl Code<'_> {
         } else {
             first.spot
         };
-        if inside_exclusive_sequence(spot.address, |gva| self.peek(gva)) {
+        let mut reader = Reader::new(Source::Guest(*self));
+        let mut sequence_around =
+            |address| exclusive_sequence_around(address, |near| reader.word(near));
+        if let Some(after) = sequence_around(spot.address) {
             return Err(Refusal::ExclusiveSequence {
                 address: spot.address,
-                after: after_store_exclusive(spot.address, |gva| self.peek(gva)),
+                after,
             });
         }
         let page = spot.address.page();
-        if self.mode == ProbeMode::Xn && inside_exclusive_sequence(page, |gva| self.peek(gva)) {
+        if self.mode == ProbeMode::Xn && sequence_around(page).is_some() {
             return Err(Refusal::PageInSequence { page });
         }
         Ok(Some(spot))
@@ -304,16 +319,4 @@ impl Code<'_> {
             (false, _) => Err(Refusal::NotExecutable(address)),
         }
     }
-
-    fn peek(&self, address: Gva) -> Option<u32> {
-        self.word(address).ok()?.map(|word| word.spot.word)
-    }
-}
-
-/// The address after the store-exclusive that follows `address`.
-pub(crate) fn after_store_exclusive(address: Gva, peek: impl Fn(Gva) -> Option<u32>) -> Gva {
-    (0..=SEQUENCE_LENGTH as u64)
-        .map(|index| Gva(address.0.wrapping_add(index * WORD)))
-        .find(|gva| peek(*gva).is_some_and(|word| classify(word) == Class::StoreExclusive))
-        .map_or(address, |store| Gva(store.0.wrapping_add(WORD)))
 }

@@ -12,10 +12,10 @@
 //! Code that serves probes cannot: its probe would call itself. [`Probeable`] decides by the crate and the module of the
 //! function, from its demangled name. Everything that is not named as probeable is not.
 
-use crate::a64::{brk, execution, inside_exclusive_sequence};
+use crate::a64::{brk, exclusive_sequence_around, execution};
 use crate::addr::{Gpa, Gva};
 use crate::engine::HVC_BASE;
-use crate::locate::{Spot, after_store_exclusive};
+use crate::locate::Spot;
 use crate::machine::Machine;
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
@@ -38,11 +38,8 @@ pub(crate) fn locate(machine: &dyn Machine, address: Gva) -> Result<Spot, Refusa
     let Some(word) = peek(address) else {
         return Err(Refusal::NotRam { vm, address, gpa });
     };
-    if inside_exclusive_sequence(address, peek) {
-        return Err(Refusal::ExclusiveSequence {
-            address,
-            after: after_store_exclusive(address, peek),
-        });
+    if let Some(after) = exclusive_sequence_around(address, peek) {
+        return Err(Refusal::ExclusiveSequence { address, after });
     }
     execution(word).map_err(|reason| Refusal::Unmovable {
         vm,

@@ -15,6 +15,10 @@ pub const SEQUENCE_LENGTH: usize = 16;
 /// Most ends that a sequence may have: one after the store, and two ways out by branches.
 pub const MAX_ENDS: usize = 3;
 
+/// How many instructions before and behind an address load-exclusives are looked for that may lead to it. Compilers move
+/// what is unlikely, a store-exclusive among it, hundreds of instructions away.
+const NEIGHBOURHOOD: i64 = 1024;
+
 /// The addresses where an exclusive sequence can end, none of them twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ends {
@@ -67,7 +71,9 @@ pub fn step_plan(pc: Gva, mut fetch: impl FnMut(Gva) -> Option<u32>) -> StepPlan
     if fetch(pc).map(classify) != Some(Class::LoadExclusive) {
         return StepPlan::Single;
     }
-    match Paths::from(pc, &mut fetch).and_then(|paths| paths.ends()) {
+    let mut paths = Paths::from(pc, &mut fetch);
+    paths.find_stores();
+    match paths.ends() {
         Some(ends) => StepPlan::Sequence { ends },
         None => StepPlan::Single,
     }
@@ -89,7 +95,7 @@ struct Node {
     reaches_store: bool,
 }
 
-/// The instructions that may come after a load-exclusive, as far as a store-exclusive may be.
+/// The instructions that may come after a load-exclusive, as far away as a store-exclusive may be.
 struct Paths {
     load: Gva,
     nodes: [Node; MAX_NODES],
@@ -97,7 +103,8 @@ struct Paths {
 }
 
 impl Paths {
-    fn from(load: Gva, fetch: &mut impl FnMut(Gva) -> Option<u32>) -> Option<Self> {
+    /// Where control can go from `load`. Which of that leads to a store, [`Paths::find_stores`] says.
+    fn from(load: Gva, fetch: &mut impl FnMut(Gva) -> Option<u32>) -> Self {
         let unused = Node {
             address: load,
             distance: 0,
@@ -110,14 +117,15 @@ impl Paths {
             nodes: [unused; MAX_NODES],
             count: 0,
         };
-        paths.add(load.checked_add(INSTRUCTION_SIZE)?, 1);
+        if let Some(behind) = load.checked_add(INSTRUCTION_SIZE) {
+            paths.add(behind, 1);
+        }
         let mut done = 0;
         while let Some(node) = paths.nodes[..paths.count].get(done).copied() {
             let (next, is_store) = successors(node.address, fetch);
             paths.nodes[done] = Node {
                 next,
                 is_store,
-                reaches_store: is_store,
                 ..node
             };
             for address in next.into_iter().flatten() {
@@ -128,8 +136,7 @@ impl Paths {
             }
             done += 1;
         }
-        paths.find_stores();
-        Some(paths)
+        paths
     }
 
     /// Adds an address that is not known yet and not too far away.
@@ -150,6 +157,9 @@ impl Paths {
 
     /// Goes back from the stores until nothing new reaches one.
     fn find_stores(&mut self) {
+        for node in &mut self.nodes[..self.count] {
+            node.reaches_store = node.is_store;
+        }
         for _ in 0..self.count {
             let before = self.nodes;
             let reaches = |address: Gva| {
@@ -160,6 +170,15 @@ impl Paths {
                 node.reaches_store |= node.next.into_iter().flatten().any(reaches);
             }
         }
+    }
+
+    /// Behind the store that control comes to from `address`, the nearest to the load if there are several.
+    fn behind_store_after(&self, address: Gva) -> Option<Gva> {
+        let node = self.node(address).filter(|node| node.reaches_store)?;
+        let nodes = self.nodes[..self.count].iter();
+        let stores = nodes.filter(|store| store.is_store && store.distance >= node.distance);
+        let store = stores.min_by_key(|store| store.distance)?;
+        store.address.checked_add(INSTRUCTION_SIZE)
     }
 
     /// The places where control leaves: behind the stores, and where a path begins that leads to
@@ -208,30 +227,28 @@ fn successors(
     }
 }
 
-/// Whether `address` lies after a load-exclusive and not after its store-exclusive: a probe there
-/// would keep the guest's loop from ever ending. The load itself is not inside: what stops there
-/// steps the whole sequence.
-pub fn inside_exclusive_sequence(address: Gva, mut fetch: impl FnMut(Gva) -> Option<u32>) -> bool {
-    (1..=SEQUENCE_LENGTH as u64)
-        .map_while(|back| address.0.checked_sub(back * INSTRUCTION_SIZE).map(Gva))
-        .any(|load| closing_store(load, &mut fetch).is_some_and(|store| store >= address))
-}
-
-/// The store-exclusive that closes the sequence which the instruction at `load` opens, if it opens
-/// one.
-fn closing_store(load: Gva, fetch: &mut impl FnMut(Gva) -> Option<u32>) -> Option<Gva> {
-    if classify(fetch(load)?) != Class::LoadExclusive {
-        return None;
-    }
-    let mut address = load;
-    for _ in 0..SEQUENCE_LENGTH {
-        address = address.checked_add(INSTRUCTION_SIZE)?;
-        let instruction = fetch(address)?;
-        if classify(instruction) == Class::StoreExclusive {
-            return Some(address);
+/// Whether control can come to `address` from a load-exclusive and go on to its store-exclusive: a probe there would keep
+/// the guest's loop from ever ending. Returns the address behind that store. The load itself is not inside: what stops
+/// there steps the whole sequence.
+pub fn exclusive_sequence_around(
+    address: Gva,
+    mut fetch: impl FnMut(Gva) -> Option<u32>,
+) -> Option<Gva> {
+    let near = (-NEIGHBOURHOOD..NEIGHBOURHOOD).filter_map(|index| {
+        let bytes = index * INSTRUCTION_SIZE as i64;
+        address.0.checked_add_signed(bytes).map(Gva)
+    });
+    for load in near {
+        if fetch(load).map(classify) != Some(Class::LoadExclusive) {
+            continue;
         }
-        if leaves_for_unknown(instruction) {
-            return None;
+        let mut paths = Paths::from(load, &mut fetch);
+        if paths.node(address).is_none() {
+            continue;
+        }
+        paths.find_stores();
+        if let Some(behind) = paths.behind_store_after(address) {
+            return Some(behind);
         }
     }
     None
@@ -277,6 +294,13 @@ mod tests {
                 .map(|end| end.0.wrapping_sub(BASE) / 4)
                 .collect(),
         }
+    }
+
+    /// The indices into the code that are inside of a sequence.
+    fn inside(code: &[u32]) -> Vec<u64> {
+        (0..code.len() as u64)
+            .filter(|index| exclusive_sequence_around(at(*index), fetch(code)).is_some())
+            .collect()
     }
 
     /// Linux' `arch_atomic_add`: prfm; ldxr; add; stxr; cbnz w3, -12.
@@ -354,11 +378,6 @@ mod tests {
 
     #[test]
     fn inside_is_after_the_load_up_to_the_store() {
-        let inside = |code: &[u32]| -> Vec<u64> {
-            (0..code.len() as u64)
-                .filter(|index| inside_exclusive_sequence(at(*index), fetch(code)))
-                .collect()
-        };
         assert_eq!(inside(&ATOMIC_ADD), [2, 3]);
         assert_eq!(inside(&CMPXCHG), [1, 2, 3]);
         assert_eq!(inside(&[LDXR, RET, STXR]), []);
@@ -372,12 +391,48 @@ mod tests {
     }
 
     #[test]
+    fn a_store_before_its_load_is_inside_too() {
+        // rustc 1.95 of a lock: stxr; cbnz; nop; ldxr; nop; cbz x8, -20; b +40.
+        let code = [STXR, 0x3500_00a8, NOP, LDXR, NOP, 0xb4ff_ff68, 0x1400_000a];
+        assert_eq!(inside(&code), [0, 4, 5]);
+        let behind = |index| exclusive_sequence_around(at(index), fetch(&code));
+        assert_eq!([0, 4, 5].map(behind), [Some(at(1)); 3]);
+        // The same with what is unlikely 79 instructions before the load: ldaxrb w8, [x24]; cbz w8, -316.
+        let mut far = [NOP; 100];
+        far[81] = 0x085f_ff08;
+        far[82] = 0x34ff_f628;
+        far[3] = 0x0808_7f01;
+        assert_eq!(inside(&far), [3, 82]);
+        // clang 14 of a compare-and-exchange, its other ways out before it: clrex; mov; cbnz +44; tbnz +44; mov; ldaxr;
+        // cmp; b.ne -28; add; stlxr; cbnz -36; mov; cbz -40; ret.
+        let code = [
+            0xd503_3f5f,
+            0x2a1f_03ea,
+            0x3500_016a,
+            0x3700_0169,
+            0x2a09_03e0,
+            0x885f_fd09,
+            0x6b00_013f,
+            0x54ff_ff21,
+            0x1100_080a,
+            0x880b_fd0a,
+            0x35ff_feeb,
+            0x5280_002a,
+            0x34ff_feea,
+            RET,
+        ];
+        assert_eq!(inside(&code), [6, 7, 8, 9]);
+        // What comes between the two in memory, and is never executed between them.
+        assert_eq!(inside(&[LDXR, 0x1400_0004, NOP, NOP, RET, STXR]), [1, 5]);
+    }
+
+    #[test]
     fn the_ends_of_the_address_space_do_not_matter() {
         let everywhere = |word| move |_: Gva| Some(word);
         for pc in [0, 4, u64::MAX - 3, u64::MAX] {
             assert_eq!(step_plan(Gva(pc), everywhere(LDXR)), StepPlan::Single);
-            assert!(!inside_exclusive_sequence(Gva(pc), everywhere(STXR)));
-            let _ = inside_exclusive_sequence(Gva(pc), everywhere(LDXR));
+            assert_eq!(exclusive_sequence_around(Gva(pc), everywhere(STXR)), None);
+            assert_eq!(exclusive_sequence_around(Gva(pc), everywhere(LDXR)), None);
         }
     }
 
