@@ -146,6 +146,10 @@ impl RunControl for Hyp {
         self.holds.load(Ordering::Acquire) > 0
     }
 
+    fn held_ns(&self) -> u64 {
+        time::to_ns(time::stopped_ticks())
+    }
+
     fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode) {
         self.set_mode(usize::from(vcpu.0), mode);
     }

@@ -54,6 +54,10 @@ impl RunControl for Vm {
         self.is_held()
     }
 
+    fn held_ns(&self) -> u64 {
+        Vm::held_ns(self)
+    }
+
     fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode) {
         if let Some(vcpu) = self.vcpu(vcpu) {
             vcpu.set_mode(mode);

@@ -29,7 +29,12 @@ pub fn now_ns() -> u64 {
 /// before, without a barrier of its own.
 #[inline]
 pub fn hit_ns() -> u64 {
-    let ticks = sysreg::read!("cntpct_el0");
+    to_ns(sysreg::read!("cntpct_el0"))
+}
+
+/// Ticks in nanoseconds, without a division.
+#[inline]
+pub fn to_ns(ticks: u64) -> u64 {
     let fixed_point = u128::from(ticks) * u128::from(TICK_LENGTH.load(Ordering::Relaxed));
     (fixed_point >> TICK_FRACTION) as u64
 }

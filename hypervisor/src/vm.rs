@@ -13,7 +13,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use devices::guest_fdt::{self, GuestTree};
 use devices::vgic::{VcpuMask, Vgic};
 use devices::vuart::Vuart;
@@ -91,6 +91,8 @@ pub struct Vm {
     holds: Mutex<Holds>,
     /// `holds.count`, for the vCPUs' own check.
     held: AtomicUsize,
+    /// How long it has been held, in [`time::running_ticks`].
+    held_ticks: AtomicU64,
     state: Mutex<VmState>,
     stops: Mutex<VecDeque<Stop>>,
     points: Mutex<Vec<HwPoint>>,
@@ -232,6 +234,7 @@ impl Vm {
                 offset: 0,
             }),
             held: AtomicUsize::new(0),
+            held_ticks: AtomicU64::new(0),
             state: Mutex::new(VmState::Off),
             stops: Mutex::new(VecDeque::with_capacity(MAX_STOPS)),
             points: Mutex::new(Vec::new()),
@@ -295,6 +298,12 @@ impl Vm {
         self.held.load(Ordering::SeqCst) != 0
     }
 
+    /// How long it has been held or has stood with the whole machine, in nanoseconds, without what goes on.
+    pub fn held_ns(&self) -> u64 {
+        let held = self.held_ticks.load(Ordering::Relaxed);
+        time::to_ns(held.wrapping_add(time::stopped_ticks()))
+    }
+
     /// Sets the clock that the vCPU on the calling CPU sees.
     pub fn load_time(&self) {
         let offset = self.holds.lock().offset;
@@ -349,9 +358,9 @@ impl Vm {
             };
             holds.count = count;
             if count == 0 {
-                holds.offset = holds
-                    .offset
-                    .wrapping_add(time::running_ticks().wrapping_sub(holds.since));
+                let held = time::running_ticks().wrapping_sub(holds.since);
+                holds.offset = holds.offset.wrapping_add(held);
+                self.held_ticks.fetch_add(held, Ordering::Relaxed);
             }
             self.held.store(count, Ordering::SeqCst);
             if count != 0 {

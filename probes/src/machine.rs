@@ -162,6 +162,9 @@ pub trait RunControl {
     fn release(&self);
     /// Whether anybody holds the VM.
     fn held(&self) -> bool;
+    /// How long the VM has been held so far, in nanoseconds of [`Clock::now_ns`], without a hold that still goes on: what
+    /// is no part of how long something took to the guest. Called on the hit path.
+    fn held_ns(&self) -> u64;
     /// How `vcpu` goes on from the next release, whatever was set before: `Continue` ends a step that has not come to
     /// its end. The VM is held. A hold and its release alone change nothing; every stop that is taken sets `Continue`
     /// for all vCPUs.
@@ -321,7 +324,7 @@ pub trait Machine:
     /// the hit path. Whoever asks sets the branch target check.
     fn simulation(&self, instruction: u32) -> SimulationFeatures;
     /// Something waits that the server does not hear of otherwise: makes the hypervisor call
-    /// [`crate::space::Space::retry_pending`] soon. Called on the hit path, so it neither allocates
+    /// [`crate::space::Space::attend`] soon. Called on the hit path, so it neither allocates
     /// nor waits.
     fn notify_server(&self);
 }

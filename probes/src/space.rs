@@ -251,7 +251,7 @@ impl Space {
     }
 
     /// Gives the space its symbols. Probes that wait for a symbol arm at the next
-    /// [`Space::retry_pending`].
+    /// [`Space::attend`].
     pub fn set_symbols(&self, symbols: Arc<dyn Symbols>) {
         self.kernel.lock().symbols = Some(symbols.clone());
         *self.modules.lock() = Modules::default();
@@ -529,30 +529,30 @@ impl Space {
 
     // ---- What the hypervisor calls ----
 
-    /// Whether anything waits for its page or its symbol, has had its last hit, or is armed in a
-    /// module, which may go.
-    pub fn has_pending(&self) -> bool {
+    /// Whether there may be something for [`Space::attend`]: anything waits for its page or its symbol, has
+    /// had its last hit, or is armed in a module, which may go.
+    pub fn wants_attention(&self) -> bool {
         let any = [&self.waits, &self.done, &self.in_modules];
         any.iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
-    /// The hit path has something for [`Space::retry_pending`].
+    /// The hit path has something for [`Space::attend`].
     pub(crate) fn wait(&self) {
         self.waits.store(true, Ordering::Relaxed);
         self.machine.notify_server();
     }
 
-    /// Disarms what has had its last hit, and arms what has been waiting and can be armed now. The
-    /// hypervisor calls this from a periodic tick, after stops, and where
+    /// Disarms what has had its last hit and what is in a module that has gone, and arms what has been
+    /// waiting and can be armed now. The hypervisor calls this from a periodic tick, after stops, and where
     /// [`Machine::notify_server`] asks for it; cheap where there is nothing to do.
-    pub fn retry_pending(&self) {
+    pub fn attend(&self) {
         if self.done.swap(false, Ordering::Relaxed) {
             self.edit(|registry, around| {
                 registry.retire_done(around, &mut |entry| self.tell_done(entry));
             });
         }
         let must_wait = self.machine.now_ns() < self.between_kernels.load(Ordering::Relaxed);
-        if must_wait || !self.has_pending() || self.machine.state() != VmState::Running {
+        if must_wait || !self.wants_attention() || self.machine.state() != VmState::Running {
             return;
         }
         let wants_symbols = self.registry.read().wants_symbols();
@@ -649,7 +649,7 @@ impl Space {
             return false;
         }
         self.guest_reset();
-        self.retry_pending();
+        self.attend();
         true
     }
 

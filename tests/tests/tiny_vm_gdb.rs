@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
 /// The guest's high alias of all memory.
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             control_c_stops_what_runs,
             both_vcpus_hit_and_no_stop_is_lost,
             guest_time_stands_still,
+            a_call_takes_no_longer_for_a_stop,
             actions_on_breakpoints,
             stop_probes_name_themselves,
             a_linked_program_counts,
@@ -563,6 +565,31 @@ fn both_vcpus_hit_and_no_stop_is_lost(world: &World) -> Result<()> {
 
 fn guest_time_stands_still(world: &World) -> Result<()> {
     debug(world, |gdb, tiny| time_stands_still(tiny, gdb))
+}
+
+/// A return probe measures a call that GDB has stopped in the middle.
+fn a_call_takes_no_longer_for_a_stop(world: &World) -> Result<()> {
+    const STOP: Duration = Duration::from_secs(2);
+    debug(world, |gdb, tiny| {
+        let function = gdb.value("(long)&chain_a")?;
+        let said = gdb.console(&format!("monitor trace kprobe vm1:{function:#x} ret --ret"))?;
+        let probe = Probe::attached(&said)?;
+        gdb.console("break *chain_c")?;
+        run_into_stop(gdb, tiny, "stack 1")?;
+        thread::sleep(STOP);
+        finish_command(gdb, tiny, &[("result", 0x122)])?;
+        let said = gdb.console("monitor trace stream -n 1 --filter print")?;
+        let duration = said.trim_end().split_once("x0=0x122 after ");
+        let duration = duration.and_then(|(_, rest)| rest.strip_suffix(" ns"));
+        let duration: u128 = duration.with_context(|| said.clone())?.parse()?;
+        ensure!(
+            duration < STOP.as_nanos(),
+            "{duration} ns, {STOP:?} of them in the stop"
+        );
+        let said = gdb.console(&format!("monitor trace unkprobe {}", probe.id()))?;
+        ensure!(said.contains(" 1 hits"), "{said}");
+        Ok(())
+    })
 }
 
 /// GDB takes its breakpoints out at every stop; what is on them stays.

@@ -339,10 +339,10 @@ impl Service {
             wants_tick |= debugger::work(|| {
                 endpoint.run();
                 let space = endpoint.space();
-                if space.has_pending() {
-                    space.retry_pending();
+                if space.wants_attention() {
+                    space.attend();
                 }
-                endpoint.wants_poll() || space.has_pending()
+                endpoint.wants_poll() || space.wants_attention()
             });
         }
         for console in &mut self.consoles {

@@ -48,6 +48,10 @@ impl RunControl for FakeMachine {
         self.state.lock().holds > 0
     }
 
+    fn held_ns(&self) -> u64 {
+        self.held_idle.load(Ordering::Relaxed)
+    }
+
     fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode) {
         if let Some(vcpu) = self.state.lock().vcpus.get_mut(usize::from(vcpu.0)) {
             vcpu.mode = mode;

@@ -24,7 +24,8 @@ pub mod stage1;
 
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{
-    FetchTrap, HwPoint, Lifecycle, Machine, Power, RunMode, Stop, StopReason, VcpuId, VmId, VmState,
+    FetchTrap, HwPoint, Lifecycle, Machine, Power, RunControl, RunMode, Stop, StopReason, VcpuId,
+    VmId, VmState,
 };
 use crate::periscope::Periscope;
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
@@ -93,8 +94,9 @@ pub struct FakeMachine {
     periscope: Once<&'static Periscope>,
     /// Instructions executed by all vCPUs.
     executed: AtomicU64,
-    /// Nanoseconds in which none did anything.
+    /// Nanoseconds in which none did anything, and those of them in which the VM was held.
     idle: AtomicU64,
+    held_idle: AtomicU64,
     /// The vCPU whose turn it is.
     turn: AtomicUsize,
 }
@@ -154,6 +156,7 @@ impl FakeMachine {
             periscope: Once::new(),
             executed: AtomicU64::new(0),
             idle: AtomicU64::new(0),
+            held_idle: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
         };
         Box::leak(Box::new(machine))
@@ -223,6 +226,9 @@ impl FakeMachine {
     /// Lets time pass in which no vCPU does anything.
     pub fn pass_time(&self, nanoseconds: u64) {
         self.idle.fetch_add(nanoseconds, Ordering::Relaxed);
+        if self.held() {
+            self.held_idle.fetch_add(nanoseconds, Ordering::Relaxed);
+        }
     }
 
     /// The hardware points that are set now.

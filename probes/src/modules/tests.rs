@@ -337,21 +337,21 @@ fn a_probe_waits_for_its_module_and_survives_it() {
     space.set_symbols(Arc::new(with_list()));
     let (probe, placement) = kernel.attach("driver:work");
     assert_eq!(placement, Placement::Pending);
-    space.retry_pending();
+    space.attend();
     assert_eq!(kernel.state(probe).0, ProbeState::Pending);
     kernel.load(0, "driver", &[(Gva(CODE[0].0 + FUNCTION), "work")]);
-    space.retry_pending();
+    space.attend();
     assert_eq!(kernel.state(probe).0, ProbeState::On);
-    assert!(space.has_pending(), "somebody must see the module go");
+    assert!(space.wants_attention(), "somebody must see the module go");
     kernel.machine.run(1 + 6 * 5);
     assert_eq!(kernel.state(probe), (ProbeState::On, 5));
     kernel.unload(0);
-    space.retry_pending();
+    space.attend();
     assert_eq!(kernel.machine.armed(), []);
     assert_eq!(kernel.state(probe), (ProbeState::Pending, 5));
     // It comes back somewhere else.
     kernel.load(1, "driver", &[(Gva(CODE[1].0 + FUNCTION), "work")]);
-    space.retry_pending();
+    space.attend();
     assert_eq!(kernel.state(probe), (ProbeState::On, 5));
     kernel.machine.run(LONG);
     assert_eq!(kernel.state(probe), (ProbeState::On, CALLS));
@@ -367,10 +367,10 @@ fn an_address_in_a_module_ends_with_it() {
     let (probe, _) = kernel.attach(&Gva(CODE[0].0 + FUNCTION).to_string());
     assert_eq!(kernel.state(probe).0, ProbeState::On);
     kernel.unload(0);
-    space.retry_pending();
+    space.attend();
     assert_eq!(kernel.state(probe).0, ProbeState::Disarmed);
     assert_eq!(kernel.machine.armed(), []);
-    assert!(!space.has_pending());
+    assert!(!space.wants_attention());
 }
 
 #[test]

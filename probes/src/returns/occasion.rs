@@ -47,12 +47,13 @@ impl Space {
         instruction: u32,
         trap: &Trap<'_>,
     ) -> Option<Occasion> {
-        let now_ns = trap.stamp.time_ns;
         let pairing = match (role, &attachment.pairing) {
             (Role::Here, _) => return Some(Occasion::default()),
             (_, Some(pairing)) => pairing,
             (_, None) => return None,
         };
+        // A call that a debugger has stopped takes no longer for that.
+        let now_ns = trap.stamp.time_ns.saturating_sub(self.machine().held_ns());
         let left = match role {
             Role::Here | Role::Entry => {
                 self.enter(attachment, pairing, now_ns, trap);

@@ -89,7 +89,7 @@ fn another_kernel_gets_the_probes_where_its_symbols_say() {
         (Gva(NEW + moved), "function"),
         (Gva(NEW + VECTORS), "vectors"),
     ]));
-    rig.space.retry_pending();
+    rig.space.attend();
     let armed = rig.machine.armed();
     assert!(
         matches!(armed[..], [(word, _)] if word == gpa(moved)),
@@ -110,7 +110,7 @@ fn nothing_is_armed_between_two_kernels() {
         .unwrap();
     assert!(matches!(placed, Placement::Armed { .. }));
     rig.space.kernel_left();
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.machine.armed(), []);
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     assert!(rig.held(|_| rig.space.kernel_begins()));
@@ -127,6 +127,6 @@ fn what_waits_for_a_kernel_does_not_wait_for_ever() {
     rig.space.attach_probe(&target, None, AfterRun::Go).unwrap();
     rig.space.kernel_left();
     rig.machine.pass_time(KERNEL_PAUSE);
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.machine.armed().len(), 1);
 }

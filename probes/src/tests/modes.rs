@@ -169,7 +169,7 @@ fn a_probe_of_an_address_keeps_its_hardware_breakpoint_over_a_reset() {
     rig.machine.reset();
     assert_eq!(rig.listing(hw).state, ProbeState::On);
     assert_eq!(rig.listing(xn).state, ProbeState::Pending);
-    rig.space.retry_pending();
+    rig.space.attend();
     rig.machine.run(LONG);
     assert_eq!(
         (rig.listing(hw).hits, rig.listing(xn).hits),

@@ -84,13 +84,13 @@ fn a_stopping_probe_of_one_vcpu_lets_the_others_pass() {
 fn after_its_last_hit_a_probe_is_disarmed() {
     let rig = Rig::new(2);
     let probe = attach(&rig, limited(7));
-    assert!(!rig.space.has_pending());
+    assert!(!rig.space.wants_attention());
     rig.machine.run(LONG);
     let done = rig.listing(probe);
     assert_eq!((done.hits, done.state), (7, ProbeState::Done));
-    assert!(rig.space.has_pending());
-    rig.space.retry_pending();
-    assert!(!rig.space.has_pending());
+    assert!(rig.space.wants_attention());
+    rig.space.attend();
+    assert!(!rig.space.wants_attention());
     assert_eq!(rig.machine.armed(), []);
     assert_eq!(rig.listing(probe).state, ProbeState::Done);
     let events = rig.events();
@@ -111,10 +111,10 @@ fn a_probe_that_is_done_can_be_had_again() {
     assert_eq!(rig.space.enable(probe), Ok(armed));
     rig.machine.run(6 * 5);
     assert_eq!(rig.listing(probe).hits, 4);
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.machine.armed(), []);
     assert_eq!(rig.space.enable(probe), Ok(armed));
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     rig.machine.run(LONG);
     assert_eq!(rig.listing(probe).hits, 6);
@@ -135,7 +135,7 @@ fn a_probe_that_is_off_leaves_the_guest_alone() {
     rig.space.disable(second).unwrap();
     assert_eq!(rig.machine.armed(), []);
     assert_eq!(rig.listing(first).state, ProbeState::Disarmed);
-    rig.space.retry_pending();
+    rig.space.attend();
     rig.machine.run(6 * 5);
     rig.space.enable(first).unwrap();
     rig.space.enable(first).unwrap();
@@ -207,7 +207,7 @@ proptest! {
                 prop_assert_eq!(rig.listing(probes[index]).hits, expected[index]);
             }
             if serve {
-                rig.space.retry_pending();
+                rig.space.attend();
             }
         }
     }

@@ -43,14 +43,14 @@ fn a_breakpoint_arms_itself_when_its_page_comes() {
         rig.space.insert_breakpoint(kernel(FUNCTION), VCPU0),
         Ok(Placement::Pending)
     );
-    assert!(rig.space.has_pending());
+    assert!(rig.space.wants_attention());
     assert_eq!(rig.machine.armed(), []);
     let mut tables = mmu_on(&rig);
-    rig.space.retry_pending();
-    assert!(rig.space.has_pending());
+    rig.space.attend();
+    assert!(rig.space.wants_attention());
     tables.map(kernel(0), gpa(0), Page::Kernel);
-    rig.space.retry_pending();
-    assert!(!rig.space.has_pending());
+    rig.space.attend();
+    assert!(!rig.space.wants_attention());
     assert_eq!(rig.machine.armed().len(), 1);
     assert_eq!(rig.machine.points(), []);
     assert_eq!(rig.events().len(), 1);
@@ -87,7 +87,7 @@ fn a_spare_hardware_breakpoint_covers_what_waits() {
     assert_eq!((rig.pc(VCPU0), rig.x(VCPU0, 0)), (kernel(FUNCTION), 0));
     assert_eq!(rig.listing(action).hits, 1);
     // It becomes a site while the vCPU stands there, which has reported it already.
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.machine.points(), []);
     assert_eq!(rig.resume(), Some(BREAKPOINT));
     assert_eq!((rig.pc(VCPU0), rig.x(VCPU0, 0)), (kernel(FUNCTION), 1));
@@ -178,11 +178,11 @@ fn a_symbol_is_looked_up_when_there_are_symbols() {
         (placement, rig.listing(probe).address),
         (Placement::Pending, None)
     );
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     rig.space
         .set_symbols(Table::of(&[(at(FUNCTION), "function")]));
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     rig.machine.run(LONG);
     assert_eq!(rig.listing(probe).hits, CALLS);
@@ -200,15 +200,15 @@ fn a_symbol_may_come_with_later_symbols() {
         )
         .unwrap();
     rig.space.set_symbols(Table::of(&[(at(0), "main")]));
-    rig.space.retry_pending();
-    rig.space.retry_pending();
+    rig.space.attend();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     // The module is loaded, and its symbols with it.
     rig.space.set_symbols(Table::of(&[
         (at(0), "main"),
         (at(FUNCTION), "module_function"),
     ]));
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
 }
 
@@ -232,7 +232,7 @@ fn a_reset_guest_is_searched_anew() {
     // This time the function is elsewhere: KASLR.
     rig.space
         .set_symbols(Table::of(&[(at(FUNCTION + 4), "function")]));
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.machine.armed().len(), 2);
     assert_eq!(rig.listing(probe).address, Some(at(FUNCTION + 4)));
     rig.machine.run(10);
@@ -250,8 +250,8 @@ fn what_turns_out_to_be_no_code_is_given_up() {
         .unwrap();
     let mut tables = mmu_on(&rig);
     tables.map(kernel(0), Gpa(0x0900_0000), Page::Kernel);
-    rig.space.retry_pending();
-    assert!(!rig.space.has_pending());
+    rig.space.attend();
+    assert!(!rig.space.wants_attention());
     assert_eq!(rig.machine.points(), []);
     let events = rig.events();
     assert!(events[0].contains("given up"), "{events:?}");

@@ -72,6 +72,21 @@ fn the_program_sees_the_result_and_the_duration() {
 }
 
 #[test]
+fn a_call_takes_no_longer_for_a_debugger_that_holds_it() {
+    let rig = Rig::new(1);
+    rig.return_probe(FUNCTION, "ret");
+    rig.machine.run(3);
+    rig.held(|_| rig.machine.pass_time(1_000_000));
+    rig.machine.run(2);
+    assert_eq!(rig.events(), ["x0=0x1 after 20 ns"]);
+    // Time in which nobody holds it is the call's.
+    rig.machine.run(4);
+    rig.machine.pass_time(1000);
+    rig.machine.run(3);
+    assert_eq!(rig.events(), ["x0=0x2 after 1020 ns"]);
+}
+
+#[test]
 fn entry_and_return_have_probes_of_their_own() {
     let rig = Rig::new(1);
     let target = Target::Address(at(FUNCTION));
@@ -140,12 +155,12 @@ fn a_tail_call_returns_behind_the_call() {
     let rig = tail_caller(2);
     let probe = rig.return_probe(TAIL, "count");
     assert_eq!(rig.machine.armed().len(), 1, "nothing but the entry");
-    assert!(!rig.space.has_pending());
+    assert!(!rig.space.wants_attention());
     // Both are in their first call: where it returns to is known now.
     rig.machine.run(4);
-    assert!(rig.space.has_pending());
-    rig.space.retry_pending();
-    assert!(!rig.space.has_pending());
+    assert!(rig.space.wants_attention());
+    rig.space.attend();
+    assert!(!rig.space.wants_attention());
     assert_eq!(rig.machine.armed().len(), 2);
     rig.machine.run(LONG);
     assert_eq!(rig.counts(probe), (2 * (CALLS - 1), 2));
@@ -166,8 +181,11 @@ fn places_behind_calls_leave_sites_to_the_user() {
     let probe = rig.return_probe(TAIL, "count");
     rig.machine.run(4);
     let sites = rig.machine.armed().len();
-    rig.space.retry_pending();
-    assert!(!rig.space.has_pending(), "it does not try again and again");
+    rig.space.attend();
+    assert!(
+        !rig.space.wants_attention(),
+        "it does not try again and again"
+    );
     assert_eq!(rig.machine.armed().len(), sites);
     rig.machine.run(LONG);
     assert_eq!(rig.counts(probe), (0, CALLS - 1), "but for the last call");
@@ -180,7 +198,7 @@ fn what_a_tail_call_leads_to_has_its_own_returns() {
     let inner = rig.return_probe(FUNCTION, "count");
     rig.machine.run(2);
     rig.machine.run(2);
-    rig.space.retry_pending();
+    rig.space.attend();
     rig.machine.run(LONG);
     assert_eq!(rig.counts(inner), (CALLS, 0));
     assert_eq!(rig.counts(outer), (CALLS - 1, 1));
@@ -215,17 +233,17 @@ fn a_reset_begins_anew() {
     let rig = tail_caller(1);
     let probe = rig.return_probe(TAIL, "count");
     rig.machine.run(5);
-    rig.space.retry_pending();
+    rig.space.attend();
     rig.machine.run(20);
     let (hits, missed) = rig.counts(probe);
     assert!(hits > 0);
     crate::machine::Lifecycle::reset(rig.machine);
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     assert_eq!(rig.machine.armed(), []);
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     rig.machine.run(4);
-    rig.space.retry_pending();
+    rig.space.attend();
     rig.machine.run(LONG);
     assert_eq!(rig.counts(probe), (hits + CALLS - 1, missed + 1));
 }
@@ -242,7 +260,7 @@ fn it_waits_for_its_symbol() {
         (at(TAIL), "end"),
     ];
     rig.space.set_symbols(Table::of(&symbols));
-    rig.space.retry_pending();
+    rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     assert_eq!(rig.events(), ["kretprobe vm1:function is armed now"]);
     rig.machine.run(LONG);

@@ -28,13 +28,14 @@ pub(super) fn resolve<'a>(
     Err(Problem::Refused(format!("{group} what? One of {choices}.")))
 }
 
-/// The words that can come at `depth`.
+/// The words that can come at `depth`, each once.
 fn choices(candidates: &[&'static Command], depth: usize) -> Vec<&'static str> {
-    let mut words: Vec<_> = candidates
-        .iter()
-        .filter_map(|c| c.path.get(depth).copied())
-        .collect();
-    words.dedup();
+    let mut words = Vec::new();
+    for word in candidates.iter().filter_map(|c| c.path.get(depth)) {
+        if !words.contains(word) {
+            words.push(*word);
+        }
+    }
     words
 }
 
@@ -129,6 +130,21 @@ mod tests {
         assert_eq!(
             outcome("vm dance"),
             "no command vm dance. There are list, info, memory, start, stop, reset."
+        );
+    }
+
+    #[test]
+    fn commands_of_a_group_need_not_stand_together() {
+        use super::super::{help, vm};
+        const APART: &[Command] = &[vm::LIST, help::COMMAND, vm::INFO];
+        let resolved = |word| {
+            let found = resolve(APART, word).map(|(command, _)| command.path);
+            found.map_err(|problem| problem.to_string())
+        };
+        assert_eq!(resolved(&["v", "i"]), Ok(&["vm", "info"][..]));
+        assert_eq!(
+            resolved(&["vm", "x"]).unwrap_err(),
+            "no command vm x. There are list, info."
         );
     }
 }

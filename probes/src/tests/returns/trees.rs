@@ -400,7 +400,7 @@ proptest! {
                 }
                 Happening::Switch(vcpu) => world.switch(vcpu),
                 Happening::Interrupt(vcpu) => world.interrupt(vcpu),
-                Happening::Tick => world.rig.space.retry_pending(),
+                Happening::Tick => world.rig.space.attend(),
             }
             world.check()?;
         }
