@@ -7,6 +7,7 @@ use ::tracepoints::PsciCpuSuspend;
 use log::info;
 use probes::machine::{Power, VcpuId};
 use probes::regs::CoreRegs;
+use probes::space::Space;
 
 const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
@@ -51,8 +52,10 @@ pub fn call(vcpu: &'static Vcpu, regs: &mut CoreRegs) {
         PSCI_VERSION => {
             // Linux asks this once in its life, when it has mapped itself and before it starts anything
             // (`drivers/firmware/psci/psci.c`): how a kernel shows that another one has started.
-            vcpu.vm()
-                .ask_to_follow_kernel(service::Request::KernelBegins);
+            let vm = vcpu.vm();
+            if service::space(vm.id).is_some_and(Space::awaits_kernel) {
+                vm.ask_to_follow_kernel(service::Request::KernelBegins);
+            }
             VERSION_1_1 as i64
         }
         SMCCC_VERSION => VERSION_1_1 as i64,

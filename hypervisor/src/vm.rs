@@ -21,7 +21,6 @@ use log::{error, info, warn};
 use probes::addr::{Gpa, Hpa, PAGE_SIZE};
 use probes::machine::{HwPoint, PhysFault, RunMode, Stop, VcpuId, VmId, VmState};
 use probes::regs::CoreRegs;
-use probes::space::Space;
 use probes::view::{Limits, Roots, Views};
 use spin::Once;
 
@@ -583,12 +582,9 @@ impl Vm {
         info!("{} is reset", self.name);
     }
 
-    /// The vCPU on the calling CPU puts another kernel in the place of the guest's, or is at the beginning of one: it goes
-    /// on when the probes have followed. Costs nothing where there are none.
+    /// The vCPU on the calling CPU puts another kernel in the place of the guest's, or may be at the beginning of one: it
+    /// goes on when the probes have followed.
     pub fn ask_to_follow_kernel(&self, request: Request) {
-        if !service::space(self.id).is_some_and(Space::minds_kernels) {
-            return;
-        }
         // Before the request, which ends it.
         self.add_hold();
         if !service::request(self, request) {

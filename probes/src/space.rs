@@ -625,9 +625,9 @@ impl Space {
         self.reported.iter().for_each(Reported::clear);
     }
 
-    /// Whether it makes a difference to anything here that the guest starts another kernel.
-    pub fn minds_kernels(&self) -> bool {
-        self.symbols().is_some() || !self.registry.read().entries.is_empty()
+    /// Whether [`Space::kernel_begins`] may have something to do.
+    pub fn awaits_kernel(&self) -> bool {
+        self.between_kernels.load(Ordering::Relaxed) != 0 || self.symbols.read().is_some()
     }
 
     /// The guest puts another kernel in the place of its own (kexec): everything is disarmed and waits for the new one
@@ -638,14 +638,20 @@ impl Space {
         self.between_kernels.store(until, Ordering::Relaxed);
     }
 
-    /// A kernel has begun to run in the guest, mapped where it will stay. If it is not the one whose symbols are known,
-    /// everything is as after a reset, and what can be armed in the new kernel is armed when this returns. The VM is held.
-    /// Returns whether it is another one.
+    /// A kernel has begun to run in the guest, mapped where it will stay, or the guest asks for something that kernels
+    /// ask for then. If it has left its kernel, or runs another than the one whose symbols are known, everything is as
+    /// after a reset, and what can be armed in the new kernel is armed when this returns. The VM is held. Returns whether
+    /// it is another one.
     pub fn kernel_begins(&self) -> bool {
-        self.between_kernels.store(0, Ordering::Relaxed);
-        if let Some(symbols) = self.symbols()
-            && kernel::still_runs(self.machine, &*symbols, self.kernel_banner().as_deref())
-        {
+        let has_left = self.between_kernels.swap(0, Ordering::Relaxed) != 0;
+        let runs_another = || {
+            let banner = self.kernel_banner();
+            let runs = |symbols: Arc<dyn Symbols>| {
+                kernel::still_runs(self.machine, &*symbols, banner.as_deref())
+            };
+            self.symbols().is_some_and(|symbols| !runs(symbols))
+        };
+        if !has_left && !runs_another() {
             return false;
         }
         self.guest_reset();

@@ -4,6 +4,7 @@ use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, at, gpa, symbol};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::fake::asm;
 use crate::fake::stage1::{Page, Stage1};
+use crate::options::Moment;
 use crate::regs::SysReg;
 use crate::space::{AfterRun, KERNEL_PAUSE, Placement, ProbeMode, ProbeOptions, ProbeState};
 use crate::symbols::Symbols;
@@ -55,6 +56,22 @@ fn the_same_kernel_keeps_its_probes() {
     assert!(!rig.held(|_| rig.space.kernel_begins()));
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     assert!(rig.space.symbols().is_some());
+    rig.machine.run(LONG);
+    assert_eq!(rig.listing(probe).hits, CALLS);
+}
+
+/// Of which nothing is known but that it asks what kernels ask.
+#[test]
+fn a_guest_without_symbols_keeps_its_probes() {
+    let rig = Rig::new(1);
+    let target = Target::Address(at(FUNCTION));
+    let options = ProbeOptions {
+        moment: Moment::RETURN,
+        ..ProbeOptions::default()
+    };
+    let (probe, _) = rig.space.attach_probe(&target, None, options).unwrap();
+    rig.machine.run(3);
+    assert!(!rig.held(|_| rig.space.kernel_begins()));
     rig.machine.run(LONG);
     assert_eq!(rig.listing(probe).hits, CALLS);
 }
