@@ -101,14 +101,19 @@ impl Spec {
         if programs.contains(&Program::Kexec) {
             linux = linux.with_own_kernel()?;
         }
-        Ok(self.vm(Vm {
+        Ok(self.linux_guest(linux, vcpus, start))
+    }
+
+    /// The same with a guest that was made before.
+    pub fn linux_guest(self, linux: guest::Linux, vcpus: u32, start: Start) -> Self {
+        self.vm(Vm {
             vcpus,
             memory: 512,
             kernel: linux.kernel,
             initrd: Some(linux.initrd),
             append: "console=ttyAMA0".to_owned(),
             start,
-        }))
+        })
     }
 
     /// The machine, on free ports.

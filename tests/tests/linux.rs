@@ -87,6 +87,10 @@ const CASES: &[Case<Machine>] = &[
         run: kprobe_counts_what_the_guest_counts,
     },
     Case {
+        name: "modes_count_what_the_guest_counts",
+        run: modes_count_what_the_guest_counts,
+    },
+    Case {
         name: "kretprobe_sees_results_and_durations",
         run: kretprobe_sees_results_and_durations,
     },
@@ -797,6 +801,37 @@ fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {
     gdb.detach()?;
     linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
     linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    Ok(())
+}
+
+/// The modes without a probe instruction, where the guest's own probe has one.
+fn modes_count_what_the_guest_counts(machine: &Machine) -> Result<()> {
+    /// Nothing else calls it.
+    const FUNCTION: &str = "__arm64_sys_umask";
+    const CALLS: u64 = 200;
+    let calls = format!("i=0; while [ $i -lt {CALLS} ]; do umask 022; i=$((i+1)); done");
+    let workload = format!("(taskset 1 sh -c '{calls}') & taskset 2 sh -c '{calls}'; wait");
+    let mut linux = machine.linux(1)?;
+    for mode in ["hvc", "xn", "hw"] {
+        linux.run(&format!("echo p:mine {FUNCTION} > {TRACING}/kprobe_events"))?;
+        linux.run(&format!("echo 1 > {TRACING}/events/kprobes/mine/enable"))?;
+        let said = machine.shell(&format!("trace kprobe vm1:{FUNCTION} count --mode {mode}"))?;
+        let id = probe_id(&said)?;
+        linux.run_within(&workload, LONG)?;
+        let profile = linux.run(&format!("cat {TRACING}/kprobe_profile"))?;
+        let mut theirs = profile
+            .split_whitespace()
+            .skip_while(|word| *word != "mine");
+        let theirs = number(theirs.nth(1).with_context(|| profile.clone())?)?;
+        let ours = hits(&machine.shell("trace list")?, id)?;
+        ensure!(
+            ours == theirs && ours >= 2 * CALLS,
+            "{mode}: we counted {ours} calls of {FUNCTION}, the guest {theirs}"
+        );
+        machine.shell(&format!("trace unkprobe vm1:{id}"))?;
+        linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
+        linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+    }
     Ok(())
 }
 

@@ -9,6 +9,9 @@ use probes::target::Target;
 /// How many names are suggested for one that does not exist.
 const SUGGESTIONS: usize = 5;
 
+/// How many symbols of one name are looked through.
+const MAX_HOMONYMS: usize = 8;
+
 pub(super) const COMMAND: Command = Command {
     path: &["gsym"],
     arguments: "[VM:]SYMBOL|ADDRESS",
@@ -41,6 +44,10 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
                 .by_name(&name)
                 .ok_or_else(|| unknown(&*symbols, &vm.to_string(), &name))?;
             let address = start.0.wrapping_add(offset);
+            // With its module, which the user need not have named.
+            let mut named = symbols.named(&name, MAX_HOMONYMS).into_iter();
+            let full = named.find(|named| named.address == start);
+            let name = full.map_or(name, |named| named.name);
             writeln!(
                 invocation.out,
                 "{address:#x} {vm}:{}",

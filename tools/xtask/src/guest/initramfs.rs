@@ -115,6 +115,16 @@ impl Addition {
         })
     }
 
+    /// A kernel module in `/lib`.
+    pub(super) fn module(module: &Path) -> Result<Self> {
+        let mut archive = Archive::default();
+        let name = module.file_name().context("a module without a name")?;
+        let name = name.to_string_lossy().into_owned();
+        archive.directory("lib")?;
+        archive.file(&format!("lib/{name}"), &read(module)?)?;
+        Ok(Self { name, archive })
+    }
+
     /// An initramfs with this too: Linux unpacks one archive behind another.
     pub(super) fn to(self, initramfs: &Path) -> Result<PathBuf> {
         let mut bytes = read(initramfs)?;

@@ -94,16 +94,73 @@ fn download(report: &Report, release: Release, dir: &Path) -> Result<String> {
     let image = image_path(dir, &version);
     if !image.is_file() {
         step.detail(&format!("downloading {package} {package_version}"));
-        let deb = apt.download(package, package_version)?;
-        step.detail(&format!("unpacking {package}"));
-        let unpacked = workspace::apt_dir().join(codename).join("unpacked");
-        apt::unpack(&deb, &unpacked)?;
+        let unpacked = download_and_unpack(&apt, release, package, package_version)?;
         install_image(&unpacked.join(format!("boot/vmlinuz-{version}")), &image)?;
         fs::remove_dir_all(&unpacked)?;
-        fs::remove_file(&deb)?;
     }
     step.done(&format!("linux {version} (Debian)"));
     Ok(version)
+}
+
+/// A module of the kernel of that version, as its package has it.
+pub(super) fn find_or_download_module(
+    report: &Report,
+    release: Release,
+    version: &str,
+    module: &str,
+) -> Result<PathBuf> {
+    let dir = workspace::guest_dir().join(format!("modules-{version}"));
+    let name = module.rsplit('/').next().unwrap_or(module);
+    // How Debian 13 and Debian 12 install them.
+    let forms = [format!("{name}.ko.xz"), format!("{name}.ko")];
+    let cached = forms.iter().map(|form| dir.join(form));
+    if let Some(cached) = cached.into_iter().find(|path| path.is_file()) {
+        return Ok(cached);
+    }
+    let package = format!("linux-image-{version}");
+    let step = report.step("guest module", &format!("downloading {package}"));
+    let apt = release.apt()?;
+    let mut versions = apt.versions(&package)?;
+    if versions.is_empty() {
+        apt.update().context("cannot read Debian's package lists")?;
+        versions = apt.versions(&package)?;
+    }
+    let package_version = versions.first().with_context(|| {
+        format!("Debian has no {package} any more: `cargo xtask setup` takes a newer kernel")
+    })?;
+    let unpacked = download_and_unpack(&apt, release, &package, package_version)?;
+    let modules = Path::new("lib/modules").join(version).join("kernel");
+    // Since Debian 13 below /usr.
+    let roots = [unpacked.join(&modules), unpacked.join("usr").join(&modules)];
+    let places = roots.iter().flat_map(|root| {
+        let parent = root.join(module).parent().map(Path::to_path_buf);
+        let parent = parent.unwrap_or_default();
+        forms.iter().map(move |form| parent.join(form))
+    });
+    let found = places.into_iter().find(|path| path.is_file());
+    let found = found.with_context(|| format!("{package} has no module {module}"))?;
+    fs::create_dir_all(&dir)?;
+    let file = dir.join(found.file_name().unwrap_or_default());
+    fs::copy(&found, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::remove_dir_all(&unpacked)?;
+    step.done(&format!("{name} of linux {version} (Debian)"));
+    Ok(file)
+}
+
+/// What a package holds, in a directory of its own.
+fn download_and_unpack(
+    apt: &PrivateApt,
+    release: Release,
+    package: &str,
+    version: &str,
+) -> Result<PathBuf> {
+    let deb = apt.download(package, version)?;
+    let unpacked = workspace::apt_dir()
+        .join(release.codename())
+        .join("unpacked");
+    apt::unpack(&deb, &unpacked)?;
+    fs::remove_file(&deb)?;
+    Ok(unpacked)
 }
 
 /// The package and version of `linux-image-… (= version)` in a Depends field.

@@ -61,6 +61,21 @@ impl Linux {
         })
     }
 
+    /// The same with a module of its kernel's, `drivers/net/dummy` for one, in the guest's `/lib`, compressed. Returns the
+    /// module's file name too.
+    pub fn with_module(
+        self,
+        report: &Report,
+        release: Release,
+        module: &str,
+    ) -> Result<(Self, String)> {
+        let file = kernel::find_or_download_module(report, release, &self.version, module)?;
+        let name = file.file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let initrd = Addition::module(&file)?.to(&self.initrd)?;
+        Ok((Self { initrd, ..self }, name))
+    }
+
     /// In words.
     pub fn describe(&self) -> Result<String> {
         let size = indicatif::HumanBytes(self.kernel.metadata()?.len());
