@@ -1,7 +1,9 @@
 //! Probes on the code of modules, which come and go while a Debian kernel runs.
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::{Linux, MOMENT, Named, Probe, Scope, Shell, Spec, TestMachine, cases, named, scope};
+use e2e::{
+    LONG, Linux, MOMENT, Named, Probe, Scope, Shell, Spec, TestMachine, cases, named, scope,
+};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,6 +41,7 @@ fn follow(release: Release) -> Result<()> {
     let mut linux = Linux::new(machine.console(1)?);
     linux.quieten()?;
 
+    let unprobed = shell.memory()?;
     let said = shell.run(&format!("trace kprobe vm1:{FUNCTION} count"))?;
     ensure!(said.contains("arms itself"), "{said}");
     let probe = Probe::accepted(&said)?;
@@ -51,20 +54,38 @@ fn follow(release: Release) -> Result<()> {
         made += make_devices(&mut linux, life)?;
         let hits = shell.hits(probe)?;
         ensure!(hits == made, "life {life}: {hits} hits, {made} devices");
-        symbols_are_the_modules(&mut shell, &mut linux)?;
+        let address = symbols_are_the_modules(&mut shell, &mut linux)?;
+        let by_address = shell.kprobe(address + 8, "count")?;
         let said = linux.run("rmmod dummy")?;
         ensure!(said.is_empty(), "rmmod: {said}");
+        memory_is_reused(&mut linux)?;
         wait_state(&mut shell, probe, "pending")?;
+        // An address means nothing once its code is gone.
+        wait_state(&mut shell, by_address, "off")?;
+        shell.detach(by_address)?;
     }
     let notes = shell.run("trace stream -n 100 --filter note")?;
     let gone = notes
         .matches("is disarmed: module dummy is unloaded")
         .count();
     ensure!(
-        gone == 3,
+        gone == 6,
         "{gone} notes of a module that has gone:\n{notes}"
     );
     ensure!(shell.detach(probe)? == made, "hits at the end");
+    let left = shell.memory()?;
+    ensure!(left == unprobed, "{left:?}, before probes {unprobed:?}");
+    Ok(())
+}
+
+/// What was probed code may be anything now, and holds what the guest writes there.
+fn memory_is_reused(linux: &mut Linux<'_>) -> Result<()> {
+    linux.run_within("head -c 100M /dev/zero > /tmp/zeros", LONG)?;
+    let others = linux.run_within("tr -d '\\0' < /tmp/zeros | wc -c; rm /tmp/zeros", LONG)?;
+    ensure!(
+        others.trim() == "0",
+        "{others} bytes that were zero are not"
+    );
     Ok(())
 }
 
@@ -82,7 +103,8 @@ fn make_devices(linux: &mut Linux<'_>, life: u32) -> Result<u64> {
 }
 
 /// By its own name and by the module's, the function is where the guest has it, and the address has the module's name.
-fn symbols_are_the_modules(shell: &mut Shell, linux: &mut Linux<'_>) -> Result<()> {
+/// Returns the address.
+fn symbols_are_the_modules(shell: &mut Shell, linux: &mut Linux<'_>) -> Result<u64> {
     let bare = FUNCTION.rsplit(':').next().unwrap_or_default();
     let truth = linux.address(bare)?;
     for asked in [bare, FUNCTION, &format!("{truth:#x}")] {
@@ -92,7 +114,7 @@ fn symbols_are_the_modules(shell: &mut Shell, linux: &mut Linux<'_>) -> Result<(
             "gsym {asked}: {said}"
         );
     }
-    Ok(())
+    Ok(truth)
 }
 
 /// Waits until the probe's row in `trace list` has this state.
