@@ -23,7 +23,7 @@ const FLEETING: usize = 40;
 const CHANGES: usize = 6;
 /// Hits of our probes in all.
 const HITS: u64 = 1_000_000;
-/// How long the storm may take until then: on an idle machine of two cores, less than two minutes.
+/// How long each part of the storm may take: two cores of their own need less than two minutes for the longest.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Functions that the guest's function tracer counts from beginning to end, by their calls.
 const TRACED: [&str; 3] = ["vfs_mkdir", "vfs_rmdir", "vfs_unlink"];
@@ -135,13 +135,13 @@ fn hottest(linux: &mut Linux<'_>) -> Result<String> {
          echo \"$glob\" >> set_ftrace_filter; done; set +f; echo function > current_tracer; \
          load 3 > /dev/null; echo 0 > tracing_on"
     );
-    linux.run_within(&traced, LONG)?;
+    linux.run_within(&traced, LIMIT)?;
     // Names with a dot are parts of functions, which no kprobe can be called after.
     let counted = format!(
         "sed -n 's/.*: \\([a-zA-Z0-9_]*\\) <-.*/\\1/p' trace | sort | uniq -c | sort -rn \
          | head -n {CANDIDATES} | while read n f; do echo $f; done"
     );
-    let names = linux.run_within(&counted, LONG)?;
+    let names = linux.run_within(&counted, LIMIT)?;
     linux.run(
         "echo nop > current_tracer; echo > set_ftrace_filter; echo > trace; echo 1 > tracing_on; cd /",
     )?;
