@@ -146,18 +146,20 @@ impl Code {
         self.steps.len()
     }
 
-    /// Runs the program on the CPU that calls.
+    /// Runs the program on the CPU that calls, `cpu`.
     pub(crate) fn run(
         &self,
         maps: &[Map],
         context: &Context,
         host: &dyn Host,
+        cpu: usize,
         budget: u64,
     ) -> Result<u64, RunError> {
         let run = Run {
             maps,
             context,
             host,
+            cpu,
             budget,
         };
         match self.stack {
@@ -184,6 +186,7 @@ impl Code {
             maps,
             context,
             host,
+            cpu,
             budget,
         } = *run;
         let mut vm = Vm {
@@ -194,7 +197,7 @@ impl Code {
                 maps,
             },
             host,
-            cpu: host.cpu(),
+            cpu,
             budget,
             pc: 0,
             depth: 0,
@@ -215,6 +218,7 @@ struct Run<'a> {
     maps: &'a [Map],
     context: &'a Context,
     host: &'a dyn Host,
+    cpu: usize,
     budget: u64,
 }
 

@@ -196,7 +196,7 @@ impl Program {
                 fault: RunFault::NoSuchCpu { cpu: cpu as u32 },
             });
         }
-        self.code.run(&self.maps, context, host, instructions)
+        self.code.run(&self.maps, context, host, cpu, instructions)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::trace::{self, About, trace};
 use crate::vcpu::{Resident, Turn, Vcpu};
 use crate::vectors::{Frame, kind};
 use crate::vm::{GICD, UART};
-use crate::{cost, cpu, esr, interrupts, psci, service, sysreg};
+use crate::{PERISCOPE, cost, cpu, esr, interrupts, psci, service, sysreg};
 use ::tracepoints::{Hypercall, PageFault, VcpuRunEnter, VcpuRunExit};
 use log::{error, warn};
 use probes::addr::{Gpa, Gva};
@@ -178,7 +178,7 @@ fn skip(frame: &mut Frame, syndrome: u64) {
 fn probe_of(syndrome: u64) -> Option<u16> {
     let immediate = esr::iss(syndrome) as u16;
     let is_ours = immediate.wrapping_sub(HVC_BASE) < MAX_SITES as u16;
-    (esr::class(syndrome) == esr::ec::HVC && is_ours).then_some(immediate)
+    (PERISCOPE && esr::class(syndrome) == esr::ec::HVC && is_ours).then_some(immediate)
 }
 
 /// An `HVC` of ours. Returns whether it was a probe. Most hits end without a window (masking.rs): their way is short, and

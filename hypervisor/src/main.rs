@@ -66,6 +66,9 @@ use platform::{Platform, Range};
 use trace::{About, trace};
 use vcpu::Resident;
 
+/// Whether there is a debug server, and probes: `false` only in what `cargo xtask bench` compares with.
+const PERISCOPE: bool = cfg!(feature = "periscope");
+
 /// Memory for the heap: page tables, shadow pages, symbols, programs.
 const HEAP_SIZE: u64 = 96 << 20;
 

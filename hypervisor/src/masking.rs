@@ -14,7 +14,7 @@
 //! Code that runs closed or masked is short and takes no lock that a stopped CPU may hold: that bounds how long a CPU
 //! takes to stop.
 
-use crate::{gic, sysreg};
+use crate::{PERISCOPE, gic, sysreg};
 
 /// PSTATE.I as `DAIF` shows it.
 const DAIF_I: u64 = 1 << 7;
@@ -43,7 +43,8 @@ pub struct Window {
 impl Window {
     /// Opens one, unless the CPU is in one already.
     pub fn open() -> Self {
-        let opened = gic::priority_mask() == gic::PriorityMask::Open;
+        // Nobody stops a CPU where there is no debugger.
+        let opened = PERISCOPE && gic::priority_mask() == gic::PriorityMask::Open;
         if opened {
             gic::set_priority_mask(gic::PriorityMask::StopOnly);
             clear_mask();

@@ -187,7 +187,7 @@ pub fn debug_exception(vcpu: &'static Vcpu, frame: &mut Frame, class: u64) -> bo
 
 /// The stepped instruction trapped to EL2 and was dealt with there.
 pub fn after_trap(vcpu: &'static Vcpu, frame: &mut Frame, progress: Progress) {
-    let Some(active) = vcpu.local().stepper.active else {
+    let Some(active) = active(vcpu) else {
         return;
     };
     if progress == Progress::Done && active.sequence.is_none() {
@@ -197,11 +197,20 @@ pub fn after_trap(vcpu: &'static Vcpu, frame: &mut Frame, progress: Progress) {
 
 /// After an interrupt: a sequence that does not come to its end is left to itself.
 pub fn after_interrupt(vcpu: &'static Vcpu, frame: &mut Frame) {
-    let Some(active) = vcpu.local().stepper.active else {
+    let Some(active) = active(vcpu) else {
         return;
     };
     if active.sequence.is_some() && time::now_ns() >= active.deadline {
         finish(vcpu, frame);
+    }
+}
+
+fn active(vcpu: &Vcpu) -> Option<Active> {
+    // No lock on the way of most exits.
+    if vcpu.may_step() {
+        vcpu.local().stepper.active
+    } else {
+        None
     }
 }
 

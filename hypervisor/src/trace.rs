@@ -7,7 +7,7 @@
 use crate::masking::Masked;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
-use crate::{cpu, time};
+use crate::{PERISCOPE, cpu, time};
 use alloc::sync::Arc;
 use log::warn;
 use probes::machine::{Clock, VcpuId, VmId};
@@ -54,7 +54,7 @@ pub(crate) use trace;
 /// Whether somebody wants the event.
 #[inline(always)]
 pub fn is_on<E: Event>() -> bool {
-    E::POINT.is_on()
+    PERISCOPE && E::POINT.is_on()
 }
 
 /// The time, for [`since`], if somebody wants the event; else 0.

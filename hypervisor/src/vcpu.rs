@@ -144,7 +144,7 @@ impl Resident {
     #[inline(always)]
     pub fn is_undisturbed(&self) -> bool {
         let vcpu = self.vcpu;
-        let may_go = !vcpu.must_stay_in(self.vm) && !vcpu.may_step.load(Ordering::Relaxed);
+        let may_go = !vcpu.must_stay_in(self.vm) && !vcpu.may_step();
         may_go && !service::is_due()
     }
 }
@@ -373,6 +373,12 @@ impl Vcpu {
         vm.is_held() || self.stays.load(Ordering::Relaxed)
     }
 
+    /// Whether a step may be in progress or asked for.
+    #[inline]
+    pub fn may_step(&self) -> bool {
+        self.may_step.load(Ordering::Relaxed)
+    }
+
     /// A step begins or is asked for.
     pub fn will_step(&self) {
         self.may_step.store(true, Ordering::Relaxed);
@@ -381,6 +387,9 @@ impl Vcpu {
     /// Everything between an exit and the next entry. Returns when the vCPU may execute from `frame`.
     pub fn before_entry(&'static self, frame: &mut Frame) {
         if !self.must_park() && !service::is_due() {
+            if !self.may_step() {
+                return;
+            }
             let stepper = &self.local().stepper;
             self.may_step.store(!stepper.is_idle(), Ordering::Relaxed);
             if !stepper.wants_next() {

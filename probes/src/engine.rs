@@ -7,8 +7,8 @@
 
 use crate::a64::{BranchTargetCheck, Simple, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
-use crate::event::{EventKind, Rings, TraceEvent};
-use crate::machine::{HwPoint, LiveMemory, Machine, Stamp, StopReason, VcpuId};
+use crate::event::{EventKind, TraceEvent};
+use crate::machine::{HwPoint, LiveMemory, Stamp, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
@@ -412,7 +412,6 @@ impl Space {
     }
 
     /// The event of a hit.
-    #[inline]
     fn event_of(&self, attachment: &Attachment, occasion: Occasion, trap: &Trap<'_>) -> TraceEvent {
         let [x0, x1, x2, x3, ..] = trap.regs.x;
         let vm = self.vm();
@@ -481,12 +480,11 @@ impl Space {
         occasion: Occasion,
         trap: &Trap<'_>,
     ) -> ProgramSays {
-        let event = &self.event_of(attachment, occasion, trap);
         let host = HitHost {
-            machine: self.machine(),
-            events: self.events(),
-            memory: trap.memory,
-            event,
+            space: self,
+            attachment,
+            occasion,
+            trap,
         };
         match program.program().run(trap.regs.as_words(), &host) {
             Ok(0) => ProgramSays::Go,
@@ -529,34 +527,38 @@ fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
 
 /// What a program may ask for while it runs.
 struct HitHost<'a> {
-    machine: &'a dyn Machine,
-    events: &'a Rings,
-    memory: &'a dyn LiveMemory,
-    event: &'a TraceEvent,
+    space: &'a Space,
+    attachment: &'a Attachment,
+    occasion: Occasion,
+    trap: &'a Trap<'a>,
 }
 
 impl HitHost<'_> {
     fn push(&self, kind: EventKind, text: &[u8]) {
-        self.events.write_text(&self.event.says(kind), text);
+        let event = self
+            .space
+            .event_of(self.attachment, self.occasion, self.trap);
+        self.space.events().write_text(&event.says(kind), text);
     }
 }
 
 impl Host for HitHost<'_> {
     fn ktime_ns(&self) -> u64 {
-        self.machine.now_ns()
+        self.space.machine().now_ns()
     }
 
     fn cpu(&self) -> usize {
-        usize::from(self.event.cpu)
+        self.trap.stamp.cpu
     }
 
     fn duration_ns(&self) -> Option<u64> {
-        let duration = self.event.duration_ns;
+        let duration = self.occasion.duration_ns;
         (duration != 0).then_some(duration)
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
-        self.memory
+        self.trap
+            .memory
             .read(Gva(address), buffer)
             .map_err(|_| ReadFault)
     }

@@ -19,6 +19,7 @@ const DEFAULT_CPU: &str = "cortex-a72";
 /// What a test wants of its machine.
 #[derive(Clone, Debug)]
 pub struct Spec {
+    hypervisor: Program,
     cpu: String,
     cpus: Option<u32>,
     vms: Vec<Vm>,
@@ -30,6 +31,7 @@ impl Spec {
     /// The hypervisor alone, on the CPU model that the tests are to run on.
     pub fn hypervisor() -> Self {
         Self {
+            hypervisor: Program::Hypervisor,
             cpu: env::var(CPU_VARIABLE).unwrap_or_else(|_| DEFAULT_CPU.to_owned()),
             cpus: None,
             vms: Vec::new(),
@@ -47,6 +49,12 @@ impl Spec {
     /// This many physical CPUs instead of what the VMs need.
     pub fn cpus(mut self, count: u32) -> Self {
         self.cpus = Some(count);
+        self
+    }
+
+    /// The hypervisor that has no debug server and no probes.
+    pub fn without_periscope(mut self) -> Self {
+        self.hypervisor = Program::HypervisorAlone;
         self
     }
 
@@ -116,9 +124,17 @@ impl Spec {
         })
     }
 
+    /// More words for the command line of the last VM's guest.
+    pub fn guest_words(mut self, words: &str) -> Self {
+        if let Some(vm) = self.vms.last_mut() {
+            vm.append = format!("{} {words}", vm.append);
+        }
+        self
+    }
+
     /// The machine, on free ports.
     pub fn config(self) -> Result<Config> {
-        let hypervisor = Program::Hypervisor.image();
+        let hypervisor = self.hypervisor.image();
         require_built(&hypervisor)?;
         for vm in &self.vms {
             require_built(&vm.kernel)?;

@@ -135,7 +135,8 @@ pub fn init(platform: &Platform) {
     }
     let mut take = |name: &str| console.as_mut()?.take_port(name);
 
-    let endpoints = (0..vm::all().len())
+    let debugged = if crate::PERISCOPE { vm::all().len() } else { 0 };
+    let endpoints = (0..debugged)
         .filter_map(|index| {
             let name = format!("org.periscope.vm{}", index + 1);
             // The first VM's endpoint takes the UART, where the command line gives it away.
@@ -155,7 +156,7 @@ pub fn init(platform: &Platform) {
         .collect::<Vec<_>>();
     let shell = take("org.periscope.shell").map(|port| Shell::new(server, port));
     let hyp = Session::of_hypervisor(server).zip(take("org.periscope.hyp"));
-    if let Some((session, port)) = hyp {
+    if let Some((session, port)) = hyp.filter(|_| crate::PERISCOPE) {
         debugger::init(session, port);
     }
     info!("{} endpoints, {} consoles", endpoints.len(), consoles.len());

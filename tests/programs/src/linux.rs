@@ -13,6 +13,7 @@ pub const SIGSTOP: i32 = 19;
 pub const SIGTRAP: i32 = 5;
 
 const OPENAT: usize = 56;
+const CLOSE: usize = 57;
 const LSEEK: usize = 62;
 const READ: usize = 63;
 const WRITE: usize = 64;
@@ -23,6 +24,7 @@ const KILL: usize = 129;
 const REBOOT: usize = 142;
 const GETPID: usize = 172;
 const CLONE: usize = 220;
+const EXECVE: usize = 221;
 const MMAP: usize = 222;
 const WAIT4: usize = 260;
 
@@ -44,12 +46,12 @@ const PTRACE_GETREGSET: usize = 0x4204;
 const NT_PRSTATUS: usize = 1;
 
 /// An error number.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Errno(pub usize);
 
 /// # Safety
 /// Pointers among the arguments must be what this system call takes.
-unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
     let [first, second, third, fourth, fifth] = arguments;
     let result: isize;
     // SAFETY: a system call changes x0 and memory that the caller has said it may.
@@ -98,17 +100,47 @@ pub fn exit(code: i32) -> ! {
 /// # Safety
 /// `stack` must be the stack pointer that the kernel starts a program with.
 pub unsafe fn first_argument(stack: *const usize) -> Option<u32> {
-    // SAFETY: the number of arguments, the program's name among them, is there, and pointers to them.
-    let text = unsafe {
-        if *stack < 2 {
-            return None;
-        }
-        CStr::from_ptr(*stack.add(2) as *const _)
-    };
+    // SAFETY: forwarded to the caller.
+    let text = unsafe { argument(stack, 1) }?;
     text.to_str().ok()?.parse().ok()
 }
 
-fn open(path: &CStr) -> Result<usize, Errno> {
+/// An argument of the program by its number; 0 is the program's name.
+///
+/// # Safety
+/// `stack` must be the stack pointer that the kernel starts a program with.
+pub unsafe fn argument(stack: *const usize, number: usize) -> Option<&'static CStr> {
+    // SAFETY: the number of arguments is there, and pointers to them, for as long as the program runs.
+    unsafe { (number < *stack).then(|| CStr::from_ptr(*stack.add(1 + number) as *const _)) }
+}
+
+/// A system call of its own: nothing happens.
+pub fn getppid() {
+    // SAFETY: no pointers.
+    let _ = unsafe { syscall(GETPPID, [0; 5]) };
+}
+
+/// Becomes the program at `path`, with this name. Returns only where that fails.
+pub fn exec(path: &CStr, name: &CStr) -> Errno {
+    let names = [name.as_ptr() as usize, 0];
+    let environment = [0_usize];
+    let (names, environment) = (names.as_ptr() as usize, environment.as_ptr() as usize);
+    let arguments = [path.as_ptr() as usize, names, environment, 0, 0];
+    // SAFETY: `execve` reads strings, and arrays of pointers to them that end with 0.
+    match unsafe { syscall(EXECVE, arguments) } {
+        Ok(_) => Errno(0),
+        Err(errno) => errno,
+    }
+}
+
+/// Closes a file.
+pub fn close(file: usize) {
+    // SAFETY: no pointers.
+    let _ = unsafe { syscall(CLOSE, [file, 0, 0, 0, 0]) };
+}
+
+/// Opens a file to read it.
+pub fn open(path: &CStr) -> Result<usize, Errno> {
     // SAFETY: the path ends in a NUL; no flags: to read.
     unsafe { syscall(OPENAT, [AT_FDCWD, path.as_ptr() as usize, 0, 0, 0]) }
 }

@@ -5,6 +5,7 @@
 //! are nanoseconds of this very machine, worth something only as multiples of the trap floor that the same run measured.
 //! A cost is always a difference: a batch of calls with the probe, less the median batch without.
 
+mod linux;
 mod page;
 mod sample;
 mod symbols;
@@ -21,6 +22,7 @@ pub fn measure(names: &[String], say: &mut dyn FnMut(&str)) -> Result<Page> {
     let wanted = Wanted(names);
     let mut page = Page::default();
     tiny::measure(&wanted, &mut page, say)?;
+    linux::measure(&wanted, &mut page, say)?;
     symbols::measure(&wanted, &mut page, say)?;
     Ok(page)
 }
@@ -31,5 +33,9 @@ struct Wanted<'a>(&'a [String]);
 impl Wanted<'_> {
     fn has(&self, id: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|name| id.starts_with(name.as_str()))
+    }
+
+    fn has_any<'i>(&self, mut ids: impl Iterator<Item = &'i str>) -> bool {
+        ids.any(|id| self.has(id))
     }
 }

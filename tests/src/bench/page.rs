@@ -12,8 +12,6 @@ pub enum Unit {
     Instructions,
     /// Nanoseconds of the machine that measured: compare by `ratio` only.
     Ns,
-    /// Time with, as a multiple of the time without.
-    Times,
 }
 
 /// One cost. `id` and `unit` together name it.
@@ -71,6 +69,13 @@ impl Page {
         }
     }
 
+    /// The `p50` of a row.
+    pub fn median(&self, id: &str, unit: Unit) -> Option<f64> {
+        let mut rows = self.rows.iter();
+        let row = rows.find(|row| row.id == id && row.unit == unit)?;
+        Some(row.p50)
+    }
+
     /// The rows, in the order of their measurement.
     pub fn rows(&self) -> &[Row] {
         &self.rows
@@ -99,7 +104,6 @@ impl Page {
             let unit = match row.unit {
                 Unit::Instructions => "instructions",
                 Unit::Ns => "ns",
-                Unit::Times => "times",
             };
             let or_nothing = |value: Option<f64>| value.map(|value| value.to_string());
             // Writing to a `String` does not fail.
@@ -135,7 +139,7 @@ mod tests {
         page.add("a", Unit::Ns, &of(1.0), None);
         page.add("b", Unit::Ns, &of(2.0), None);
         newer.add("b", Unit::Ns, &of(3.0), None);
-        newer.add("b", Unit::Times, &of(4.0), None);
+        newer.add("b", Unit::Instructions, &of(4.0), None);
         page.update(newer);
         let numbers: Vec<f64> = page.rows().iter().map(|row| row.p50).collect();
         assert_eq!(numbers, [1.0, 3.0, 4.0]);

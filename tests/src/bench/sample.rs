@@ -13,6 +13,16 @@ impl Sample {
         (!numbers.is_empty()).then_some(Self { sorted: numbers })
     }
 
+    /// Of all numbers of some samples; `None` where there are none.
+    pub fn all(samples: Vec<Self>) -> Option<Self> {
+        Self::new(
+            samples
+                .into_iter()
+                .flat_map(|sample| sample.sorted)
+                .collect(),
+        )
+    }
+
     /// The smallest number that `percent` of all do not exceed (nearest rank).
     pub fn percentile(&self, percent: f64) -> f64 {
         let rank = (percent / 100.0 * self.sorted.len() as f64).ceil() as usize;
@@ -51,5 +61,7 @@ mod tests {
         let one = Sample::new(vec![7.0]).unwrap();
         assert_eq!((one.percentile(0.0), one.percentile(99.0)), (7.0, 7.0));
         assert_eq!(Sample::new(Vec::new()), None);
+        let two = Sample::all(vec![one.clone(), one.above(2.0)]).unwrap();
+        assert_eq!((two.median(), two.percentile(100.0)), (5.0, 7.0));
     }
 }

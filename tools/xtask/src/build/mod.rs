@@ -21,32 +21,46 @@ pub enum Program {
     SingleStep,
     /// What starts another kernel inside a Linux guest: an ELF file, not booted.
     Kexec,
+    /// What times itself inside a Linux guest: an ELF file, not booted.
+    SystemCost,
+    /// The EL2 program without the debug server and all that probes need, for comparison: not in [`Program::ALL`].
+    HypervisorAlone,
 }
 
 impl Program {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
+    /// What everything is built of.
+    pub const ALL: [Self; 5] = [
         Self::Hypervisor,
         Self::TinyGuest,
         Self::SingleStep,
         Self::Kexec,
+        Self::SystemCost,
     ];
 
     /// Its cargo package.
     pub fn package(self) -> &'static str {
         match self {
-            Program::Hypervisor => "hypervisor",
+            Program::Hypervisor | Program::HypervisorAlone => "hypervisor",
             Program::TinyGuest => "tiny-guest",
-            Program::SingleStep | Program::Kexec => "guest-programs",
+            Program::SingleStep | Program::Kexec | Program::SystemCost => "guest-programs",
         }
     }
 
-    /// Its name, which cargo gives its file.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
-            Program::Hypervisor | Program::TinyGuest => self.package(),
+            Program::HypervisorAlone => "hypervisor-alone",
+            _ => self.binary(),
+        }
+    }
+
+    /// The name that cargo gives its file.
+    fn binary(self) -> &'static str {
+        match self {
+            Program::Hypervisor | Program::HypervisorAlone | Program::TinyGuest => self.package(),
             Program::SingleStep => "single-step",
             Program::Kexec => "kexec",
+            Program::SystemCost => "system-cost",
         }
     }
 
@@ -58,10 +72,10 @@ impl Program {
     /// Where its boot image is, built or not: an arm64 Image. An ELF file where nothing boots it.
     pub fn image(self) -> PathBuf {
         match self {
-            Program::Hypervisor | Program::TinyGuest => {
+            Program::Hypervisor | Program::HypervisorAlone | Program::TinyGuest => {
                 workspace::image_dir().join(format!("{}.img", self.name()))
             }
-            Program::SingleStep | Program::Kexec => self.elf(),
+            Program::SingleStep | Program::Kexec | Program::SystemCost => self.elf(),
         }
     }
 
@@ -77,7 +91,7 @@ impl Program {
         let built = workspace::target_dir()
             .join(BARE_TARGET)
             .join("release")
-            .join(self.name());
+            .join(self.binary());
         if self == Program::Hypervisor {
             symbols::inject(&built).with_context(|| built.display().to_string())?;
         }
@@ -100,8 +114,11 @@ fn compile(program: Program, toolchain: &BareToolchain) -> Result<()> {
         "--package",
         program.package(),
         "--bin",
-        program.name(),
+        program.binary(),
     ]);
+    if program == Program::HypervisorAlone {
+        cargo.arg("--no-default-features");
+    }
     if let Some(linker) = toolchain.linker {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_LINKER", linker);
     }
