@@ -71,7 +71,8 @@ impl<'a> Linux<'a> {
 
     /// The addresses of a symbol in the guest's own /proc/kallsyms.
     pub fn kallsyms(&mut self, symbol: &str) -> Result<Vec<u64>> {
-        let text = self.run(&format!("grep -w {symbol} /proc/kallsyms"))?;
+        // More than 100,000 lines, which a busy machine takes its time for.
+        let text = self.run_within(&format!("grep -w {symbol} /proc/kallsyms"), LONG)?;
         let exact = text
             .lines()
             .filter(|line| line.split_whitespace().nth(2) == Some(symbol));
