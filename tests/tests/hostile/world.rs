@@ -84,7 +84,12 @@ impl World {
     }
 
     fn check_endpoint(&self, vm: u16) -> Result<()> {
-        let mut client = Remote::attach(self.port(vm))?;
+        // A client that comes in the moment in which the one before goes can get that one's answer, or none
+        // (docs/status.md): it tries again, as its user would.
+        let mut client = Remote::attach(self.port(vm)).or_else(|error| {
+            eprintln!("vm{vm}: {error:#}; trying again");
+            Remote::attach(self.port(vm))
+        })?;
         let halted = client.ask("?")?;
         ensure!(halted.starts_with('T'), "`?` is answered with {halted}");
         let registers = client.ask("g")?;
