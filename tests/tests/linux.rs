@@ -799,6 +799,12 @@ fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {
     gdb.console("monitor trace unkprobe vm1:vfs_read")?;
     gdb.console("delete")?;
     gdb.detach()?;
+    remove_own_probe(&mut linux)?;
+    Ok(())
+}
+
+/// The guest's own kprobe, `mine`, is gone.
+fn remove_own_probe(linux: &mut Linux) -> Result<()> {
     linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
     linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
     Ok(())
@@ -829,8 +835,7 @@ fn modes_count_what_the_guest_counts(machine: &Machine) -> Result<()> {
             "{mode}: we counted {ours} calls of {FUNCTION}, the guest {theirs}"
         );
         machine.shell(&format!("trace unkprobe vm1:{id}"))?;
-        linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
-        linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+        remove_own_probe(&mut linux)?;
     }
     Ok(())
 }
@@ -899,8 +904,7 @@ fn kretprobes_count_what_the_guest_counts(machine: &Machine) -> Result<()> {
         gdb.console(&format!("monitor trace unkprobe {id}"))?;
         gdb.console("delete")?;
         gdb.detach()?;
-        linux.run(&format!("echo 0 > {TRACING}/events/kprobes/mine/enable"))?;
-        linux.run(&format!("echo > {TRACING}/kprobe_events"))?;
+        remove_own_probe(&mut linux)?;
     }
     Ok(())
 }

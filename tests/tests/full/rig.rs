@@ -16,6 +16,13 @@ pub enum Way {
     Monitor,
 }
 
+/// Runs a test by chance whose seed is said: with it, the test repeats.
+pub fn seeded(run: impl FnOnce(Random) -> Result<()>) -> Result<()> {
+    let (random, seed) = Random::seeded()?;
+    println!("seed {seed}");
+    run(random).with_context(|| format!("seed {seed}: PERISCOPE_SEED={seed} repeats it"))
+}
+
 /// Everyone who looks at `vm1`.
 pub struct Rig<'a> {
     pub random: Random,

@@ -5,7 +5,7 @@
 //! have counted the same. The probes of the others come and go while the guest works.
 
 use crate::guest::{self, Text};
-use crate::rig::{Rig, Way, agreed};
+use crate::rig::{self, Rig, Way, agreed};
 use anyhow::{Context, Result, ensure};
 use e2e::{LONG, Linux, MOMENT, Probe, Random, Spec, TestMachine};
 use std::collections::BTreeMap;
@@ -44,9 +44,7 @@ const CHANGES: usize = 40;
 
 /// Runs it.
 pub fn soak() -> Result<()> {
-    let (random, seed) = Random::seeded()?;
-    println!("seed {seed}");
-    run(random).with_context(|| format!("seed {seed}: PERISCOPE_SEED={seed} repeats it"))
+    rig::seeded(run)
 }
 
 fn run(random: Random) -> Result<()> {

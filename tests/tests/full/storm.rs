@@ -6,7 +6,7 @@
 //! one instant, functions that the reading itself calls are left out.
 
 use crate::guest::{self, TRACING, Text};
-use crate::rig::{Rig, Way, agreed};
+use crate::rig::{self, Rig, Way, agreed};
 use anyhow::{Context, Result, ensure};
 use e2e::{LONG, Linux, Probe, Random, Spec, TestMachine};
 use std::collections::BTreeMap;
@@ -42,9 +42,7 @@ const SESSIONS: u32 = 3;
 
 /// Runs it.
 pub fn storm() -> Result<()> {
-    let (random, seed) = Random::seeded()?;
-    println!("seed {seed}");
-    run(random).with_context(|| format!("seed {seed}: PERISCOPE_SEED={seed} repeats it"))
+    rig::seeded(run)
 }
 
 fn run(random: Random) -> Result<()> {
