@@ -1,7 +1,9 @@
 //! The body of a function: how far it reaches, and where it is left.
 //!
 //! Symbols say where a function begins; it ends at the next symbol, unless control runs on into
-//! that: then the symbol is a label inside the function. Where there are no symbols the end is the
+//! that: then the symbol is a label inside the function. What follows a call, a jump or a return does
+//! not run on, unless a branch leads there: it is the padding and the data between two functions, or
+//! cannot be told from it. Where there are no symbols the end is the
 //! first instruction that control does not run past and that no earlier branch goes beyond.
 //!
 //! What is taken for code and is none (a literal pool, the beginning of the next function) does no
@@ -11,6 +13,7 @@
 use crate::a64::{Control, control};
 use crate::addr::Gva;
 use crate::symbols::Symbols;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -105,8 +108,11 @@ impl Part {
         let mut part = Self::default();
         let mut branches: Vec<u64> = Vec::new();
         let mut furthest = start.0;
+        let mut targets: BTreeSet<u64> = BTreeSet::new();
         let mut pc = start.0;
+        let mut runs_on = true;
         while pc < limit {
+            let is_reached = runs_on || targets.contains(&pc);
             let control = control(fetch(Gva(pc))?);
             match control {
                 Control::Return { .. } => part.returns.push(Gva(pc)),
@@ -114,6 +120,7 @@ impl Part {
                 Control::Jump { offset } | Control::Fork { offset } => {
                     let target = pc.wrapping_add_signed(offset);
                     branches.push(target);
+                    targets.insert(target);
                     let reach = match control {
                         Control::Fork { .. } => limit,
                         _ => limit.min(pc.saturating_add(LONGEST_JUMP)),
@@ -125,7 +132,7 @@ impl Part {
                 Control::Next | Control::Call | Control::End => {}
             }
             pc += WORD;
-            let runs_on = matches!(control, Control::Next | Control::Fork { .. });
+            runs_on = is_reached && matches!(control, Control::Next | Control::Fork { .. });
             match boundary {
                 // A call of a function that never returns ends a function too.
                 Some(end) if pc >= end && !runs_on => break,

@@ -116,6 +116,34 @@ fn aliases_do_not_end_a_function_and_neither_do_labels_inside() {
     assert_eq!(summary(Some(&names), &code), (4, vec![3], false));
 }
 
+/// Functions are aligned with NOPs, and Linux built with `DYNAMIC_FTRACE_WITH_CALL_OPS` keeps a pointer before each.
+#[test]
+fn padding_before_the_next_function_is_not_run_into() {
+    for last in [asm::ret(), asm::b(0x100), BR_X16, asm::bl(0x100), BRK] {
+        for padding in [[asm::nop(); 2], [0xd662_7860, 0xffff_c776]] {
+            let [first, second] = padding;
+            let code = [asm::cbnz(0, 4), last, first, second, asm::ret()];
+            let names = [(0, "f"), (4, "g")];
+            let (end, returns, _) = summary(Some(&names), &code);
+            assert_eq!(end, 4, "{last:#x} {padding:x?}");
+            assert!(!returns.contains(&4), "{last:#x} {padding:x?}");
+        }
+    }
+}
+
+#[test]
+fn code_that_a_branch_leads_to_runs_on() {
+    let code = [
+        asm::cbnz(0, 8),
+        asm::ret(),
+        asm::nop(),
+        asm::nop(),
+        asm::ret(),
+    ];
+    let names = [(0, "f"), (4, "label")];
+    assert_eq!(summary(Some(&names), &code), (5, vec![1, 4], false));
+}
+
 #[test]
 fn a_call_that_never_returns_ends_a_function() {
     for last in [asm::bl(0x100), BRK] {
