@@ -115,6 +115,8 @@ impl Gdb {
             "confirm off",
             "width 0",
             "tcp auto-retry off",
+            // On a machine that has other work an answer may take longer than the default of 2 s.
+            "remotetimeout 20",
         ] {
             gdb.console(&format!("set {setting}"))?;
         }

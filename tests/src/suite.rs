@@ -4,6 +4,8 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use libtest_mimic::{Arguments, Trial};
 use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -86,14 +88,30 @@ where
     let (mut arguments, filters) = RunnerArguments::parse().split();
     arguments.test_threads = Some(1);
     let trials = list.into_iter().map(|(name, run)| {
+        let reported = name.clone();
         let test = Trial::test(name, move || {
-            run().map_err(|error| format!("{error:#}").into())
+            run().map_err(|error| {
+                let said = format!("{error:#}");
+                report_failure(&reported, &said);
+                said.into()
+            })
         });
         // These need QEMU, debuggers and images: `cargo xtask test` has them, plain `cargo test` may not.
         test.with_ignored_flag(true)
     });
     let trials = trials.filter(|trial| is_wanted(trial, &filters, &arguments));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Appends what a case says to the file that `cargo xtask test` shows at its end: cargo prints it in the middle of
+/// thousands of lines, of which a CI may keep the last ones only.
+fn report_failure(name: &str, said: &str) {
+    let Some(path) = env::var_os("PERISCOPE_FAILURES") else {
+        return;
+    };
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    // Cargo prints it all the same.
+    let _ = file.and_then(|mut file| writeln!(file, "---- {name} ----\n{said}\n"));
 }
 
 /// Arguments of a test program. libtest takes several filters, libtest-mimic one: here are the others.

@@ -52,7 +52,6 @@ fn crash(kind: &str, says: &str) -> Result<()> {
 fn gdb_over_the_pl011() -> Result<()> {
     let command = spec().append("debug=uart").config()?.command()?;
     let mut gdb = Gdb::start()?;
-    gdb.console("set remotetimeout 20")?;
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let quoted = words.map(|word| format!("'{}'", word.to_string_lossy()));
     let line = quoted.collect::<Vec<_>>().join(" ");

@@ -7,7 +7,9 @@ use crate::report::Report;
 use crate::setup::lldb;
 use crate::setup::packages;
 use crate::setup::toolchain::BareToolchain;
+use crate::workspace;
 use anyhow::{Context, Result, bail};
+use std::fs;
 use std::process::Command;
 
 /// QEMU's CPU models beside the default `cortex-a72`, with their cheap pointer authentication.
@@ -119,7 +121,16 @@ fn unmatched<'a>(filters: &'a [String], listed: &str) -> impl Iterator<Item = &'
 /// Runs tests, also the ignored: those need what was found or installed before.
 fn run_tests(tests: &mut Command, args: &Args) -> Result<()> {
     let words = args.filters.iter().chain(&args.options);
-    process::run(tests.args(["--", "--include-ignored"]).args(words))
+    let failures = workspace::target_dir().join("failures.txt");
+    // What an earlier run has left.
+    fs::write(&failures, "").with_context(|| format!("cannot write {}", failures.display()))?;
+    tests.env("PERISCOPE_FAILURES", &failures);
+    let result = process::run(tests.args(["--", "--include-ignored"]).args(words));
+    let failed = fs::read_to_string(&failures).unwrap_or_default();
+    if !failed.is_empty() {
+        print!("\nEnd-to-end tests that failed:\n\n{failed}");
+    }
+    result
 }
 
 /// All packages of the workspace but those that build for the bare-metal target only.
