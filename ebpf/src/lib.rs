@@ -16,6 +16,7 @@ extern crate alloc;
 mod address;
 pub mod asm;
 pub mod builtin;
+mod decode;
 pub mod helper;
 pub mod host;
 pub mod insn;

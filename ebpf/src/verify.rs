@@ -7,12 +7,13 @@
 //! access while the program runs. An abstract interpretation belongs after
 //! `Function::check_jumps`, on the functions that `split` finds.
 
+use crate::decode::is_atomic_operation;
 use crate::helper::Helper;
 use crate::insn::{
     CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text, X, alu, class,
     jmp, mode,
 };
-use crate::interp::{MAX_FRAMES, is_atomic_operation};
+use crate::interp::MAX_FRAMES;
 use crate::linked::{MAX_INSNS, ProgramDef};
 use crate::map::{MapDef, MapKind};
 use alloc::string::{String, ToString};

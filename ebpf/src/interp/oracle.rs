@@ -5,9 +5,8 @@
 //! (it overflows on the smallest number in debug builds), atomics and what came with version 4 of
 //! the instruction set (it has neither).
 
-use super::*;
 use crate::asm::{exit, insn, mov, mov_imm, mov_imm64};
-use crate::insn::{X, size};
+use crate::insn::{Insn, X, alu, class, jmp, mode, size};
 use crate::testing::{self, FakeHost, context};
 use alloc::vec;
 use alloc::vec::Vec;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::asm::reg::{FP, R0, R1, R2, R3, R6};
 use crate::asm::{alu as alu_reg, exit, insn, load as load64, mov, mov_imm, mov_imm64, store_imm};
-use crate::insn::{CALL, X, size};
+use crate::insn::{CALL, PSEUDO_CALL, X, alu, atomic, class, jmp, mode, size};
 use crate::map::MapKind;
 use crate::testing::{self, FakeHost, context, run};
 use alloc::string::ToString;
@@ -395,9 +395,4 @@ proptest! {
             prop_assert!(!corrupt);
         }
     }
-}
-
-#[test]
-fn a_step_is_small() {
-    assert_eq!(size_of::<Step>(), 16);
 }
