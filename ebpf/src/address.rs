@@ -1,127 +1,65 @@
-//! The addresses that programs see: never pointers, always a region, a slot and an offset.
+//! The addresses that programs see: never pointers, always a mark and a distance.
 //!
 //! ```text
-//!  63      56 55      48 47              24 23               0
-//! +----------+----------+------------------+------------------+
-//! |   0xeb   |  region  |       slot       |      offset      |
-//! +----------+----------+------------------+------------------+
+//!  63                      32 31                       0
+//! +--------------------------+--------------------------+
+//! |           mark           |          offset          |
+//! +--------------------------+--------------------------+
 //! ```
 //!
-//! A slot is a stack frame or a value of a map, and every access is checked against the size of its
-//! slot. No slot is as large as 1 << 24 bytes and no region has as many slots, so arithmetic that
-//! leaves a slot downwards ends at an offset or a slot that does not exist. An address can be
-//! forged, as any number can; it still means nothing but memory of this object.
+//! The mark says what the offset counts in: bytes of the object's [`crate::arena::Arena`], bytes of
+//! the context, or maps. Marks are far from each other, so no carry out of an offset makes one mark
+//! of another. An address can be forged, as any number can; it still means nothing but memory of
+//! this object.
 //!
 //! Guest addresses are numbers to a program. Those of Linux on arm64 have 0x00 or 0xff in the high
 //! byte; a tagged one (TBI, MTE) might begin with 0xeb, and is then taken for one of ours and
 //! refused or misread, never dangerous.
 
-/// The high byte of every address of ours.
-const MARK: u64 = 0xeb;
-/// Region number of the first map's values.
-const FIRST_MAP: u8 = 0x10;
-/// Region number of the first map itself, as helpers take it.
-const FIRST_HANDLE: u8 = 0x80;
+/// The mark of an arena's addresses, in place.
+pub(crate) const ARENA: u64 = 0xeb00_0100 << 32;
+const CONTEXT: u64 = 0xeb00_0200 << 32;
+const HANDLE: u64 = 0xeb00_0300 << 32;
+const OFFSET: u64 = u32::MAX as u64;
+
 /// How many maps an object may have.
 pub(crate) const MAX_MAPS: usize = 64;
-/// Mask of a slot number or an offset.
-const FIELD: u64 = (1 << 24) - 1;
-
-const _: () = assert!(FIRST_MAP as usize + MAX_MAPS <= FIRST_HANDLE as usize);
-const _: () = assert!(FIRST_HANDLE as usize + MAX_MAPS <= 0x100);
-const _: () = assert!((crate::map::MAX_VALUE_SIZE as u64) < FIELD);
-
-/// What an address points into.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Region {
-    /// The context. Slot 0.
-    Context,
-    /// The stack. Slots are frames, the outermost 0.
-    Stack,
-    /// The values of a map.
-    Map(usize),
-    /// A map itself: no memory.
-    Handle(usize),
-}
 
 /// An address, taken apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
-    pub(crate) region: Region,
-    pub(crate) slot: usize,
-    pub(crate) offset: usize,
+pub(crate) enum Place {
+    /// A byte of the context.
+    Context(usize),
+    /// A byte of the arena: the stack, or the value of a map.
+    Arena(usize),
+    /// A map itself, by number: no memory.
+    Handle(usize),
 }
 
 impl Place {
-    /// The address as a number. The parts are in range.
-    pub(crate) const fn address(self) -> u64 {
-        let region = match self.region {
-            Region::Context => 0,
-            Region::Stack => 1,
-            Region::Map(index) => FIRST_MAP + index as u8,
-            Region::Handle(index) => FIRST_HANDLE + index as u8,
-        };
-        MARK << 56 | (region as u64) << 48 | (self.slot as u64) << 24 | self.offset as u64
-    }
-
     /// Takes an address apart; `None` if it is not one of ours.
     pub(crate) const fn parse(address: u64) -> Option<Self> {
-        if address >> 56 != MARK {
-            return None;
+        let offset = (address & OFFSET) as usize;
+        match address & !OFFSET {
+            ARENA => Some(Self::Arena(offset)),
+            CONTEXT => Some(Self::Context(offset)),
+            HANDLE => Some(Self::Handle(offset)),
+            _ => None,
         }
-        let region = match (address >> 48) as u8 {
-            0 => Region::Context,
-            1 => Region::Stack,
-            number if number >= FIRST_HANDLE => Region::Handle((number - FIRST_HANDLE) as usize),
-            number if number >= FIRST_MAP => Region::Map((number - FIRST_MAP) as usize),
-            _ => return None,
-        };
-        let slot = (address >> 24 & FIELD) as usize;
-        let offset = (address & FIELD) as usize;
-        Some(Self {
-            region,
-            slot,
-            offset,
-        })
     }
 }
 
 /// The address of the context.
 pub(crate) const fn context() -> u64 {
-    Place {
-        region: Region::Context,
-        slot: 0,
-        offset: 0,
-    }
-    .address()
+    CONTEXT
 }
 
-/// The address of byte `offset` of stack frame `frame`.
-pub(crate) const fn stack(frame: usize, offset: usize) -> u64 {
-    Place {
-        region: Region::Stack,
-        slot: frame,
-        offset,
-    }
-    .address()
-}
-
-/// The address of byte `offset` of value `slot` of map `map`.
-pub(crate) const fn map_value(map: usize, slot: usize, offset: usize) -> u64 {
-    Place {
-        region: Region::Map(map),
-        slot,
-        offset,
-    }
-    .address()
+/// The address of a byte of the arena, which has fewer than 1 << 32.
+pub(crate) const fn arena(offset: usize) -> u64 {
+    ARENA | offset as u64
 }
 
 /// The number that stands for map `map` in helper calls.
 pub(crate) const fn map_handle(map: usize) -> u64 {
-    Place {
-        region: Region::Handle(map),
-        slot: 0,
-        offset: 0,
-    }
-    .address()
+    HANDLE | map as u64
 }

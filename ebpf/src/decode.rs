@@ -5,11 +5,13 @@
 //! operation has the one form `dst op src`.
 
 use crate::address;
+use crate::arena::AtomicOp;
 use crate::helper::Helper;
 use crate::insn::{Insn, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, alu, atomic, class, jmp, mode};
-use crate::map::AtomicOp;
+use crate::map::Map;
 use crate::width::Width;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// The register that holds the step's immediate.
 pub(crate) const IMMEDIATE: u8 = 11;
@@ -87,17 +89,36 @@ pub(crate) struct Step {
     pub(crate) src: u8,
     /// The byte offset of a memory access, or the step that a jump or call goes to.
     pub(crate) argument: i32,
+    /// The immediate; of a call the length of the function that is called.
     pub(crate) immediate: u64,
 }
 
-/// Decodes a program that the verifier has accepted.
-pub(crate) fn decode(insns: &[Insn]) -> Box<[Step]> {
-    (0..insns.len())
-        .map(|index| decode_one(insns, index))
-        .collect()
+/// Decodes a program that the verifier has accepted and that refers to `maps`.
+pub(crate) fn decode(insns: &[Insn], maps: &[Map]) -> Box<[Step]> {
+    let mut steps: Box<[Step]> = (0..insns.len())
+        .map(|index| decode_one(insns, index, maps))
+        .collect();
+    // What a call costs is the length of what it calls.
+    let entries = entries(&steps);
+    for step in steps.iter_mut().filter(|step| step.op == Op::Call) {
+        let after = entries.partition_point(|&entry| entry <= step.argument as usize);
+        let end = entries.get(after).copied().unwrap_or(insns.len());
+        step.immediate = (end as u64).saturating_sub(step.argument as u64);
+    }
+    steps
 }
 
-fn decode_one(insns: &[Insn], index: usize) -> Step {
+/// Where the functions of a program begin, in order: at 0, and where calls go.
+pub(crate) fn entries(steps: &[Step]) -> Vec<usize> {
+    let calls = steps.iter().filter(|step| step.op == Op::Call);
+    let mut entries: Vec<_> = calls.map(|step| step.argument as usize).collect();
+    entries.push(0);
+    entries.sort_unstable();
+    entries.dedup();
+    entries
+}
+
+fn decode_one(insns: &[Insn], index: usize, maps: &[Map]) -> Step {
     let insn = insns[index];
     let is_second_slot = index
         .checked_sub(1)
@@ -115,7 +136,7 @@ fn decode_one(insns: &[Insn], index: usize) -> Step {
         _ => insn.off.into(),
     };
     let immediate = match op {
-        Op::Wide => decode_wide(insn, insns.get(index + 1).map_or(0, |next| next.imm)),
+        Op::Wide => decode_wide(insn, insns.get(index + 1).map_or(0, |next| next.imm), maps),
         _ => i64::from(insn.imm) as u64,
     };
     let is_arithmetic_or_jump = !matches!(insn.class(), class::LDX | class::STX | class::ST);
@@ -130,11 +151,13 @@ fn decode_one(insns: &[Insn], index: usize) -> Step {
     }
 }
 
-fn decode_wide(insn: Insn, high: i32) -> u64 {
+fn decode_wide(insn: Insn, high: i32, maps: &[Map]) -> u64 {
     let map = insn.imm as usize;
     match insn.src {
         PSEUDO_MAP => address::map_handle(map),
-        PSEUDO_MAP_VALUE => address::map_value(map, 0, high as usize),
+        PSEUDO_MAP_VALUE => maps.get(map).map_or(0, |map| {
+            address::arena(map.values().start() + high as usize)
+        }),
         _ => u64::from(insn.imm as u32) | u64::from(high as u32) << 32,
     }
 }

@@ -3,65 +3,52 @@
 //! A run is one loop over the steps of [`crate::decode`]: no allocation, no recursion, a budget that
 //! bounds it whatever the program does.
 //!
-//! A run needs up to 8 KiB of the stack of the CPU: [`MAX_FRAMES`] frames of 512 bytes, and the
-//! lines that a program prints. Programs without subprograms have one frame.
+//! # Budget
+//!
+//! A run pays in advance: for a function its length, when it is called, and for a jump backwards
+//! the distance, when it is taken. Between two payments control only moves forward, so no run
+//! executes more instructions than it has paid for; it may have paid for some that it skipped.
+//! Straight code costs nothing to check that way, and compiled code ([`crate::jit`]) charges the
+//! same at the same places.
 
 use crate::address;
-use crate::decode::{Alu, Condition, Fetch, IMMEDIATE, Op, REGISTERS, Step, decode, decode_atomic};
+use crate::arena::Atomic;
+use crate::decode::{
+    Alu, Condition, Fetch, IMMEDIATE, Op, REGISTERS, Step, decode, decode_atomic, entries,
+};
 use crate::helper;
-use crate::host::{Context, Host};
 use crate::insn::Insn;
 use crate::map::Map;
-use crate::memory::{Atomic, FRAME_SIZE, Frame, Memory};
 use crate::object::{Access, RunError, RunFault};
+use crate::run::Run;
+use crate::stack::{FRAME_SIZE, MAX_FRAMES};
 use crate::width::Width;
 use alloc::boxed::Box;
 
-/// How deep subprograms nest at most, the program itself included (Linux: `MAX_CALL_FRAMES`).
-pub const MAX_FRAMES: usize = 8;
-
-/// How many instructions a run executes at most unless the caller says otherwise. Helpers that copy
-/// or print count for as many instructions as their work takes.
+/// How many instructions a run may execute at most unless the caller says otherwise. Helpers that
+/// copy or print count for as many instructions as their work takes.
 pub const DEFAULT_BUDGET: u64 = 1_000_000;
 
 /// A verified program, decoded.
 #[derive(Debug)]
 pub(crate) struct Code {
     steps: Box<[Step]>,
-    stack: StackUse,
-}
-
-/// How much stack a program may use. Clearing it is most of what a short program costs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum StackUse {
-    /// None: no instruction names the frame pointer.
-    None,
-    /// One frame.
-    Frame,
-    /// A frame for each nested subprogram.
-    Frames,
-}
-
-impl StackUse {
-    fn of(steps: &[Step]) -> Self {
-        const FRAME_POINTER: u8 = 10;
-        let names_frame = |step: &Step| step.src == FRAME_POINTER || step.dst == FRAME_POINTER;
-        if steps.iter().any(|step| matches!(step.op, Op::Call)) {
-            Self::Frames
-        } else if steps.iter().any(names_frame) {
-            Self::Frame
-        } else {
-            Self::None
-        }
-    }
+    /// What its first function costs.
+    cost: u64,
+    has_calls: bool,
 }
 
 impl Code {
     /// Decodes a program that the verifier has accepted.
-    pub(crate) fn decode(insns: &[Insn]) -> Self {
-        let steps = decode(insns);
-        let stack = StackUse::of(&steps);
-        Self { steps, stack }
+    pub(crate) fn decode(insns: &[Insn], maps: &[Map]) -> Self {
+        let steps = decode(insns, maps);
+        let end = entries(&steps).get(1).copied().unwrap_or(steps.len());
+        let has_calls = steps.iter().any(|step| matches!(step.op, Op::Call));
+        Self {
+            steps,
+            cost: end as u64,
+            has_calls,
+        }
     }
 
     /// How many instructions it has.
@@ -69,80 +56,39 @@ impl Code {
         self.steps.len()
     }
 
-    /// Runs the program on the CPU that calls, `cpu`.
-    pub(crate) fn run(
-        &self,
-        maps: &[Map],
-        context: &Context,
-        host: &dyn Host,
-        cpu: usize,
-        budget: u64,
-    ) -> Result<u64, RunError> {
-        let run = Run {
-            maps,
-            context,
-            host,
-            cpu,
-            budget,
-        };
-        match self.stack {
-            StackUse::None => self.run_on(&mut [], &mut [], &run),
-            StackUse::Frame => self.run_on(&mut [[0; FRAME_SIZE]], &mut [], &run),
-            StackUse::Frames => self.run_nested(&run),
+    /// Runs the program.
+    pub(crate) fn run(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+        if self.has_calls {
+            self.run_nested(run)
+        } else {
+            self.run_on(&mut [], run)
         }
     }
 
     /// Apart from [`Code::run`], whose own stack frame stays small.
     #[inline(never)]
-    fn run_nested(&self, run: &Run<'_>) -> Result<u64, RunError> {
-        let mut stack = [[0; FRAME_SIZE]; MAX_FRAMES];
-        self.run_on(&mut stack, &mut [Caller::default(); MAX_FRAMES], run)
+    fn run_nested(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+        self.run_on(&mut [Caller::default(); MAX_FRAMES], run)
     }
 
-    fn run_on(
-        &self,
-        stack: &mut [Frame],
-        callers: &mut [Caller],
-        run: &Run<'_>,
-    ) -> Result<u64, RunError> {
-        let Run {
-            maps,
-            context,
-            host,
-            cpu,
-            budget,
-        } = *run;
+    fn run_on(&self, callers: &mut [Caller], run: &mut Run<'_>) -> Result<u64, RunError> {
+        run.charge(self.cost)
+            .map_err(|fault| RunError { insn: 0, fault })?;
         let mut vm = Vm {
             registers: [0; REGISTERS],
-            memory: Memory {
-                context,
-                stack,
-                maps,
-            },
-            host,
-            cpu,
-            budget,
+            run,
             pc: 0,
             depth: 0,
             callers,
         };
         vm.registers[1] = address::context();
-        vm.registers[10] = address::stack(0, FRAME_SIZE);
+        vm.registers[10] = address::arena(vm.run.memory.stack.end);
         // The step that failed is the one before the next.
         vm.run(&self.steps).map_err(|fault| RunError {
             insn: vm.pc.saturating_sub(1) as u32,
             fault,
         })
     }
-}
-
-/// What a run works with.
-struct Run<'a> {
-    maps: &'a [Map],
-    context: &'a Context,
-    host: &'a dyn Host,
-    cpu: usize,
-    budget: u64,
 }
 
 /// What a function's return restores.
@@ -152,27 +98,23 @@ struct Caller {
     saved: [u64; 4],
 }
 
-/// The state of a run.
-pub(crate) struct Vm<'a> {
+/// The state of the interpreter.
+struct Vm<'run, 'a> {
     registers: [u64; REGISTERS],
-    pub(crate) memory: Memory<'a>,
-    pub(crate) host: &'a dyn Host,
-    pub(crate) cpu: usize,
-    budget: u64,
+    run: &'run mut Run<'a>,
     /// The next step.
     pc: usize,
     /// How many callers there are.
     depth: usize,
-    /// As many as the stack has frames, or none where it has one.
-    callers: &'a mut [Caller],
+    /// None where a program has no subprograms: clearing them would cost a short one much.
+    callers: &'run mut [Caller],
 }
 
-impl Vm<'_> {
+impl Vm<'_, '_> {
     fn run(&mut self, steps: &[Step]) -> Result<u64, RunFault> {
         loop {
             let &step = steps.get(self.pc).ok_or(RunFault::Corrupt)?;
             self.pc += 1;
-            self.charge(1)?;
             self.registers[usize::from(IMMEDIATE)] = step.immediate;
             let dst = self.register(step.dst);
             let src = self.register(step.src);
@@ -199,25 +141,25 @@ impl Vm<'_> {
                 }
                 Op::Store(width) => {
                     let address = offset(dst, step.argument);
-                    let result = self.memory.store(address, width, src);
+                    let result = self.run.memory.store(address, width, src);
                     result.map_err(|_| fault(address, width, Access::Write))?;
                 }
                 Op::Atomic(width) => self.atomic(step, width)?,
-                Op::Jump => self.pc = step.argument as usize,
+                Op::Jump => self.jump(step)?,
                 Op::JumpIf64(condition) => {
                     if holds64(condition, dst, src) {
-                        self.pc = step.argument as usize;
+                        self.jump(step)?;
                     }
                 }
                 Op::JumpIf32(condition) => {
                     if holds32(condition, dst as u32, src as u32) {
-                        self.pc = step.argument as usize;
+                        self.jump(step)?;
                     }
                 }
-                Op::Call => self.call(step.argument as usize)?,
+                Op::Call => self.call(step)?,
                 Op::Helper(helper) => {
                     let arguments = self.arguments();
-                    let result = helper::call(self, helper, arguments)?;
+                    let result = helper::call(self.run, helper, arguments)?;
                     self.set(0, result);
                 }
                 Op::Exit if self.depth == 0 => return Ok(self.register(0)),
@@ -227,12 +169,13 @@ impl Vm<'_> {
         }
     }
 
-    /// Takes the cost of some work from the budget.
-    pub(crate) fn charge(&mut self, instructions: u64) -> Result<(), RunFault> {
-        self.budget = self
-            .budget
-            .checked_sub(instructions)
-            .ok_or(RunFault::Budget)?;
+    fn jump(&mut self, step: Step) -> Result<(), RunFault> {
+        let target = step.argument as usize;
+        // The next step is already that behind the jump.
+        if target < self.pc {
+            self.run.charge((self.pc - target) as u64)?;
+        }
+        self.pc = target;
         Ok(())
     }
 
@@ -249,7 +192,8 @@ impl Vm<'_> {
     }
 
     fn load(&self, address: u64, width: Width) -> Result<u64, RunFault> {
-        self.memory
+        self.run
+            .memory
             .load(address, width)
             .map_err(|_| fault(address, width, Access::Read))
     }
@@ -263,7 +207,7 @@ impl Vm<'_> {
             operand: self.register(step.src),
             expected: self.register(0),
         };
-        let result = self.memory.atomic(address, atomic);
+        let result = self.run.memory.atomic(address, atomic);
         let old = result.map_err(|_| fault(address, width, Access::Atomic))?;
         match fetch {
             Fetch::No => {}
@@ -273,16 +217,18 @@ impl Vm<'_> {
         Ok(())
     }
 
-    fn call(&mut self, target: usize) -> Result<(), RunFault> {
-        if self.depth + 1 >= self.memory.stack.len() {
+    fn call(&mut self, step: Step) -> Result<(), RunFault> {
+        self.run.charge(step.immediate)?;
+        let room = self.run.memory.stack.len() / FRAME_SIZE;
+        if self.depth + 1 >= room.min(MAX_FRAMES) {
             return Err(RunFault::CallDepth);
         }
         let saved = [6, 7, 8, 9].map(|number| self.register(number));
         let caller = self.callers.get_mut(self.depth);
         *caller.ok_or(RunFault::CallDepth)? = Caller { pc: self.pc, saved };
         self.depth += 1;
-        self.registers[10] = address::stack(self.depth, FRAME_SIZE);
-        self.pc = target;
+        self.registers[10] -= FRAME_SIZE as u64;
+        self.pc = step.argument as usize;
         Ok(())
     }
 
@@ -292,7 +238,7 @@ impl Vm<'_> {
             return;
         };
         self.registers[6..10].copy_from_slice(&caller.saved);
-        self.registers[10] = address::stack(self.depth, FRAME_SIZE);
+        self.registers[10] += FRAME_SIZE as u64;
         self.pc = caller.pc;
     }
 }

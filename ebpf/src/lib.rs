@@ -14,6 +14,7 @@
 extern crate alloc;
 
 mod address;
+mod arena;
 pub mod asm;
 pub mod builtin;
 mod decode;
@@ -25,6 +26,8 @@ pub mod linked;
 pub mod map;
 mod memory;
 pub mod object;
+mod run;
+pub mod stack;
 pub mod verify;
 mod width;
 

@@ -1,16 +1,13 @@
-//! The memory that a running program can reach: context, stack, map values. Every access is checked
-//! here.
+//! The memory that a running program can reach: context, stack, map values. Every access of the
+//! interpreter and of the helpers is checked here, against what it points into.
 
-use crate::address::{Place, Region};
+use crate::address::Place;
+use crate::arena::{Arena, Atomic};
 use crate::host::Context;
-use crate::map::{AtomicOp, Map};
+use crate::map::Map;
+use crate::stack::frame_end;
 use crate::width::{Width, extract};
-
-/// Bytes of stack that every function of a program has.
-pub const FRAME_SIZE: usize = 512;
-
-/// The stack of one function.
-pub(crate) type Frame = [u8; FRAME_SIZE];
+use core::ops::Range;
 
 /// Bytes of the context.
 pub(crate) const CONTEXT_SIZE: usize = size_of::<Context>();
@@ -19,114 +16,61 @@ pub(crate) const CONTEXT_SIZE: usize = size_of::<Context>();
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OutOfBounds;
 
-/// An atomic operation, ready to be done.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Atomic {
-    pub(crate) op: AtomicOp,
-    pub(crate) width: Width,
-    pub(crate) operand: u64,
-    /// What [`AtomicOp::CompareExchange`] compares with.
-    pub(crate) expected: u64,
+/// Whether something may be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Permission {
+    ReadOnly,
+    ReadWrite,
 }
 
 /// The memory of one run.
 pub(crate) struct Memory<'a> {
     pub(crate) context: &'a Context,
-    pub(crate) stack: &'a mut [Frame],
+    pub(crate) arena: &'a Arena,
+    /// The part of the arena that is the stack of this CPU.
+    pub(crate) stack: Range<usize>,
+    /// In the order of their values in the arena.
     pub(crate) maps: &'a [Map],
 }
 
 impl Memory<'_> {
     /// Loads, zero-extended.
     pub(crate) fn load(&self, address: u64, width: Width) -> Result<u64, OutOfBounds> {
-        let place = Place::parse(address).ok_or(OutOfBounds)?;
-        let value = match place.region {
-            Region::Context => self.load_context(place, width),
-            Region::Stack => self.load_stack(place, width),
-            Region::Map(map) => self
-                .maps
-                .get(map)
-                .and_then(|map| map.values().load(place.slot, place.offset, width)),
-            Region::Handle(_) => None,
+        let value = match Place::parse(address) {
+            Some(Place::Arena(offset)) => {
+                self.check_arena(offset, width.bytes())?;
+                self.arena.load(offset, width)
+            }
+            Some(Place::Context(offset)) => self.load_context(offset, width),
+            Some(Place::Handle(_)) | None => None,
         };
         value.ok_or(OutOfBounds)
     }
 
     /// Stores the low bits of `value`.
-    pub(crate) fn store(
-        &mut self,
-        address: u64,
-        width: Width,
-        value: u64,
-    ) -> Result<(), OutOfBounds> {
-        let place = Place::parse(address).ok_or(OutOfBounds)?;
-        match place.region {
-            Region::Stack => {
-                let bytes = self.stack_bytes(place, width.bytes()).ok_or(OutOfBounds)?;
-                bytes.copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
-                Ok(())
-            }
-            Region::Map(map) => {
-                let map = self.mutable_map(map)?;
-                map.values()
-                    .store(place.slot, place.offset, width, value)
-                    .ok_or(OutOfBounds)
-            }
-            Region::Context | Region::Handle(_) => Err(OutOfBounds),
-        }
+    pub(crate) fn store(&self, address: u64, width: Width, value: u64) -> Result<(), OutOfBounds> {
+        let offset = self.writable(address, width.bytes())?;
+        self.arena.store(offset, width, value).ok_or(OutOfBounds)
     }
 
     /// Does an atomic operation at an aligned address and returns the old value.
-    pub(crate) fn atomic(&mut self, address: u64, atomic: Atomic) -> Result<u64, OutOfBounds> {
-        let place = Place::parse(address).ok_or(OutOfBounds)?;
-        let Atomic {
-            op,
-            width,
-            operand,
-            expected,
-        } = atomic;
-        if let Region::Map(map) = place.region {
-            let values = self.mutable_map(map)?.values();
-            let old = values.atomic(place.slot, place.offset, width, op, operand, expected);
-            return old.ok_or(OutOfBounds);
-        }
-        if !place.offset.is_multiple_of(width.bytes()) {
-            return Err(OutOfBounds);
-        }
-        // A stack belongs to one CPU: no other can come between.
-        let old = self.load(address, width)?;
-        self.store(
-            address,
-            width,
-            op.apply(old, operand & width.mask(), expected & width.mask()),
-        )?;
-        Ok(old)
+    pub(crate) fn atomic(&self, address: u64, atomic: Atomic) -> Result<u64, OutOfBounds> {
+        let offset = self.writable(address, atomic.width.bytes())?;
+        self.arena.atomic(offset, atomic).ok_or(OutOfBounds)
     }
 
     /// Whether `length` bytes at `address` can be read.
     pub(crate) fn check_read(&self, address: u64, length: usize) -> Result<(), OutOfBounds> {
-        let place = Place::parse(address).ok_or(OutOfBounds)?;
-        let end = place.offset.checked_add(length).ok_or(OutOfBounds)?;
-        let inside = match place.region {
-            Region::Context => place.slot == 0 && end <= CONTEXT_SIZE,
-            Region::Stack => place.slot < self.stack.len() && end <= FRAME_SIZE,
-            Region::Map(map) => self
-                .maps
-                .get(map)
-                .is_some_and(|map| map.values().contains(place.slot, place.offset, length)),
-            Region::Handle(_) => false,
-        };
-        if inside { Ok(()) } else { Err(OutOfBounds) }
+        match Place::parse(address) {
+            Some(Place::Arena(offset)) => self.check_arena(offset, length).map(|_| ()),
+            Some(Place::Context(offset)) if offset.saturating_add(length) <= CONTEXT_SIZE => Ok(()),
+            _ => Err(OutOfBounds),
+        }
     }
 
     /// Whether `length` bytes at `address` can be written.
     pub(crate) fn check_write(&self, address: u64, length: usize) -> Result<(), OutOfBounds> {
-        self.check_read(address, length)?;
-        match Place::parse(address).map(|place| place.region) {
-            Some(Region::Stack) => Ok(()),
-            Some(Region::Map(map)) => self.mutable_map(map).map(|_| ()),
-            _ => Err(OutOfBounds),
-        }
+        self.writable(address, length).map(|_| ())
     }
 
     /// Copies bytes out.
@@ -140,7 +84,7 @@ impl Memory<'_> {
     }
 
     /// Copies bytes in, all or none.
-    pub(crate) fn write(&mut self, address: u64, source: &[u8]) -> Result<(), OutOfBounds> {
+    pub(crate) fn write(&self, address: u64, source: &[u8]) -> Result<(), OutOfBounds> {
         self.check_write(address, source.len())?;
         let (words, rest) = source.as_chunks::<8>();
         let mut address = address;
@@ -165,42 +109,55 @@ impl Memory<'_> {
         })
     }
 
-    fn load_context(&self, place: Place, width: Width) -> Option<u64> {
-        if place.slot != 0 || place.offset + width.bytes() > CONTEXT_SIZE {
+    /// The offset in the arena of `length` bytes that may be written.
+    fn writable(&self, address: u64, length: usize) -> Result<usize, OutOfBounds> {
+        let Some(Place::Arena(offset)) = Place::parse(address) else {
+            return Err(OutOfBounds);
+        };
+        match self.check_arena(offset, length)? {
+            Permission::ReadWrite => Ok(offset),
+            Permission::ReadOnly => Err(OutOfBounds),
+        }
+    }
+
+    /// Whether `length` bytes from `offset` on lie inside one frame or one value, and what may be
+    /// done with them.
+    fn check_arena(&self, offset: usize, length: usize) -> Result<Permission, OutOfBounds> {
+        let (end, permission) = if self.stack.contains(&offset) {
+            (frame_end(offset), Permission::ReadWrite)
+        } else {
+            // The map whose values begin last before it; the offset may lie behind them even so.
+            let after = self
+                .maps
+                .partition_point(|map| map.values().start() <= offset);
+            let map = after.checked_sub(1).and_then(|index| self.maps.get(index));
+            let map = map.ok_or(OutOfBounds)?;
+            let end = map.values().end_of(offset).ok_or(OutOfBounds)?;
+            let permission = if map.is_mutable() {
+                Permission::ReadWrite
+            } else {
+                Permission::ReadOnly
+            };
+            (end, permission)
+        };
+        if length <= end - offset {
+            Ok(permission)
+        } else {
+            Err(OutOfBounds)
+        }
+    }
+
+    fn load_context(&self, offset: usize, width: Width) -> Option<u64> {
+        if offset + width.bytes() > CONTEXT_SIZE {
             return None;
         }
-        let index = place.offset / 8;
+        let index = offset / 8;
         let second = self.context.get(index + 1).copied().unwrap_or(0);
         Some(extract(
             *self.context.get(index)?,
             second,
-            place.offset % 8,
+            offset % 8,
             width,
         ))
-    }
-
-    fn load_stack(&self, place: Place, width: Width) -> Option<u64> {
-        let bytes = self
-            .stack
-            .get(place.slot)?
-            .get(place.offset..)?
-            .get(..width.bytes())?;
-        let mut word = [0; 8];
-        word[..width.bytes()].copy_from_slice(bytes);
-        Some(u64::from_le_bytes(word))
-    }
-
-    fn stack_bytes(&mut self, place: Place, length: usize) -> Option<&mut [u8]> {
-        self.stack
-            .get_mut(place.slot)?
-            .get_mut(place.offset..)?
-            .get_mut(..length)
-    }
-
-    fn mutable_map(&self, map: usize) -> Result<&Map, OutOfBounds> {
-        self.maps
-            .get(map)
-            .filter(|map| map.is_mutable())
-            .ok_or(OutOfBounds)
     }
 }

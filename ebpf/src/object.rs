@@ -1,9 +1,14 @@
 //! Loading a linked object and running its programs.
 
+use crate::arena::{Arena, OutOfMemory};
 use crate::host::{Context, Host};
-use crate::interp::{Code, DEFAULT_BUDGET, MAX_FRAMES};
+use crate::insn::{CALL, PSEUDO_CALL};
+use crate::interp::{Code, DEFAULT_BUDGET};
 use crate::linked::{Linked, ParseError, ProgramDef};
-use crate::map::Map;
+use crate::map::{Map, MapDef, Shape};
+use crate::memory::Memory;
+use crate::run::Run;
+use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
 use crate::verify::{VerifyError, verify};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -104,6 +109,9 @@ pub enum RunFault {
         /// The CPU.
         cpu: u32,
     },
+    /// A program of the object is running on this CPU: whatever it called has run into a probe or
+    /// tracepoint with a program of the same object.
+    Nested,
     /// An instruction that the verifier should have refused: an error of ours.
     Corrupt,
 }
@@ -142,6 +150,9 @@ impl fmt::Display for RunError {
             RunFault::NotAMap { value } => write!(f, "passes {value:#x} to a helper as a map"),
             RunFault::CallDepth => write!(f, "calls nest deeper than {MAX_FRAMES} functions"),
             RunFault::NoSuchCpu { cpu } => write!(f, "the object was not loaded for CPU {cpu}"),
+            RunFault::Nested => {
+                f.write_str("a program of this object is already running on this CPU")
+            }
             RunFault::Corrupt => f.write_str("the interpreter met what the verifier excludes"),
         }
     }
@@ -155,8 +166,7 @@ pub struct Program {
     name: String,
     section: String,
     code: Code,
-    maps: Arc<[Map]>,
-    cpus: usize,
+    data: Arc<Data>,
 }
 
 impl Program {
@@ -176,13 +186,12 @@ impl Program {
     }
 
     /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
-    /// several CPUs at once; on each, nothing that could stop the CPU interrupts it. Needs up to 8
-    /// KiB of stack.
+    /// several CPUs at once; on each, nothing that could stop the CPU interrupts it.
     pub fn run(&self, context: &Context, host: &dyn Host) -> Result<u64, RunError> {
         self.run_within(DEFAULT_BUDGET, context, host)
     }
 
-    /// As [`Self::run`], within a budget of `instructions`.
+    /// As [`Self::run`], within a budget of `instructions` ([`crate::interp`] says what counts).
     pub fn run_within(
         &self,
         instructions: u64,
@@ -190,15 +199,67 @@ impl Program {
         host: &dyn Host,
     ) -> Result<u64, RunError> {
         let cpu = host.cpu();
-        if cpu >= self.cpus {
-            return Err(RunError {
-                insn: 0,
-                fault: RunFault::NoSuchCpu { cpu: cpu as u32 },
-            });
+        let refuse = |fault| RunError { insn: 0, fault };
+        let stacks = &self.data.stacks;
+        if !stacks.has(cpu) {
+            return Err(refuse(RunFault::NoSuchCpu { cpu: cpu as u32 }));
         }
-        self.code.run(&self.maps, context, host, cpu, instructions)
+        let stack = stacks.take(cpu).ok_or(refuse(RunFault::Nested))?;
+        let mut run = Run {
+            memory: Memory {
+                context,
+                arena: &self.data.arena,
+                stack: stack.range().clone(),
+                maps: &self.data.maps,
+            },
+            host,
+            cpu,
+            budget: instructions,
+        };
+        self.code.run(&mut run)
     }
 }
+
+/// What the programs of an object share.
+#[derive(Debug)]
+struct Data {
+    arena: Arc<Arena>,
+    stacks: Stacks,
+    maps: Vec<Map>,
+}
+
+impl Data {
+    fn allocate(linked: &Linked, cpus: usize) -> Result<Self, OutOfMemory> {
+        let stacks = Stacks::allocate(cpus, frames(linked))?;
+        let shapes = linked.maps.iter().map(|map| Shape::of(map, cpus).bytes());
+        // Shapes are whole cache lines, and so are stacks.
+        let size = stacks.bytes() + shapes.sum::<usize>();
+        let arena = Arc::new(Arena::allocate(size)?);
+        let mut start = stacks.bytes();
+        let allocate = |map: &MapDef| {
+            let values = start;
+            start += Shape::of(map, cpus).bytes();
+            Map::allocate(map.clone(), cpus, &arena, values)
+        };
+        let maps: Result<_, _> = linked.maps.iter().map(allocate).collect();
+        Ok(Self {
+            maps: maps?,
+            arena,
+            stacks,
+        })
+    }
+}
+
+/// How many frames a stack needs. Most programs call no subprograms and need one.
+fn frames(linked: &Linked) -> usize {
+    let insns = linked.programs.iter().flat_map(|program| &program.insns);
+    let calls = insns
+        .filter(|insn| insn.code == CALL && insn.src == PSEUDO_CALL)
+        .count();
+    if calls == 0 { 1 } else { MAX_FRAMES }
+}
+
+const _: () = assert!(FRAME_SIZE.is_multiple_of(64));
 
 /// A loaded object: verified programs and the maps that they share. Put it into an `Arc` to attach
 /// its programs to several probes.
@@ -206,7 +267,7 @@ impl Program {
 pub struct Object {
     name: String,
     programs: Vec<Program>,
-    maps: Arc<[Map]>,
+    data: Arc<Data>,
 }
 
 impl Object {
@@ -219,19 +280,22 @@ impl Object {
         for program in &linked.programs {
             verify(program, &linked.maps).map_err(LoadError::Verify)?;
         }
-        let maps = allocate_maps(linked, cpus)?;
+        let needed = linked.maps.iter().map(|map| map.memory(cpus)).sum();
+        if needed > MAP_QUOTA {
+            return Err(LoadError::Quota { needed });
+        }
+        let data = Data::allocate(linked, cpus).map_err(|_| LoadError::OutOfMemory { needed })?;
+        let data = Arc::new(data);
         let load = |program: &ProgramDef| Program {
             name: program.name.clone(),
             section: program.section.clone(),
-            code: Code::decode(&program.insns),
-            maps: Arc::clone(&maps),
-            cpus,
+            code: Code::decode(&program.insns, &data.maps),
+            data: Arc::clone(&data),
         };
-        let programs = linked.programs.iter().map(load).collect();
         Ok(Self {
             name: linked.name.clone(),
-            programs,
-            maps,
+            programs: linked.programs.iter().map(load).collect(),
+            data,
         })
     }
 
@@ -252,24 +316,13 @@ impl Object {
 
     /// Its maps.
     pub fn maps(&self) -> &[Map] {
-        &self.maps
+        &self.data.maps
     }
 
     /// The map of that name.
     pub fn map(&self, name: &str) -> Option<&Map> {
-        self.maps.iter().find(|map| map.name() == name)
+        self.data.maps.iter().find(|map| map.name() == name)
     }
-}
-
-fn allocate_maps(linked: &Linked, cpus: usize) -> Result<Arc<[Map]>, LoadError> {
-    let needed = linked.maps.iter().map(|map| map.memory(cpus)).sum();
-    if needed > MAP_QUOTA {
-        return Err(LoadError::Quota { needed });
-    }
-    let allocate = |map: &crate::map::MapDef| Map::allocate(map.clone(), cpus);
-    let maps: Result<Vec<_>, _> = linked.maps.iter().map(allocate).collect();
-    maps.map(Arc::from)
-        .map_err(|_| LoadError::OutOfMemory { needed })
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use crate::insn::{
     CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text, X, alu, class,
     jmp, mode,
 };
-use crate::interp::MAX_FRAMES;
 use crate::linked::{MAX_INSNS, ProgramDef};
 use crate::map::{MapDef, MapKind};
+use crate::stack::MAX_FRAMES;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -65,7 +65,7 @@ pub enum Reason {
     FallsThrough,
     /// The function calls itself, directly or through others.
     Recursion,
-    /// Calls nest deeper than the stack has frames.
+    /// Calls nest deeper than a stack may have frames.
     CallDepth,
 }
 

@@ -2,12 +2,12 @@
 
 use super::format::{Line, Strings, format};
 use super::{EFAULT, EINVAL, Helper, MAX_PRINT};
-use crate::address::{self, Place, Region};
+use crate::address::{self, Place};
 use crate::host::{Host, ReadFault};
-use crate::interp::Vm;
 use crate::map::{MAX_KEY_SIZE, Map, UpdateFlag};
 use crate::memory::Memory;
 use crate::object::{Access, RunFault};
+use crate::run::Run;
 
 /// Arguments of `trace_vprintk` at most (Linux: `MAX_BPRINTF_VARARGS`).
 const MAX_ARGUMENTS: usize = 12;
@@ -17,20 +17,20 @@ const PRINT_COST: u64 = 100;
 const CHUNK: usize = 256;
 
 /// Calls a helper with r1 to r5 and returns its r0.
-pub(crate) fn call(vm: &mut Vm<'_>, helper: Helper, args: [u64; 5]) -> Result<u64, RunFault> {
+pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<u64, RunFault> {
     let [first, second, third, fourth, _] = args;
     match helper {
-        Helper::MapLookupElem => map_lookup(vm, first, second),
-        Helper::MapUpdateElem => map_update(vm, first, second, third, fourth),
-        Helper::MapDeleteElem => map_delete(vm, first, second),
+        Helper::MapLookupElem => map_lookup(run, first, second),
+        Helper::MapUpdateElem => map_update(run, first, second, third, fourth),
+        Helper::MapDeleteElem => map_delete(run, first, second),
         Helper::ProbeRead | Helper::ProbeReadKernel => {
-            probe_read(vm, first, second as u32 as usize, third)
+            probe_read(run, first, second as u32 as usize, third)
         }
-        Helper::KtimeGetNs => Ok(vm.host.ktime_ns()),
-        Helper::DurationNs => Ok(vm.host.duration_ns().unwrap_or(0)),
-        Helper::GetSmpProcessorId => Ok(vm.cpu as u64),
-        Helper::TracePrintk => print(vm, first, second as u32 as usize, &args[2..]),
-        Helper::TraceVprintk => print_array(vm, [first, second], third, fourth as u32 as usize),
+        Helper::KtimeGetNs => Ok(run.host.ktime_ns()),
+        Helper::DurationNs => Ok(run.host.duration_ns().unwrap_or(0)),
+        Helper::GetSmpProcessorId => Ok(run.cpu as u64),
+        Helper::TracePrintk => print(run, first, second as u32 as usize, &args[2..]),
+        Helper::TraceVprintk => print_array(run, [first, second], third, fourth as u32 as usize),
     }
 }
 
@@ -42,29 +42,20 @@ fn bad_access(address: u64, length: usize, access: Access) -> RunFault {
     }
 }
 
-fn read(vm: &Vm<'_>, address: u64, target: &mut [u8]) -> Result<(), RunFault> {
+fn read(run: &Run<'_>, address: u64, target: &mut [u8]) -> Result<(), RunFault> {
     let length = target.len();
-    vm.memory
+    run.memory
         .read(address, target)
         .map_err(|_| bad_access(address, length, Access::Read))
 }
 
-/// The number of a map and the map, from what a program passes as one.
-fn map_of<'a>(vm: &Vm<'a>, handle: u64) -> Result<(usize, &'a Map), RunFault> {
-    let index = match Place::parse(handle) {
-        Some(Place {
-            region: Region::Handle(index),
-            slot: 0,
-            offset: 0,
-        }) => index,
-        _ => return Err(RunFault::NotAMap { value: handle }),
+/// The map that a program passes to a helper.
+fn map_of<'a>(run: &Run<'a>, handle: u64) -> Result<&'a Map, RunFault> {
+    let map = match Place::parse(handle) {
+        Some(Place::Handle(index)) => run.memory.maps.get(index),
+        _ => None,
     };
-    let map = vm
-        .memory
-        .maps
-        .get(index)
-        .ok_or(RunFault::NotAMap { value: handle })?;
-    Ok((index, map))
+    map.ok_or(RunFault::NotAMap { value: handle })
 }
 
 /// A key, copied out of the program's memory.
@@ -74,13 +65,13 @@ struct Key {
 }
 
 impl Key {
-    fn read(vm: &Vm<'_>, map: &Map, address: u64) -> Result<Self, RunFault> {
+    fn read(run: &Run<'_>, map: &Map, address: u64) -> Result<Self, RunFault> {
         let length = map.definition().key_size as usize;
         let mut key = Self {
             bytes: [0; MAX_KEY_SIZE as usize],
             length,
         };
-        read(vm, address, &mut key.bytes[..length])?;
+        read(run, address, &mut key.bytes[..length])?;
         Ok(key)
     }
 
@@ -89,33 +80,32 @@ impl Key {
     }
 }
 
-fn map_lookup(vm: &mut Vm<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
-    let (index, map) = map_of(vm, handle)?;
-    let key = Key::read(vm, map, key)?;
-    let slot = map.slot(key.as_bytes(), vm.cpu);
-    Ok(slot.map_or(0, |slot| address::map_value(index, slot, 0)))
+fn map_lookup(run: &mut Run<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
+    let map = map_of(run, handle)?;
+    let key = Key::read(run, map, key)?;
+    Ok(map.place(key.as_bytes(), run.cpu).map_or(0, address::arena))
 }
 
 fn map_update(
-    vm: &mut Vm<'_>,
+    run: &mut Run<'_>,
     handle: u64,
     key: u64,
     value: u64,
     flags: u64,
 ) -> Result<u64, RunFault> {
-    let (_, map) = map_of(vm, handle)?;
-    let key = Key::read(vm, map, key)?;
+    let map = map_of(run, handle)?;
+    let key = Key::read(run, map, key)?;
     let size = map.values().size();
-    vm.charge(size as u64 / 8)?;
-    vm.memory
+    run.charge(size as u64 / 8)?;
+    run.memory
         .check_read(value, size)
         .map_err(|_| bad_access(value, size, Access::Read))?;
     let Some(flag) = UpdateFlag::from_number(flags) else {
         return Ok(EINVAL);
     };
-    let memory = &vm.memory;
-    let result = map.update_with(key.as_bytes(), vm.cpu, flag, |values, slot| {
-        values.fill_words(slot, size, |index| {
+    let memory = &run.memory;
+    let result = map.update_with(key.as_bytes(), run.cpu, flag, |values, place| {
+        values.fill_words(place, size, |index| {
             let offset = 8 * index;
             let word = memory.load_up_to_word(value + offset as u64, (size - offset).min(8));
             // The whole value has been checked above, and a program cannot take memory away.
@@ -125,9 +115,9 @@ fn map_update(
     Ok(result.map_or_else(|error| error.errno(), |()| 0))
 }
 
-fn map_delete(vm: &mut Vm<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
-    let (_, map) = map_of(vm, handle)?;
-    let key = Key::read(vm, map, key)?;
+fn map_delete(run: &mut Run<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
+    let map = map_of(run, handle)?;
+    let key = Key::read(run, map, key)?;
     Ok(map
         .delete(key.as_bytes())
         .map_or_else(|error| error.errno(), |()| 0))
@@ -148,19 +138,19 @@ fn read_anything(
     host.read_guest(address, target)
 }
 
-fn probe_read(vm: &mut Vm<'_>, target: u64, size: usize, source: u64) -> Result<u64, RunFault> {
+fn probe_read(run: &mut Run<'_>, target: u64, size: usize, source: u64) -> Result<u64, RunFault> {
     let refuse = |_| bad_access(target, size, Access::Write);
-    vm.memory.check_write(target, size).map_err(refuse)?;
-    vm.charge(size as u64 / 8)?;
+    run.memory.check_write(target, size).map_err(refuse)?;
+    run.charge(size as u64 / 8)?;
     let mut buffer = [0; CHUNK];
     let mut done = 0;
     while done < size {
         let chunk = &mut buffer[..CHUNK.min(size - done)];
         let address = source.wrapping_add(done as u64);
-        if read_anything(&vm.memory, vm.host, address, chunk).is_err() {
-            return zero(vm, target, size).map(|()| EFAULT);
+        if read_anything(&run.memory, run.host, address, chunk).is_err() {
+            return zero(run, target, size).map(|()| EFAULT);
         }
-        vm.memory
+        run.memory
             .write(target + done as u64, chunk)
             .map_err(refuse)?;
         done += chunk.len();
@@ -168,12 +158,12 @@ fn probe_read(vm: &mut Vm<'_>, target: u64, size: usize, source: u64) -> Result<
     Ok(0)
 }
 
-fn zero(vm: &mut Vm<'_>, target: u64, size: usize) -> Result<(), RunFault> {
+fn zero(run: &mut Run<'_>, target: u64, size: usize) -> Result<(), RunFault> {
     let zeros = [0; CHUNK];
     let mut done = 0;
     while done < size {
         let chunk = &zeros[..CHUNK.min(size - done)];
-        let result = vm.memory.write(target + done as u64, chunk);
+        let result = run.memory.write(target + done as u64, chunk);
         result.map_err(|_| bad_access(target, size, Access::Write))?;
         done += chunk.len();
     }
@@ -221,7 +211,7 @@ impl Reachable<'_> {
 }
 
 fn print_array(
-    vm: &mut Vm<'_>,
+    run: &mut Run<'_>,
     [text, size]: [u64; 2],
     array: u64,
     length: usize,
@@ -233,32 +223,32 @@ fn print_array(
     let arguments = &mut arguments[..length / 8];
     for (index, argument) in arguments.iter_mut().enumerate() {
         let mut bytes = [0; 8];
-        read(vm, array.wrapping_add(8 * index as u64), &mut bytes)?;
+        read(run, array.wrapping_add(8 * index as u64), &mut bytes)?;
         *argument = u64::from_le_bytes(bytes);
     }
-    print(vm, text, size as u32 as usize, arguments)
+    print(run, text, size as u32 as usize, arguments)
 }
 
-fn print(vm: &mut Vm<'_>, text: u64, size: usize, arguments: &[u64]) -> Result<u64, RunFault> {
-    vm.charge(PRINT_COST)?;
+fn print(run: &mut Run<'_>, text: u64, size: usize, arguments: &[u64]) -> Result<u64, RunFault> {
+    run.charge(PRINT_COST)?;
     if size > MAX_PRINT {
         return Ok(EINVAL);
     }
     let mut buffer = [0; MAX_PRINT];
     let text_bytes = &mut buffer[..size];
-    read(vm, text, text_bytes)?;
+    read(run, text, text_bytes)?;
     let Some(end) = text_bytes.iter().position(|&byte| byte == 0) else {
         return Ok(EINVAL);
     };
     let mut line = Line::new();
     let strings = Reachable {
-        memory: &vm.memory,
-        host: vm.host,
+        memory: &run.memory,
+        host: run.host,
     };
     if format(&mut line, &text_bytes[..end], arguments, &strings).is_err() {
         return Ok(EINVAL);
     }
-    vm.host.print(line.as_bytes());
+    run.host.print(line.as_bytes());
     Ok(line.as_bytes().len() as u64)
 }
 

@@ -195,8 +195,10 @@ fn guest_addresses_and_null_cannot_be_dereferenced() {
         0,
         testing::GUEST,
         u64::MAX,
-        0xeb7f_0000_0000_0000,
-        0xeb80_0000_0000_0000,
+        crate::address::map_handle(0),
+        // Behind the stacks of an object without maps.
+        crate::address::arena(4 * 512),
+        crate::address::arena(u32::MAX as usize),
     ] {
         let mut program = Vec::from(mov_imm64(R1, address));
         program.extend([load64(R0, R1, 0), exit()]);
@@ -239,16 +241,33 @@ fn an_endless_loop_ends_with_the_budget() {
             fault: RunFault::Budget
         })
     );
-    let program = testing::load(&[mov_imm(R0, 3), exit()], &[]);
-    let run = |budget| program.programs()[0].run_within(budget, &context(), &FakeHost::new());
-    assert_eq!(run(2), Ok(3));
-    assert_eq!(
-        run(1),
-        Err(RunError {
-            insn: 1,
-            fault: RunFault::Budget
-        })
-    );
+}
+
+#[test]
+fn a_run_pays_for_functions_and_for_jumps_backwards() {
+    let cost = |insns: &[Insn]| {
+        let object = testing::load(insns, &[]);
+        let run = |budget| object.programs()[0].run_within(budget, &context(), &FakeHost::new());
+        (0..100).find(|&budget| run(budget).is_ok())
+    };
+    assert_eq!(cost(&[mov_imm(R0, 3), exit()]), Some(2));
+    let skip = insn(class::JMP, 0, 0, 1, 0);
+    assert_eq!(cost(&[mov_imm(R0, 3), skip, exit(), exit()]), Some(4));
+    let round = [
+        mov_imm(R0, 3),
+        insn(class::ALU64 | alu::SUB, R0, 0, 0, 1),
+        insn(class::JMP | jmp::JNE, R0, 0, -2, 0),
+        exit(),
+    ];
+    assert_eq!(cost(&round), Some(4 + 2 * 2));
+    let call = [
+        insn(CALL, 0, PSEUDO_CALL, 0, 2),
+        insn(CALL, 0, PSEUDO_CALL, 0, 1),
+        exit(),
+        mov_imm(R0, 3),
+        exit(),
+    ];
+    assert_eq!(cost(&call), Some(3 + 2 * 2));
 }
 
 #[test]

@@ -15,7 +15,8 @@
 //! still holds its address can be reused for another key under it. It stays a value of the same
 //! map.
 
-use super::{MapError, OutOfMemory, UpdateFlag, allocate};
+use super::{MapError, UpdateFlag};
+use crate::arena::{OutOfMemory, allocate};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::mutex::TicketMutex;

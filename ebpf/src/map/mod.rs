@@ -4,17 +4,19 @@
 //!
 //! Several CPUs run programs on one map at once, and the debug server reads and writes it
 //! meanwhile. A map is allocated whole when its object is loaded; nothing here allocates on the hit
-//! path. Values are words that are accessed atomically (see `values`), so a value of at most 8
-//! aligned bytes is never seen half-written; larger ones can be, as in Linux' array maps. Only the
-//! hash map has locks; `hash` says why they are harmless.
+//! path. Values lie in the object's arena and are accessed atomically ([`crate::arena`]), so a value
+//! of at most 8 aligned bytes is never seen half-written; larger ones can be, as in Linux' array
+//! maps. Only the hash map has locks; `hash` says why they are harmless.
 
 mod hash;
 mod values;
 
-pub(crate) use values::{AtomicOp, Values};
+pub(crate) use values::{Shape, Values};
 
+use crate::arena::{Arena, OutOfMemory};
 use crate::helper::{E2BIG, EEXIST, EINVAL, ENOENT, EPERM};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use hash::HashIndex;
@@ -157,21 +159,11 @@ impl MapDef {
     /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked
     /// definitions and at most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
     pub fn memory(&self, cpus: usize) -> u64 {
-        let value = u64::from(self.value_size).next_multiple_of(8);
-        let per_entry = match self.kind {
-            MapKind::Array => value,
-            MapKind::PerCpuArray => value * cpus as u64,
-            MapKind::Hash => value + hash::overhead(self.key_size),
+        let index = match self.kind {
+            MapKind::Array | MapKind::PerCpuArray => 0,
+            MapKind::Hash => hash::overhead(self.key_size) * u64::from(self.max_entries),
         };
-        per_entry * u64::from(self.max_entries)
-    }
-
-    fn slots(&self, cpus: usize) -> usize {
-        let entries = self.max_entries as usize;
-        match self.kind {
-            MapKind::Array | MapKind::Hash => entries,
-            MapKind::PerCpuArray => entries * cpus,
-        }
+        Shape::of(self, cpus).bytes() as u64 + index
     }
 }
 
@@ -261,26 +253,10 @@ pub struct Entry<'a> {
     pub value: &'a [u8],
 }
 
-/// There is no memory for a map.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct OutOfMemory;
-
-/// A vector of `count` elements, or an error instead of the allocator's panic.
-fn allocate<T>(
-    count: usize,
-    make: impl FnMut(usize) -> T,
-) -> Result<alloc::boxed::Box<[T]>, OutOfMemory> {
-    let mut elements = Vec::new();
-    elements.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
-    elements.extend((0..count).map(make));
-    Ok(elements.into_boxed_slice())
-}
-
-/// How a key becomes the number of a value.
+/// How a key becomes the place of a value.
 #[derive(Debug)]
 enum Index {
     Array,
-    PerCpuArray { cpus: usize },
     Hash(HashIndex),
 }
 
@@ -294,13 +270,19 @@ pub struct Map {
 }
 
 impl Map {
-    /// Allocates a map. The definition has been checked.
-    pub(crate) fn allocate(definition: MapDef, cpus: usize) -> Result<Self, OutOfMemory> {
-        let values = Values::allocate(definition.slots(cpus), definition.value_size as usize)?;
-        values.fill(0, &definition.initial);
+    /// A map whose values begin at byte `start` of `arena`, a multiple of 8, and fit there. The
+    /// definition has been checked.
+    pub(crate) fn allocate(
+        definition: MapDef,
+        cpus: usize,
+        arena: &Arc<Arena>,
+        start: usize,
+    ) -> Result<Self, OutOfMemory> {
+        let shape = Shape::of(&definition, cpus);
+        let values = Values::new(Arc::clone(arena), start, shape);
+        values.fill(start, &definition.initial);
         let index = match definition.kind {
-            MapKind::Array => Index::Array,
-            MapKind::PerCpuArray => Index::PerCpuArray { cpus },
+            MapKind::Array | MapKind::PerCpuArray => Index::Array,
             MapKind::Hash => Index::Hash(HashIndex::allocate(
                 definition.max_entries,
                 definition.key_size as usize,
@@ -328,8 +310,8 @@ impl Map {
     pub fn lookup(&self, key: &[u8], cpu: usize, value: &mut [u8]) -> Result<(), MapError> {
         self.check_sizes(key, value.len())?;
         self.check_cpu(cpu)?;
-        let slot = self.slot(key, cpu).ok_or(MapError::NotFound)?;
-        self.values.copy_out(slot, value);
+        let place = self.place(key, cpu).ok_or(MapError::NotFound)?;
+        self.values.copy_out(place, value);
         Ok(())
     }
 
@@ -343,7 +325,7 @@ impl Map {
     ) -> Result<(), MapError> {
         self.check_sizes(key, value.len())?;
         self.check_cpu(cpu)?;
-        self.update_with(key, cpu, flag, |values, slot| values.fill(slot, value))
+        self.update_with(key, cpu, flag, |values, place| values.fill(place, value))
     }
 
     /// Removes the entry `key`.
@@ -352,7 +334,7 @@ impl Map {
         self.check_mutable()?;
         match &self.index {
             Index::Hash(index) => index.delete(key),
-            Index::Array | Index::PerCpuArray { .. } => Err(MapError::Unsupported),
+            Index::Array => Err(MapError::Unsupported),
         }
     }
 
@@ -362,29 +344,26 @@ impl Map {
     pub fn for_each(&self, visit: &mut dyn FnMut(Entry<'_>) -> bool) {
         let mut key = alloc::vec![0; self.definition.key_size as usize];
         let mut value = alloc::vec![0; self.values.size()];
-        for slot in 0..self.values.slots() {
-            let cpu = match &self.index {
-                Index::Array => {
-                    key.copy_from_slice(&(slot as u32).to_le_bytes());
-                    self.values.copy_out(slot, &mut value);
-                    None
-                }
-                Index::PerCpuArray { cpus } => {
-                    key.copy_from_slice(&((slot / cpus) as u32).to_le_bytes());
-                    self.values.copy_out(slot, &mut value);
-                    Some(slot % cpus)
-                }
-                Index::Hash(index) => {
-                    let copy_value = || self.values.copy_out(slot, &mut value);
-                    if !index.copy_key(slot, &mut key, copy_value) {
-                        continue;
-                    }
-                    None
-                }
+        let Shape {
+            entries, copies, ..
+        } = self.values.shape();
+        for (entry, cpu) in (0..entries).flat_map(|entry| (0..copies).map(move |cpu| (entry, cpu)))
+        {
+            let Some(place) = self.values.at(entry, cpu) else {
+                continue;
             };
+            let mut copy_value = || self.values.copy_out(place, &mut value);
+            match &self.index {
+                Index::Array => {
+                    key.copy_from_slice(&(entry as u32).to_le_bytes());
+                    copy_value();
+                }
+                Index::Hash(index) if index.copy_key(entry, &mut key, copy_value) => {}
+                Index::Hash(_) => continue,
+            }
             if !visit(Entry {
                 key: &key,
-                cpu,
+                cpu: self.is_per_cpu().then_some(cpu),
                 value: &value,
             }) {
                 return;
@@ -392,7 +371,7 @@ impl Map {
         }
     }
 
-    /// The memory of the values.
+    /// Its values.
     pub(crate) fn values(&self) -> &Values {
         &self.values
     }
@@ -402,18 +381,18 @@ impl Map {
         self.definition.mutability == Mutability::Mutable
     }
 
-    /// The number of the value of `key` on `cpu`. The key has the map's key size, and there is such
-    /// a CPU.
-    pub(crate) fn slot(&self, key: &[u8], cpu: usize) -> Option<usize> {
-        match &self.index {
-            Index::Array => self.array_index(key),
-            Index::PerCpuArray { cpus } => Some(self.array_index(key)? * cpus + cpu),
-            Index::Hash(index) => index.find(key),
-        }
+    /// Where in the arena the value of `key` on `cpu` is. The key has the map's key size, and there
+    /// is such a CPU.
+    pub(crate) fn place(&self, key: &[u8], cpu: usize) -> Option<usize> {
+        let entry = match &self.index {
+            Index::Array => u32::from_le_bytes(key.try_into().ok()?) as usize,
+            Index::Hash(index) => index.find(key)?,
+        };
+        self.values.at(entry, cpu)
     }
 
-    /// Lets `write` set the value of `key` on `cpu`, which it gets the number of. `write` runs
-    /// under a lock of the map: it is short and takes no lock. Key and CPU are as [`Self::slot`]
+    /// Lets `write` set the value of `key` on `cpu`, whose place in the arena it gets. `write` runs
+    /// under a lock of the map: it is short and takes no lock. Key and CPU are as [`Self::place`]
     /// wants them.
     pub(crate) fn update_with(
         &self,
@@ -424,19 +403,23 @@ impl Map {
     ) -> Result<(), MapError> {
         self.check_mutable()?;
         if let Index::Hash(index) = &self.index {
-            return index.update(key, flag, |slot| write(&self.values, slot));
+            return index.update(key, flag, |entry| {
+                // An entry of the index always has a value.
+                if let Some(place) = self.values.at(entry, cpu) {
+                    write(&self.values, place);
+                }
+            });
         }
-        let slot = self.slot(key, cpu).ok_or(MapError::OutOfRange)?;
+        let place = self.place(key, cpu).ok_or(MapError::OutOfRange)?;
         if flag == UpdateFlag::NoExist {
             return Err(MapError::Exists);
         }
-        write(&self.values, slot);
+        write(&self.values, place);
         Ok(())
     }
 
-    fn array_index(&self, key: &[u8]) -> Option<usize> {
-        let index = u32::from_le_bytes(key.try_into().ok()?);
-        (index < self.definition.max_entries).then_some(index as usize)
+    fn is_per_cpu(&self) -> bool {
+        self.definition.kind == MapKind::PerCpuArray
     }
 
     fn check_sizes(&self, key: &[u8], value_size: usize) -> Result<(), MapError> {
@@ -450,9 +433,10 @@ impl Map {
     }
 
     fn check_cpu(&self, cpu: usize) -> Result<(), MapError> {
-        match self.index {
-            Index::PerCpuArray { cpus } if cpu >= cpus => Err(MapError::NoSuchCpu),
-            _ => Ok(()),
+        if self.is_per_cpu() && cpu >= self.values.shape().copies {
+            Err(MapError::NoSuchCpu)
+        } else {
+            Ok(())
         }
     }
 

@@ -1,6 +1,5 @@
 use super::*;
 use crate::testing::map;
-use crate::width::Width;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use proptest::prelude::*;
@@ -10,7 +9,9 @@ fn allocate(definition: MapDef, cpus: usize) -> Map {
     definition
         .check()
         .expect("the definition should be possible");
-    Map::allocate(definition, cpus).expect("there should be memory")
+    let shape = Shape::of(&definition, cpus);
+    let arena = Arena::allocate(shape.bytes()).expect("there should be memory");
+    Map::allocate(definition, cpus, &Arc::new(arena), 0).expect("there should be memory")
 }
 
 fn get(map: &Map, key: u32, cpu: usize) -> Result<u64, MapError> {
@@ -180,47 +181,12 @@ fn impossible_definitions_are_refused() {
 }
 
 #[test]
-fn neighbours_in_a_word_do_not_lose_updates() {
-    let map = allocate(map(MapKind::Array, 1), 1);
-    let count = |offset: usize, width: Width| {
-        for number in 1..=20_000_u64 {
-            map.values()
-                .store(0, offset, width, number)
-                .expect("it is inside");
-            assert_eq!(
-                map.values().load(0, offset, width),
-                Some(number & width.mask())
-            );
-        }
-    };
-    thread::scope(|scope| {
-        scope.spawn(|| count(0, Width::Byte));
-        scope.spawn(|| count(2, Width::Half));
-        scope.spawn(|| count(4, Width::Word));
-    });
-    assert_eq!(
-        get(&map, 0, 0),
-        Ok(20_000 << 32 | 20_000 << 16 | (20_000 & 0xff))
-    );
-}
-
-#[test]
-fn atomic_additions_add_up() {
-    let map = allocate(map(MapKind::Array, 1), 1);
-    let add = |offset: usize, width: Width| {
-        for _ in 0..10_000 {
-            map.values()
-                .atomic(0, offset, width, AtomicOp::Add, 1, 0)
-                .expect("it is inside");
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| add(0, Width::Word));
-            scope.spawn(|| add(4, Width::Word));
-        }
-    });
-    assert_eq!(get(&map, 0, 0), Ok(20_000 << 32 | 20_000));
+fn values_of_different_cpus_share_no_cache_line() {
+    let map = allocate(map(MapKind::PerCpuArray, 3), 4);
+    let place = |index, cpu| map.values().at(index, cpu);
+    assert_eq!(place(2, 0), Some(16));
+    assert_eq!(place(0, 1), Some(64));
+    assert_eq!((place(3, 0), place(0, 4)), (None, None));
 }
 
 #[test]
@@ -308,28 +274,26 @@ proptest! {
         prop_assert_eq!(shown, model.into_iter().collect::<Vec<_>>());
     }
 
-    /// Loads and stores of every width and alignment are those of an array of bytes.
+    /// Every byte of a value knows where the value ends, and no other byte does.
     #[test]
-    fn values_are_bytes(
-        accesses in prop::collection::vec((0..24_usize, 0..4_u8, any::<u64>()), 0..50),
+    fn places_are_inside_values(
+        value_size in 1..40_u32, max_entries in 1..5_u32, cpus in 1..4_usize, per_cpu: bool,
     ) {
-        let map = allocate(MapDef { value_size: 21, ..map(MapKind::Array, 2) }, 1);
-        let mut model = [0_u8; 21];
-        for (offset, width, value) in accesses {
-            let width = Width::of_bytes(1 << width);
-            let range = offset..offset + width.bytes();
-            let inside = range.end <= model.len();
-            prop_assert_eq!(map.values().store(1, offset, width, value).is_some(), inside);
-            if inside {
-                model[range].copy_from_slice(&value.to_le_bytes()[..width.bytes()]);
-                prop_assert_eq!(map.values().load(1, offset, width), Some(value & width.mask()));
+        let kind = if per_cpu { MapKind::PerCpuArray } else { MapKind::Array };
+        let map = allocate(MapDef { value_size, ..map(kind, max_entries) }, cpus);
+        let values = map.values();
+        let size = values.shape().bytes();
+        let mut model = vec![None; size + 16];
+        for entry in 0..max_entries as usize {
+            for cpu in 0..cpus {
+                let start = values.at(entry, cpu).expect("it is there");
+                let end = start + value_size as usize;
+                model[start..end].fill(Some(end));
             }
         }
-        let mut bytes = [0; 21];
-        map.values().copy_out(1, &mut bytes);
-        prop_assert_eq!(bytes, model);
-        map.values().copy_out(0, &mut bytes);
-        prop_assert_eq!(bytes, [0; 21]);
+        for (offset, end) in model.into_iter().enumerate() {
+            prop_assert_eq!(values.end_of(offset), end);
+        }
     }
 
     #[test]

@@ -109,8 +109,17 @@ fn errors_of_maps_are_those_of_linux() {
 }
 
 #[test]
-fn a_map_address_ends_where_its_value_ends() {
-    for (offset, inside) in [(0, true), (1, false), (8, false), (-1, false), (-8, false)] {
+fn an_access_lies_in_one_value() {
+    // Values are neighbours, as in Linux: what leaves one whole lands in the next.
+    for (offset, inside) in [
+        (0, true),
+        (1, false),
+        (8, true),
+        (16, false),
+        (-1, false),
+        (-8, true),
+        (-16, false),
+    ] {
         let mut program = update(0, 1, 5, 0);
         program.extend(with_key(Helper::MapLookupElem, 0));
         program.extend([alu_imm(alu::ADD, R0, offset), load(R0, R0, 0), exit()]);
@@ -216,7 +225,7 @@ fn probe_read_refuses_a_target_that_is_not_the_programs() {
         (GUEST, 1),
         (0, 1),
         (address::context(), 8),
-        (address::stack(0, 0), 513),
+        (address::arena(0), 513),
     ] {
         let mut program = Vec::from(mov_imm64(R1, target));
         program.push(mov_imm(R2, size));

@@ -1,0 +1,85 @@
+//! The stacks of an object's programs: one for each CPU, at the beginning of the arena.
+//!
+//! A stack grows downwards by one frame of 512 bytes for each function. It is not cleared between
+//! runs: what a program finds where it has not written is what an earlier run of the same object
+//! left.
+
+use crate::arena::{OutOfMemory, allocate};
+use alloc::boxed::Box;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes of stack that every function of a program has (Linux: `MAX_BPF_STACK`).
+pub const FRAME_SIZE: usize = 512;
+
+/// How deep subprograms nest at most, the program itself included (Linux: `MAX_CALL_FRAMES`).
+pub const MAX_FRAMES: usize = 8;
+
+/// The stacks of an object.
+#[derive(Debug)]
+pub(crate) struct Stacks {
+    frames: usize,
+    /// Which of them are in use.
+    taken: Box<[AtomicBool]>,
+}
+
+impl Stacks {
+    /// Stacks of `frames` frames for `cpus` CPUs.
+    pub(crate) fn allocate(cpus: usize, frames: usize) -> Result<Self, OutOfMemory> {
+        let taken = allocate(cpus, |_| AtomicBool::new(false))?;
+        Ok(Self { frames, taken })
+    }
+
+    /// Bytes that they take of the arena.
+    pub(crate) fn bytes(&self) -> usize {
+        self.taken.len() * self.frames * FRAME_SIZE
+    }
+
+    /// Whether that CPU has one.
+    pub(crate) fn has(&self, cpu: usize) -> bool {
+        cpu < self.taken.len()
+    }
+
+    /// Takes the stack of `cpu`, which there is, until the result is dropped; `None` where a
+    /// program of the object is running on it: a program that a helper or a tracepoint started
+    /// would overwrite what the interrupted one has there.
+    pub(crate) fn take(&self, cpu: usize) -> Option<Stack<'_>> {
+        let taken = self.taken.get(cpu)?;
+        // Only this CPU ever looks at it.
+        if taken.load(Ordering::Relaxed) {
+            return None;
+        }
+        taken.store(true, Ordering::Relaxed);
+        let bytes = self.frames * FRAME_SIZE;
+        Some(Stack {
+            taken,
+            range: cpu * bytes..(cpu + 1) * bytes,
+        })
+    }
+}
+
+/// The stack of a running program.
+#[derive(Debug)]
+pub(crate) struct Stack<'a> {
+    taken: &'a AtomicBool,
+    range: Range<usize>,
+}
+
+impl Stack<'_> {
+    /// Where it is in the arena.
+    pub(crate) fn range(&self) -> &Range<usize> {
+        &self.range
+    }
+}
+
+impl Drop for Stack<'_> {
+    fn drop(&mut self) {
+        self.taken.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The end of the frame that a byte of a stack is in. Frames are aligned: stacks begin where the
+/// arena does.
+pub(crate) fn frame_end(offset: usize) -> usize {
+    (offset / FRAME_SIZE + 1) * FRAME_SIZE
+}
