@@ -95,6 +95,11 @@ impl Arena {
         (self.words.len() - 1) * 8
     }
 
+    /// Where it is in the hypervisor's memory, for compiled programs. Never shown to a program.
+    pub(crate) fn base(&self) -> *const AtomicU64 {
+        self.words.as_ptr()
+    }
+
     /// Loads, zero-extended, of any alignment; `None` past the end.
     #[inline]
     pub(crate) fn load(&self, offset: usize, width: Width) -> Option<u64> {

@@ -22,6 +22,7 @@ pub mod helper;
 pub mod host;
 pub mod insn;
 pub mod interp;
+pub mod jit;
 pub mod linked;
 pub mod map;
 mod memory;

@@ -2,14 +2,16 @@
 
 use crate::arena::{Arena, OutOfMemory};
 use crate::host::{Context, Host};
-use crate::insn::{CALL, PSEUDO_CALL};
+use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
+use crate::jit::{self, Compiler, Native, NotCompiled};
 use crate::linked::{Linked, ParseError, ProgramDef};
 use crate::map::{Map, MapDef, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
 use crate::verify::{VerifyError, verify};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -160,12 +162,21 @@ impl fmt::Display for RunError {
 
 impl core::error::Error for RunError {}
 
+/// What runs instead of the interpreter.
+#[derive(Debug)]
+struct Compiled {
+    code: jit::Code,
+    native: Box<dyn Native>,
+}
+
 /// One verified program, ready to run.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     section: String,
+    insns: Box<[Insn]>,
     code: Code,
+    compiled: Option<Compiled>,
     data: Arc<Data>,
 }
 
@@ -183,6 +194,30 @@ impl Program {
     /// How many instructions it has.
     pub fn insn_count(&self) -> usize {
         self.code.len()
+    }
+
+    /// Its instructions.
+    pub fn insns(&self) -> &[Insn] {
+        &self.insns
+    }
+
+    /// The program as A64 code.
+    pub fn to_a64(&self, options: &jit::Options) -> Result<jit::Code, NotCompiled> {
+        let arena = self.data.arena.size();
+        self.code.compile(&self.data.maps, arena, options)
+    }
+
+    /// Compiles the program and lets `compiler` install the code. From then on it runs compiled.
+    pub fn compile(&mut self, compiler: &dyn Compiler) -> Result<(), NotCompiled> {
+        let code = self.to_a64(&compiler.options())?;
+        let native = compiler.install(&code).ok_or(NotCompiled::NoRoom)?;
+        self.compiled = Some(Compiled { code, native });
+        Ok(())
+    }
+
+    /// What it was compiled to, if it runs compiled.
+    pub fn compiled(&self) -> Option<&jit::Code> {
+        self.compiled.as_ref().map(|compiled| &compiled.code)
     }
 
     /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
@@ -215,8 +250,12 @@ impl Program {
             host,
             cpu,
             budget: instructions,
+            fault: None,
         };
-        self.code.run(&mut run)
+        match &self.compiled {
+            Some(compiled) => self.code.enter(&*compiled.native, &mut run),
+            None => self.code.run(&mut run),
+        }
     }
 }
 
@@ -289,7 +328,9 @@ impl Object {
         let load = |program: &ProgramDef| Program {
             name: program.name.clone(),
             section: program.section.clone(),
+            insns: program.insns.as_slice().into(),
             code: Code::decode(&program.insns, &data.maps),
+            compiled: None,
             data: Arc::clone(&data),
         };
         Ok(Self {
@@ -302,6 +343,11 @@ impl Object {
     /// What a user calls it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its programs, to be compiled.
+    pub fn programs_mut(&mut self) -> &mut [Program] {
+        &mut self.programs
     }
 
     /// Its programs, at least one.

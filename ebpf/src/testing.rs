@@ -9,6 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use proptest::prelude::*;
 
 /// Where the guest's page is: an address as Linux on arm64 has them.
 pub(crate) const GUEST: u64 = 0xffff_8000_8000_0000;
@@ -117,4 +118,21 @@ pub(crate) fn load(insns: &[Insn], maps: &[MapDef]) -> Object {
 /// Loads and runs a program without maps.
 pub(crate) fn run(insns: &[Insn]) -> Result<u64, RunError> {
     load(insns, &[]).programs()[0].run(&context(), &FakeHost::new())
+}
+
+/// An instruction that is more often valid than random bytes are.
+pub(crate) fn any_insn() -> impl Strategy<Value = Insn> {
+    let opcode = prop::sample::select(vec![
+        0x07, 0x0f, 0x18, 0x61, 0x69, 0x71, 0x79, 0x7b, 0x63, 0x72, 0x7a, 0xb7, 0xbf, 0x85, 0x95,
+        0xdb, 0xc3, 0x05, 0x15, 0x1d, 0x2d, 0x3f, 0x9f, 0xd4, 0xdc, 0x6d, 0xa6, 0x16, 0x37,
+    ]);
+    let imm = prop_oneof![-16..200_i32, any::<i32>()];
+    let off = prop_oneof![Just(0_i16), -32..32_i16];
+    (opcode, 0..11_u8, 0..11_u8, off, imm).prop_map(|(code, dst, src, off, imm)| Insn {
+        code,
+        dst,
+        src,
+        off,
+        imm,
+    })
 }

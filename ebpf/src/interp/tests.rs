@@ -5,7 +5,6 @@ use crate::insn::{CALL, PSEUDO_CALL, X, alu, atomic, class, jmp, mode, size};
 use crate::map::MapKind;
 use crate::testing::{self, FakeHost, context, run};
 use alloc::string::ToString;
-use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
 
@@ -387,24 +386,12 @@ fn a_cpu_that_the_object_was_not_loaded_for_is_refused() {
     );
 }
 
-/// An instruction that is more often valid than random bytes are.
-fn any_insn() -> impl Strategy<Value = Insn> {
-    let opcode = prop::sample::select(vec![
-        0x07, 0x0f, 0x18, 0x61, 0x69, 0x71, 0x79, 0x7b, 0x63, 0x72, 0x7a, 0xb7, 0xbf, 0x85, 0x95,
-        0xdb, 0xc3, 0x05, 0x15, 0x1d, 0x2d, 0x3f, 0x9f, 0xd4, 0xdc, 0x6d, 0xa6, 0x16, 0x37,
-    ]);
-    let imm = prop_oneof![-16..200_i32, any::<i32>()];
-    let off = prop_oneof![Just(0_i16), -32..32_i16];
-    (opcode, 0..11_u8, 0..11_u8, off, imm)
-        .prop_map(|(code, dst, src, off, imm)| insn(code, dst, src, off, imm))
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     /// Whatever the verifier lets through runs to a result or an error: no panic, no hang.
     #[test]
-    fn what_is_verified_is_safe_to_run(mut insns in prop::collection::vec(any_insn(), 1..24)) {
+    fn what_is_verified_is_safe_to_run(mut insns in prop::collection::vec(testing::any_insn(), 1..24)) {
         insns.push(exit());
         let maps = [testing::map(MapKind::Array, 3), testing::map(MapKind::Hash, 3)];
         let linked = testing::linked(&insns, &maps);

@@ -1,0 +1,109 @@
+//! Calls of subprograms and helpers. Lookups in arrays and the number of the CPU are inlined.
+
+use super::CompileError;
+use super::asm::{AddSub, Cond, FP, Reg, Size, Transfer, ZR};
+use super::emit::{CPU_SLOT, Emitter, RUN_SLOT};
+use super::flow::{Value, arguments};
+use super::immediate::{self, fits_add_sub};
+use super::native::Failure;
+use super::registers::{
+    self, BUDGET, CALLEE, HELPER, LEFT, MARK, OPERAND, RUN, TEMPORARY, TEMPORARY2,
+};
+use crate::decode::Step;
+use crate::helper::Helper;
+use crate::map::{Map, MapKind};
+use crate::width::Width;
+
+/// The result of a call.
+const RESULT: Reg = Reg(0);
+
+impl Emitter<'_> {
+    /// Calls a subprogram.
+    pub(super) fn call(&mut self, step: &Step) {
+        // A program has at most `MAX_INSNS` instructions.
+        self.charge(step.immediate as u32);
+        let stub = self.stub(Failure::Budget);
+        self.asm.b_cond(Cond::Lo, stub);
+        let function = self.function_at(step.argument as usize);
+        self.asm.bl(function);
+    }
+
+    /// Calls a helper, or does what it would.
+    pub(super) fn helper(&mut self, helper: Helper) -> Result<(), CompileError> {
+        if helper == Helper::GetSmpProcessorId {
+            self.slot(RESULT, CPU_SLOT);
+            return Ok(());
+        }
+        if helper == Helper::MapLookupElem
+            && let Value::Map(map) = self.state.get(1)
+            && let Some(map) = self.maps.get(map)
+            && map.definition().kind != MapKind::Hash
+        {
+            return self.array_lookup(map);
+        }
+        // Nothing of the hypervisor's may look like an argument.
+        for register in 1..=arguments(helper) {
+            if self.state.get(register) == Value::Uninitialized {
+                self.asm.mov(Size::X, registers::of(register), ZR);
+            }
+        }
+        let stub = self.stub(Failure::Helper);
+        immediate::load(&mut self.asm, CALLEE, self.options.runtime.helper_entry);
+        self.slot(RUN, RUN_SLOT);
+        immediate::load(&mut self.asm, HELPER, helper as u64);
+        self.asm.mov(Size::X, LEFT, BUDGET);
+        self.asm.blr(CALLEE);
+        // x1 is what is left plus 1, or 0.
+        self.asm.cbz(Size::X, HELPER, stub);
+        self.asm
+            .add_sub_imm(AddSub::Sub, Size::X, BUDGET, HELPER, 1);
+        Ok(())
+    }
+
+    /// Loads what the entry has put into its frame.
+    fn slot(&mut self, d: Reg, slot: i32) {
+        let load = Transfer::load(8);
+        if let Some(scaled) = load.scaled(slot) {
+            self.asm.transfer(load, d, FP, scaled);
+        }
+    }
+
+    /// The address of the value whose index the key at r2 is, or 0: no branches.
+    fn array_lookup(&mut self, map: &Map) -> Result<(), CompileError> {
+        let index = OPERAND;
+        self.load(Transfer::load(4), index, 2, 0, Width::Word)?;
+        let shape = map.values().shape();
+        let [start, scale] = [TEMPORARY, TEMPORARY2];
+        immediate::load(&mut self.asm, start, map.values().start() as u64);
+        if shape.copies > 1 {
+            let cpu = RESULT;
+            self.slot(cpu, CPU_SLOT);
+            immediate::load(&mut self.asm, scale, shape.block as u64);
+            self.asm.madd(Size::X, start, cpu, scale, start);
+        }
+        if shape.stride.is_power_of_two() {
+            let shift = shape.stride.ilog2();
+            self.asm
+                .add_sub(AddSub::Add, Size::X, RESULT, start, index, shift);
+        } else {
+            immediate::load(&mut self.asm, scale, shape.stride as u64);
+            self.asm.madd(Size::X, RESULT, index, scale, start);
+        }
+        self.asm
+            .add_sub(AddSub::Add, Size::X, RESULT, RESULT, MARK, 0);
+        self.compare_index(index, shape.entries as u32);
+        self.asm.csel(RESULT, RESULT, ZR, Cond::Lo);
+        Ok(())
+    }
+
+    fn compare_index(&mut self, index: Reg, entries: u32) {
+        if fits_add_sub(entries) {
+            self.asm
+                .add_sub_imm(AddSub::Subs, Size::W, ZR, index, entries);
+        } else {
+            immediate::load(&mut self.asm, TEMPORARY2, entries.into());
+            self.asm
+                .add_sub(AddSub::Subs, Size::W, ZR, index, TEMPORARY2, 0);
+        }
+    }
+}
