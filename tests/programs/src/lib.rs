@@ -1,4 +1,4 @@
-//! What programs inside a Linux guest share. They are static and without a C library: they need nothing of the guest's
+//! What programs for Linux on arm64 share, most of them inside a guest. They are static and without a C library: they need nothing of the guest's
 //! root but the kernel.
 #![no_std]
 

@@ -49,9 +49,11 @@ const NT_PRSTATUS: usize = 1;
 #[derive(Clone, Copy, Debug)]
 pub struct Errno(pub usize);
 
+/// Calls the kernel.
+///
 /// # Safety
 /// Pointers among the arguments must be what this system call takes.
-pub(crate) unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
+pub unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usize, Errno> {
     let [first, second, third, fourth, fifth] = arguments;
     let result: isize;
     // SAFETY: a system call changes x0 and memory that the caller has said it may.
@@ -64,7 +66,7 @@ pub(crate) unsafe fn syscall(number: usize, arguments: [usize; 5]) -> Result<usi
             in("x2") third,
             in("x3") fourth,
             in("x4") fifth,
-            // The offset of a map in its file. No other call here has six arguments.
+            // The offset of a mapping in its file. No other call here has six arguments.
             in("x5") 0,
             options(nostack),
         );
@@ -80,11 +82,24 @@ pub struct Stdout;
 
 impl fmt::Write for Stdout {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let arguments = [1, text.as_ptr() as usize, text.len(), 0, 0];
-        // SAFETY: `write` reads these bytes.
-        let written = unsafe { syscall(WRITE, arguments) };
-        written.map(drop).map_err(|_| fmt::Error)
+        write(1, text)
     }
+}
+
+/// Standard error.
+pub struct Stderr;
+
+impl fmt::Write for Stderr {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write(2, text)
+    }
+}
+
+fn write(file: usize, text: &str) -> fmt::Result {
+    let arguments = [file, text.as_ptr() as usize, text.len(), 0, 0];
+    // SAFETY: `write` reads these bytes.
+    let written = unsafe { syscall(WRITE, arguments) };
+    written.map(drop).map_err(|_| fmt::Error)
 }
 
 /// Ends the process.

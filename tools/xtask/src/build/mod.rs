@@ -8,6 +8,7 @@ use crate::setup::toolchain::{BareToolchain, CoreLibrary};
 use crate::workspace::{self, BARE_TARGET};
 use anyhow::{Context, Result};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A program of this workspace that is built for the bare-metal target.
@@ -23,18 +24,21 @@ pub enum Program {
     Kexec,
     /// What times itself inside a Linux guest: an ELF file, not booted.
     SystemCost,
+    /// What compares compiled programs with interpreted ones: an ELF file for Linux, not booted.
+    JitCheck,
     /// The EL2 program without the debug server and all that probes need, for comparison: not in [`Program::ALL`].
     HypervisorAlone,
 }
 
 impl Program {
     /// What everything is built of.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Hypervisor,
         Self::TinyGuest,
         Self::SingleStep,
         Self::Kexec,
         Self::SystemCost,
+        Self::JitCheck,
     ];
 
     /// Its cargo package.
@@ -42,7 +46,9 @@ impl Program {
         match self {
             Program::Hypervisor | Program::HypervisorAlone => "hypervisor",
             Program::TinyGuest => "tiny-guest",
-            Program::SingleStep | Program::Kexec | Program::SystemCost => "guest-programs",
+            Program::SingleStep | Program::Kexec | Program::SystemCost | Program::JitCheck => {
+                "guest-programs"
+            }
         }
     }
 
@@ -61,6 +67,7 @@ impl Program {
             Program::SingleStep => "single-step",
             Program::Kexec => "kexec",
             Program::SystemCost => "system-cost",
+            Program::JitCheck => "jit-check",
         }
     }
 
@@ -75,7 +82,9 @@ impl Program {
             Program::Hypervisor | Program::HypervisorAlone | Program::TinyGuest => {
                 workspace::image_dir().join(format!("{}.img", self.name()))
             }
-            Program::SingleStep | Program::Kexec | Program::SystemCost => self.elf(),
+            Program::SingleStep | Program::Kexec | Program::SystemCost | Program::JitCheck => {
+                self.elf()
+            }
         }
     }
 
@@ -100,8 +109,15 @@ impl Program {
             let image = image::flatten(&elf).with_context(|| built.display().to_string())?;
             write(&self.image(), image)?;
         }
-        write(&self.elf(), elf)
+        write(&self.elf(), elf)?;
+        make_executable(&self.elf())
     }
+}
+
+/// Lets `path` be executed, as cargo does: an emulator of a user's programs wants that.
+fn make_executable(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", path.display()))
 }
 
 fn compile(program: Program, toolchain: &BareToolchain) -> Result<()> {

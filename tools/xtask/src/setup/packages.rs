@@ -15,10 +15,14 @@ struct Tool {
 }
 
 /// What building, running and testing needs.
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 4] = [
     Tool {
         programs: &["qemu-system-aarch64"],
         package: "qemu-system-arm",
+    },
+    Tool {
+        programs: &["qemu-aarch64"],
+        package: "qemu-user",
     },
     Tool {
         programs: &["gdb-multiarch"],

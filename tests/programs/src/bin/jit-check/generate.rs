@@ -1,0 +1,508 @@
+//! Random programs of the kind that the verifier accepts: every register is written before it is read, every loop ends,
+//! every access is in bounds and every pointer checked. On demand some do one thing that ends them.
+
+use crate::machine::GUEST;
+use crate::random::Random;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+use ebpf::asm::{
+    self, alu, alu_imm, call, exit, load, mov, mov_imm, mov_imm64, store, store_imm32,
+};
+use ebpf::helper::Helper;
+use ebpf::insn::{self, CALL, Insn, PSEUDO_CALL, X, atomic, class, jmp, mode, size};
+use ebpf::linked::{Linked, ProgramDef};
+use ebpf::map::{MapDef, MapKind, Mutability};
+
+/// What a program may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Only what the verifier proves.
+    Proved,
+    /// Also accesses that fail.
+    Faulty,
+}
+
+/// Registers that hold numbers in every function.
+const NUMBERS: [u8; 8] = [0, 1, 2, 3, 4, 5, 7, 8];
+/// Holds the context in the first function, a number in others.
+const CONTEXT: u8 = 6;
+/// Holds the address of the first value of map 0 in the first function, a number in others.
+const VALUE: u8 = 9;
+const FP: u8 = 10;
+
+/// Bytes of the stack that hold numbers, from its end.
+const STACK: i16 = 64;
+/// A key.
+const KEY: i16 = -72;
+/// Counters of nested loops, downwards.
+const COUNTERS: i16 = -80;
+/// Bytes of the value of map 0.
+const VALUE_SIZE: i16 = 64;
+
+const ARRAY: i32 = 0;
+const PER_CPU: i32 = 1;
+const HASH: i32 = 2;
+const TEXT: i32 = 3;
+const MESSAGE: &[u8] = b"%d %llx %u\0";
+
+/// Functions of a program at most.
+const FUNCTIONS: usize = 4;
+
+/// A program and its maps.
+pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
+    let mut random = Random(seed);
+    let functions = 1 + random.below(FUNCTIONS as u64) as usize;
+    let mut generator = Generator {
+        random,
+        behaviour,
+        insns: Vec::new(),
+        calls: Vec::new(),
+        function: 0,
+        functions,
+    };
+    let mut entries = Vec::new();
+    for function in 0..functions {
+        generator.function = function;
+        entries.push(generator.insns.len());
+        generator.function();
+    }
+    for (at, callee) in generator.calls {
+        generator.insns[at].imm = entries[callee] as i32 - at as i32 - 1;
+    }
+    Linked {
+        name: "random".into(),
+        license: "GPL".into(),
+        maps: maps(),
+        programs: vec![ProgramDef {
+            name: "random".into(),
+            section: format!("seed/{seed}"),
+            insns: generator.insns,
+        }],
+    }
+}
+
+fn maps() -> Vec<MapDef> {
+    let map = |name: &str, kind, value_size, max_entries| MapDef {
+        name: name.into(),
+        kind,
+        key_size: 4,
+        value_size,
+        max_entries,
+        mutability: Mutability::Mutable,
+        initial: Vec::new(),
+    };
+    vec![
+        map("array", MapKind::Array, VALUE_SIZE as u32, 4),
+        map("per_cpu", MapKind::PerCpuArray, 24, 3),
+        map("hash", MapKind::Hash, 8, 8),
+        MapDef {
+            mutability: Mutability::Frozen,
+            initial: MESSAGE.into(),
+            ..map("text", MapKind::Array, MESSAGE.len() as u32, 1)
+        },
+    ]
+}
+
+const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
+    Insn {
+        code,
+        dst,
+        src,
+        off,
+        imm,
+    }
+}
+
+struct Generator {
+    random: Random,
+    behaviour: Behaviour,
+    insns: Vec<Insn>,
+    /// Calls of functions: where, and which.
+    calls: Vec<(usize, usize)>,
+    /// The function that is being made, and how many there will be.
+    function: usize,
+    functions: usize,
+}
+
+impl Generator {
+    fn put(&mut self, insns: &[Insn]) {
+        self.insns.extend(insns);
+    }
+
+    fn number(&mut self) -> u8 {
+        self.random.pick(&NUMBERS)
+    }
+
+    fn is_first(&self) -> bool {
+        self.function == 0
+    }
+
+    /// Gives everything a value, does something, and makes one number of all that could differ.
+    fn function(&mut self) {
+        if self.is_first() {
+            self.put(&[mov(CONTEXT, 1)]);
+            self.put(&asm::map_value(VALUE, ARRAY, 0));
+        } else {
+            self.put(&[mov(CONTEXT, 2), mov(VALUE, 3)]);
+        }
+        for register in NUMBERS {
+            let is_argument = !self.is_first() && (1..=5).contains(&register);
+            if !is_argument {
+                let value = self.random.number();
+                self.put(&mov_imm64(register, value));
+            }
+        }
+        for off in (-STACK..0).step_by(8) {
+            let register = self.number();
+            self.put(&[store(FP, off, register)]);
+        }
+        let blocks = 4 + self.random.below(24);
+        self.blocks(blocks, 0);
+        for register in NUMBERS.into_iter().skip(1) {
+            self.fold(register);
+        }
+        for off in (-STACK..0).step_by(8) {
+            self.put(&[load(1, FP, off)]);
+            self.fold(1);
+        }
+        self.put(&[exit()]);
+    }
+
+    fn fold(&mut self, register: u8) {
+        self.put(&[
+            alu_imm(insn::alu::MUL, 0, 31),
+            alu(insn::alu::XOR, 0, register),
+        ]);
+    }
+
+    fn blocks(&mut self, count: u64, nesting: i16) {
+        for _ in 0..count {
+            self.block(nesting);
+        }
+    }
+
+    fn block(&mut self, nesting: i16) {
+        match self.random.below(24) {
+            0..8 => self.arithmetic(),
+            8 => self.swap(),
+            9 => {
+                let [register, value] = [self.number() as u64, self.random.number()];
+                self.put(&mov_imm64(register as u8, value));
+            }
+            10..14 => self.memory(),
+            14 => self.variable_offset(),
+            15 => self.atomic(),
+            16 | 17 => self.branch(nesting),
+            18 if nesting < 3 => self.repeat(nesting),
+            19 | 20 => self.helper(),
+            21 => self.subprogram(),
+            22 if self.behaviour == Behaviour::Faulty && self.random.once_in(4) => self.fault(),
+            _ => self.arithmetic(),
+        }
+    }
+
+    fn arithmetic(&mut self) {
+        use insn::alu::*;
+        let class = self.random.pick(&[class::ALU, class::ALU64]);
+        let bits = if class == class::ALU { 32 } else { 64 };
+        let operation = self.random.pick(&[
+            ADD, SUB, MUL, DIV, OR, AND, LSH, RSH, NEG, MOD, XOR, MOV, ARSH,
+        ]);
+        let [dst, src] = [self.number(), self.number()];
+        let by_register = operation != NEG && !self.random.once_in(2);
+        let off = match operation {
+            DIV | MOD => self.random.pick(&[0, 1]),
+            MOV if by_register && bits == 64 => self.random.pick(&[0, 8, 16, 32]),
+            MOV if by_register => self.random.pick(&[0, 8, 16]),
+            _ => 0,
+        };
+        let imm = self.random.number() as i32;
+        let imm = match operation {
+            NEG => 0,
+            LSH | RSH | ARSH => imm.rem_euclid(bits),
+            DIV | MOD if imm == 0 => 3,
+            _ => imm,
+        };
+        let code = class | operation;
+        self.put(&[if by_register {
+            instruction(code | X, dst, src, off, 0)
+        } else {
+            instruction(code, dst, 0, off, imm)
+        }]);
+    }
+
+    fn swap(&mut self) {
+        let end = insn::alu::END;
+        let code = self
+            .random
+            .pick(&[class::ALU | end, class::ALU | end | X, class::ALU64 | end]);
+        let bits = self.random.pick(&[16, 32, 64]);
+        let register = self.number();
+        self.put(&[instruction(code, register, 0, 0, bits)]);
+    }
+
+    /// A place in memory that holds numbers: its register, and an offset at which `bytes` fit.
+    fn place(&mut self, bytes: i16) -> (u8, i16) {
+        let is_value = self.is_first() && self.random.once_in(2);
+        let room = if is_value { VALUE_SIZE } else { STACK };
+        let off = self.random.below((room - bytes + 1) as u64) as i16;
+        if is_value {
+            (VALUE, off)
+        } else {
+            (FP, off - STACK)
+        }
+    }
+
+    fn memory(&mut self) {
+        let (width, bytes) =
+            self.random
+                .pick(&[(size::B, 1), (size::H, 2), (size::W, 4), (size::DW, 8)]);
+        let register = self.number();
+        let (base, off) = self.place(bytes);
+        let imm = self.random.number() as i32;
+        let insn = match self.random.below(5) {
+            0 if self.is_first() => {
+                let off = self.random.below(34 * 8 - bytes as u64 + 1) as i16;
+                instruction(class::LDX | mode::MEM | width, register, CONTEXT, off, 0)
+            }
+            1 if bytes < 8 => instruction(class::LDX | mode::MEMSX | width, register, base, off, 0),
+            2 => instruction(class::STX | mode::MEM | width, base, register, off, 0),
+            3 => instruction(class::ST | mode::MEM | width, base, 0, off, imm),
+            _ => instruction(class::LDX | mode::MEM | width, register, base, off, 0),
+        };
+        self.put(&[insn]);
+    }
+
+    /// An access whose offset is a number of the program's.
+    fn variable_offset(&mut self) {
+        let (base, last) = if self.is_first() && self.random.once_in(2) {
+            (VALUE, 0)
+        } else {
+            (FP, -STACK)
+        };
+        let [pointer, register] = [self.number(), self.number()];
+        let off = last + self.random.below(STACK as u64 - 31 - 8) as i16;
+        let access = if self.random.once_in(2) {
+            load(register, pointer, off)
+        } else {
+            store(pointer, off, register)
+        };
+        self.put(&[
+            alu_imm(insn::alu::AND, pointer, 31),
+            alu(insn::alu::ADD, pointer, base),
+            access,
+        ]);
+    }
+
+    fn atomic(&mut self) {
+        let operation = self.random.pick(&[
+            atomic::ADD,
+            atomic::OR,
+            atomic::AND,
+            atomic::XOR,
+            atomic::ADD | atomic::FETCH,
+            atomic::OR | atomic::FETCH,
+            atomic::AND | atomic::FETCH,
+            atomic::XOR | atomic::FETCH,
+            atomic::XCHG,
+            atomic::CMPXCHG,
+        ]);
+        let (width, bytes) = self.random.pick(&[(size::W, 4), (size::DW, 8)]);
+        let register = self.number();
+        let (base, off) = self.place(bytes);
+        let off = off & !(bytes - 1);
+        let code = class::STX | mode::ATOMIC | width;
+        if operation == atomic::CMPXCHG && self.random.once_in(2) {
+            // What is compared with is there: it is exchanged.
+            let load = class::LDX | mode::MEM | width;
+            self.put(&[instruction(load, 0, base, off, 0)]);
+        }
+        self.put(&[instruction(code, base, register, off, operation)]);
+    }
+
+    /// A jump over some blocks, on a condition or always.
+    fn branch(&mut self, nesting: i16) {
+        use jmp::*;
+        let at = self.insns.len();
+        let class = self.random.pick(&[class::JMP, class::JMP32]);
+        let operation = self.random.pick(&[
+            JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE, JA,
+        ]);
+        let [dst, src] = [self.number(), self.number()];
+        let imm = self.random.number() as i32;
+        let jump = if operation == JA {
+            instruction(class, 0, 0, 0, 0)
+        } else if self.random.once_in(2) {
+            instruction(class | operation | X, dst, src, 0, 0)
+        } else {
+            instruction(class | operation, dst, 0, 0, imm)
+        };
+        self.put(&[jump]);
+        let blocks = self.random.below(5);
+        self.blocks(blocks, nesting);
+        let distance = self.insns.len() - at - 1;
+        let jump = &mut self.insns[at];
+        if jump.code == class::JMP32 | JA {
+            jump.imm = distance as i32;
+        } else {
+            jump.off = distance as i16;
+        }
+    }
+
+    /// Some blocks, a few times. The counter is on the stack.
+    fn repeat(&mut self, nesting: i16) {
+        let counter = COUNTERS - 8 * nesting;
+        let rounds = 1 + self.random.below(6) as i32;
+        self.put(&[asm::store_imm(FP, counter, rounds)]);
+        let start = self.insns.len();
+        let blocks = 1 + self.random.below(4);
+        self.blocks(blocks, nesting + 1);
+        let register = self.number();
+        self.put(&[
+            load(register, FP, counter),
+            alu_imm(insn::alu::ADD, register, -1),
+            store(FP, counter, register),
+        ]);
+        let distance = start as i64 - self.insns.len() as i64 - 1;
+        let (operation, imm) = self
+            .random
+            .pick(&[(jmp::JNE, 0), (jmp::JSGT, 0), (jmp::JGE, 1)]);
+        self.put(&[asm::jump_imm(operation, register, imm, distance as i16)]);
+    }
+
+    fn helper(&mut self) {
+        match self.random.below(8) {
+            0..3 => self.lookup(),
+            3 => self.update(),
+            4 => {
+                let helper = self
+                    .random
+                    .pick(&[Helper::KtimeGetNs, Helper::GetSmpProcessorId]);
+                self.put(&[call(helper)]);
+            }
+            5 => self.probe_read(),
+            6 => {
+                self.put(&asm::map_value(1, TEXT, 0));
+                self.put(&[mov_imm(2, MESSAGE.len() as i32), call(Helper::TracePrintk)]);
+            }
+            _ => {
+                self.key(HASH);
+                self.put(&[call(Helper::MapDeleteElem)]);
+            }
+        }
+        self.arguments_again();
+    }
+
+    /// r1 = a map, r2 = a key of it.
+    fn key(&mut self, map: i32) {
+        let key = self.random.below(6) as i32;
+        self.put(&asm::map(1, map));
+        if self.is_first() && self.random.once_in(3) {
+            let value = self.random.below(VALUE_SIZE as u64 - 3) as i32;
+            self.put(&[mov(2, VALUE), alu_imm(insn::alu::ADD, 2, value)]);
+        } else {
+            self.put(&[
+                store_imm32(FP, KEY, key),
+                mov(2, FP),
+                alu_imm(insn::alu::ADD, 2, KEY.into()),
+            ]);
+        }
+    }
+
+    /// Changes a value if it is there.
+    fn lookup(&mut self) {
+        let map = self.random.pick(&[ARRAY, PER_CPU, HASH]);
+        self.key(map);
+        let operand = self.random.pick(&[7, 8]);
+        self.put(&[
+            call(Helper::MapLookupElem),
+            asm::jump_imm(jmp::JEQ, 0, 0, 3),
+            asm::atomic_add(0, 0, operand),
+            load(operand, 0, 0),
+            mov(0, operand),
+        ]);
+    }
+
+    fn update(&mut self) {
+        let map = self.random.pick(&[ARRAY, PER_CPU, HASH]);
+        self.key(map);
+        let flags = self.random.below(4) as i32;
+        self.put(&[
+            mov(3, FP),
+            alu_imm(insn::alu::ADD, 3, (-STACK).into()),
+            mov_imm(4, flags),
+            call(Helper::MapUpdateElem),
+        ]);
+    }
+
+    fn probe_read(&mut self) {
+        let source = self.random.pick(&[GUEST, GUEST + 4090, 0]);
+        let size = self.random.below(STACK as u64) as i32;
+        self.put(&[
+            mov(1, FP),
+            alu_imm(insn::alu::ADD, 1, (-STACK).into()),
+            mov_imm(2, size),
+        ]);
+        self.put(&mov_imm64(3, source));
+        self.put(&[call(Helper::ProbeRead)]);
+    }
+
+    fn subprogram(&mut self) {
+        let left = self.functions - self.function - 1;
+        if left == 0 {
+            return self.arithmetic();
+        }
+        let callee = self.function + 1 + self.random.below(left as u64) as usize;
+        self.calls.push((self.insns.len(), callee));
+        self.put(&[instruction(CALL, 0, PSEUDO_CALL, 0, 0)]);
+        self.arguments_again();
+    }
+
+    /// After a call nobody knows what r1 to r5 hold.
+    fn arguments_again(&mut self) {
+        for register in 1..=5 {
+            let value = self.random.number() as i32;
+            self.put(&[mov_imm(register, value)]);
+        }
+    }
+
+    /// An access that ends the program.
+    fn fault(&mut self) {
+        let register = self.number();
+        let pointer = self.random.pick(&[7, 8]);
+        let off = self.random.below(64) as i16 - 32;
+        match self.random.below(4) {
+            0 if self.is_first() => {
+                // Far behind the arena.
+                let distance = 1 << 20 | self.random.next() as i32 & 0xff_ffff;
+                self.put(&[
+                    mov(pointer, VALUE),
+                    alu_imm(insn::alu::ADD, pointer, distance),
+                ]);
+            }
+            1 => {
+                let address = self.random.pick(&[0, GUEST, u64::MAX, 8]);
+                self.put(&mov_imm64(pointer, address));
+            }
+            _ => {
+                let (base, off) = self.place(8);
+                let code = class::STX | mode::ATOMIC | size::DW;
+                let off = off & !7 | 1;
+                return self.put(&[
+                    mov(pointer, base),
+                    instruction(code, pointer, register, off, atomic::ADD),
+                ]);
+            }
+        }
+        let code = self.random.pick(&[
+            class::LDX | mode::MEM | size::W,
+            class::LDX | mode::MEMSX | size::B,
+            class::STX | mode::MEM | size::H,
+        ]);
+        if code & 7 == class::LDX {
+            self.put(&[instruction(code, register, pointer, off, 0)]);
+        } else {
+            self.put(&[instruction(code, pointer, register, off, 0)]);
+        }
+    }
+}

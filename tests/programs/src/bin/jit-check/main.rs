@@ -1,0 +1,207 @@
+//! `jit-check SEED COUNT`: makes random eBPF programs, from seed SEED on, runs each by the interpreter and compiled, and
+//! compares results, errors, maps and what was printed. Says how many agreed, or shows the first that did not, and exits
+//! with 1 then.
+//!
+//! A static program for Linux on arm64 without a C library: it runs under `qemu-aarch64` on any host.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod generate;
+mod machine;
+mod native;
+mod pages;
+mod random;
+
+use alloc::vec::Vec;
+use core::arch::global_asm;
+use core::fmt::{self, Write};
+use core::mem::MaybeUninit;
+use ebpf::jit::{Atomics, Blinding, Checks, Compiler, Listing, NotCompiled};
+use ebpf::linked::Linked;
+use ebpf::{Context, LoadError, Object, RunError};
+use generate::Behaviour;
+use guest_programs::linux::{Stderr, Stdout, argument, exit};
+use machine::Machine;
+use native::Linux;
+use random::Random;
+use talc::TalcCell;
+use talc::base::binning::DefaultBinning;
+use talc::cell::TalcSyncCell;
+use talc::source::Claim;
+
+/// CPUs that programs run on, one after another.
+const CPUS: usize = 3;
+
+const HEAP_SIZE: usize = 64 << 20;
+static mut HEAP_MEMORY: [MaybeUninit<u8>; HEAP_SIZE] = [MaybeUninit::uninit(); HEAP_SIZE];
+
+// SAFETY: nothing else names the memory, and there is one thread and no signal handler.
+#[global_allocator]
+static HEAP: TalcSyncCell<Claim, DefaultBinning> =
+    unsafe { TalcSyncCell::new(TalcCell::new(Claim::array(&raw mut HEAP_MEMORY))) };
+
+global_asm!(
+    "_start:",
+    "    mov x0, sp",
+    "    b {start}",
+    "    .globl _start",
+    start = sym start,
+);
+
+/// What differed.
+enum Failure {
+    Load(LoadError),
+    Compile(NotCompiled),
+    Result {
+        interpreter: Result<u64, RunError>,
+        compiled: Result<u64, RunError>,
+    },
+    Map(usize),
+    Print,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(error) => write!(f, "it was refused: {error}"),
+            Self::Compile(error) => write!(f, "it was not compiled: {error}"),
+            Self::Result {
+                interpreter,
+                compiled,
+            } => write!(f, "interpreter {interpreter:x?}, compiled {compiled:x?}"),
+            Self::Map(map) => write!(f, "map {map} differs"),
+            Self::Print => f.write_str("they printed differently"),
+        }
+    }
+}
+
+/// # Safety
+/// `stack` must be the stack pointer that the kernel starts a program with.
+unsafe extern "C" fn start(stack: *const usize) -> ! {
+    // SAFETY: forwarded to the caller.
+    let text = |number| unsafe { argument(stack, number) }?.to_str().ok();
+    let [seed, count] = [1, 2].map(|number| text(number)?.parse::<u64>().ok());
+    let (Some(seed), Some(count)) = (seed, count) else {
+        let _ = writeln!(Stderr, "usage: jit-check SEED COUNT");
+        exit(2);
+    };
+    let mut ended_early = 0;
+    for seed in seed..seed + count {
+        match check(seed) {
+            Ok(Ended::Early) => ended_early += 1,
+            Ok(Ended::Well) => {}
+            Err((compiler, failure)) => {
+                let _ = writeln!(Stderr, "jit-check: seed {seed}, {compiler:?}: {failure}");
+                exit(1);
+            }
+        }
+    }
+    let _ = writeln!(
+        Stdout,
+        "jit-check: {count} programs agree, {ended_early} of them ended by an error"
+    );
+    exit(0);
+}
+
+/// How a program's runs ended.
+enum Ended {
+    Well,
+    /// At least one by an error.
+    Early,
+}
+
+fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
+    let mut random = Random(!seed);
+    let checks = random.pick(&[Checks::Every, Checks::Window]);
+    let compiler = Linux {
+        atomics: random.pick(&[Atomics::Exclusives, Atomics::Lse]),
+        checks,
+        blinding: random.pick(&[Blinding::Off, Blinding::Off, Blinding::Seed(seed | 1)]),
+    };
+    let behaviour = match checks {
+        Checks::Every => Behaviour::Faulty,
+        Checks::Window => Behaviour::Proved,
+    };
+    let budget = if random.once_in(8) {
+        random.below(1000)
+    } else {
+        1_000_000
+    };
+    let linked = generate::linked(seed, behaviour);
+    compare(&linked, &compiler, budget).map_err(|failure| {
+        show(&linked, &compiler);
+        (compiler, failure)
+    })
+}
+
+/// Runs the program on every CPU, by the interpreter and compiled.
+fn compare(linked: &Linked, compiler: &Linux, budget: u64) -> Result<Ended, Failure> {
+    let interpreted = Object::load(linked, CPUS).map_err(Failure::Load)?;
+    let mut compiled = Object::load(linked, CPUS).map_err(Failure::Load)?;
+    for program in compiled.programs_mut() {
+        program.compile(compiler).map_err(Failure::Compile)?;
+    }
+    let context: Context = core::array::from_fn(|index| Random(index as u64).number());
+    let mut ended = Ended::Well;
+    for cpu in (0..CPUS).cycle().take(2 * CPUS) {
+        let machines = [Machine::on_cpu(cpu), Machine::on_cpu(cpu)];
+        let run = |object: &Object, machine: &Machine| {
+            object.programs()[0].run_within(budget, &context, machine)
+        };
+        let results = [
+            run(&interpreted, &machines[0]),
+            run(&compiled, &machines[1]),
+        ];
+        if results[0] != results[1] {
+            let [interpreter, compiled] = results;
+            return Err(Failure::Result {
+                interpreter,
+                compiled,
+            });
+        }
+        if results[0].is_err() {
+            ended = Ended::Early;
+        }
+        if machines[0].printed != machines[1].printed {
+            return Err(Failure::Print);
+        }
+        for (number, maps) in interpreted.maps().iter().zip(compiled.maps()).enumerate() {
+            if contents(maps.0) != contents(maps.1) {
+                return Err(Failure::Map(number));
+            }
+        }
+    }
+    Ok(ended)
+}
+
+fn contents(map: &ebpf::map::Map) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    map.for_each(&mut |entry| {
+        bytes.extend(entry.key);
+        bytes.extend(entry.value);
+        true
+    });
+    bytes
+}
+
+/// Prints a program and what it is compiled to.
+fn show(linked: &Linked, compiler: &Linux) {
+    let Ok(object) = Object::load(linked, CPUS) else {
+        return;
+    };
+    let program = &object.programs()[0];
+    let code = program.to_a64(&compiler.options()).ok();
+    let listing = Listing {
+        insns: program.insns(),
+        code: code.as_ref(),
+    };
+    let _ = writeln!(Stderr, "{listing}");
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let _ = writeln!(Stderr, "jit-check: {info}");
+    exit(3);
+}

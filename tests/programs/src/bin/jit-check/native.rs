@@ -1,0 +1,85 @@
+//! Compiled code, as this process executes it.
+
+use crate::pages::CodePages;
+use alloc::boxed::Box;
+use core::ffi::c_void;
+use core::sync::atomic::AtomicU64;
+use ebpf::Context;
+use ebpf::jit::{
+    Atomics, Blinding, Checks, Code, Compiler, Entry, HelperOutcome, Native, Options, Outcome, Run,
+    Runtime, helper,
+};
+
+/// Compiles in one of the ways that there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Linux {
+    pub atomics: Atomics,
+    pub checks: Checks,
+    pub blinding: Blinding,
+}
+
+impl Compiler for Linux {
+    fn options(&self) -> Options {
+        Options {
+            runtime: Runtime {
+                helper_entry: helper_entry as *const () as u64,
+                atomics: self.atomics,
+            },
+            checks: self.checks,
+            blinding: self.blinding,
+        }
+    }
+
+    fn install(&self, code: &Code) -> Option<Box<dyn Native>> {
+        Some(Box::new(Installed(CodePages::new(code.words())?)))
+    }
+}
+
+#[derive(Debug)]
+struct Installed(CodePages);
+
+// SAFETY: code is only read.
+unsafe impl Send for Installed {}
+// SAFETY: the same.
+unsafe impl Sync for Installed {}
+
+type Program =
+    unsafe extern "C" fn(*mut c_void, *const Context, *const AtomicU64, u64, u64, u64) -> Outcome;
+
+impl Native for Installed {
+    fn enter(&self, entry: &Entry) -> Outcome {
+        // SAFETY: the pages hold what the compiler made, which is a function of that type.
+        let program = unsafe { core::mem::transmute::<*const u32, Program>(self.0.start()) };
+        let Entry {
+            run,
+            context,
+            arena,
+            budget,
+            stack,
+            cpu,
+        } = *entry;
+        // SAFETY: these are the arguments that it was compiled for.
+        unsafe { program(run, context, arena, budget, stack, cpu) }
+    }
+}
+
+/// What compiled code calls.
+extern "C" fn helper_entry(
+    run: *mut c_void,
+    number: u64,
+    first: u64,
+    second: u64,
+    third: u64,
+    fourth: u64,
+    fifth: u64,
+    left: u64,
+) -> HelperOutcome {
+    // SAFETY: compiled code hands back the run that it was entered with, which nobody uses meanwhile.
+    let run = unsafe { &mut *run.cast::<Run<'_>>() };
+    helper(
+        run,
+        number as u32,
+        [first, second, third, fourth, fifth],
+        left,
+    )
+}
