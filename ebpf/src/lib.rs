@@ -33,7 +33,7 @@ pub mod verify;
 mod width;
 
 pub use host::{Context, Host, ReadFault};
-pub use object::{LoadError, Object, Program, RunError};
+pub use object::{LoadError, Object, Program, RunError, RunFault};
 
 #[cfg(test)]
 extern crate std;

@@ -17,7 +17,7 @@ use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
-use ebpf::{Host, ReadFault, RunError};
+use ebpf::{Host, ReadFault, RunError, RunFault};
 
 /// The first immediate of the reserved range: slot `n` of a VM traps with `HVC #(HVC_BASE + n)`, slot `n` of the
 /// hypervisor's own code with `BRK #(HVC_BASE + n)`.
@@ -489,6 +489,10 @@ impl Space {
         match program.program().run(trap.regs.as_words(), &host) {
             Ok(0) => ProgramSays::Go,
             Ok(_) => ProgramSays::Stop,
+            Err(error) if error.fault == RunFault::Nested => {
+                attachment.missed.fetch_add(1, Ordering::Relaxed);
+                ProgramSays::Go
+            }
             Err(error) => {
                 attachment.missed.fetch_add(1, Ordering::Relaxed);
                 tell_error(&host, program.name(), &error);

@@ -234,3 +234,21 @@ impl LiveMemory for NoMemory {
         Err(GuestFault { address })
     }
 }
+
+/// A program that reads guest memory, as it is uploaded.
+pub(crate) fn reader() -> Vec<u8> {
+    use ebpf::asm::reg::{FP, R0, R1, R2, R3};
+    use ebpf::asm::{call, exit, mov, mov_imm};
+    let mut linked = ebpf::builtin::linked("count").unwrap();
+    linked.maps.clear();
+    linked.programs[0].insns = alloc::vec![
+        mov(R1, FP),
+        ebpf::asm::alu_imm(ebpf::insn::alu::ADD, R1, -8),
+        mov_imm(R2, 8),
+        mov_imm(R3, 0x1000),
+        call(ebpf::helper::Helper::ProbeRead),
+        mov_imm(R0, 0),
+        exit(),
+    ];
+    linked.encode().unwrap()
+}

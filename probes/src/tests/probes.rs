@@ -1,11 +1,11 @@
 //! Probes, and the hit path.
 
-use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
+use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, Table, VCPU0, VCPU1, at, gpa, reader, symbol};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome, Trap};
 use crate::event::{EventKind, TraceEvent};
 use crate::fake::{asm, fleet};
-use crate::machine::{Clock, RunControl, StopReason};
+use crate::machine::{Clock, GuestFault, LiveMemory, RunControl, StopReason};
 use crate::periscope::NoSpace;
 use crate::programs::StoreError;
 use crate::regs::CoreRegs;
@@ -171,23 +171,26 @@ fn a_probe_knows_its_symbol() {
     assert_eq!(rig.listing(probe).hits, CALLS);
 }
 
+/// vCPU 0 executes an HVC.
+fn hit(rig: &Rig, immediate: u16, pc: Gva, memory: &dyn LiveMemory) -> HitOutcome {
+    let mut regs = CoreRegs {
+        pc: pc.0,
+        ..CoreRegs::default()
+    };
+    let trap = &mut Trap {
+        vcpu: VCPU0,
+        regs: &mut regs,
+        memory,
+        stamp: rig.machine.stamp(),
+    };
+    rig.space.hit(immediate, trap)
+}
+
 #[test]
 fn a_guests_own_hvc_is_not_ours() {
     let rig = Rig::new(1);
     rig.space.insert_breakpoint(at(FUNCTION), VCPU0).unwrap();
-    let hit = |immediate, pc: Gva| {
-        let mut regs = CoreRegs {
-            pc: pc.0,
-            ..CoreRegs::default()
-        };
-        let trap = &mut Trap {
-            vcpu: VCPU0,
-            regs: &mut regs,
-            memory: &NoMemory,
-            stamp: rig.machine.stamp(),
-        };
-        rig.space.hit(immediate, trap)
-    };
+    let hit = |immediate, pc| hit(&rig, immediate, pc, &NoMemory);
     // Below the range, a free slot, above the range, and another place in the page.
     for immediate in [0, HVC_BASE - 1, HVC_BASE + 1, HVC_BASE + 1024, u16::MAX] {
         assert_eq!(hit(immediate, at(FUNCTION)), HitOutcome::NotOurs);
@@ -196,6 +199,45 @@ fn a_guests_own_hvc_is_not_ours() {
     assert_eq!(rig.breakpoint().hits, 0);
     let ours = HitOutcome::Stop(StopReason::Site { probe: None });
     assert_eq!(hit(HVC_BASE, at(FUNCTION)), ours);
+}
+
+/// Memory whose every access hits the probe of [`FUNCTION`].
+struct Recursive<'a>(&'a Rig);
+
+impl LiveMemory for Recursive<'_> {
+    fn read(&self, _: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        hit(self.0, HVC_BASE, at(FUNCTION), &NoMemory);
+        buffer.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, address: Gva, _: &[u8]) -> Result<(), GuestFault> {
+        Err(GuestFault { address })
+    }
+
+    fn task(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_hit_inside_a_run_of_its_own_object_is_missed() {
+    let rig = Rig::new(1);
+    rig.periscope
+        .programs()
+        .load("reader", &reader())
+        .expect("it is a program");
+    let target = Target::Address(at(FUNCTION));
+    let program = rig.program("reader");
+    let (probe, _) = rig
+        .space
+        .attach_probe(&target, program, AfterRun::Go)
+        .unwrap();
+    let outcome = hit(&rig, HVC_BASE, at(FUNCTION), &Recursive(&rig));
+    assert_ne!(outcome, HitOutcome::NotOurs);
+    let listing = rig.listing(probe);
+    assert_eq!((listing.hits, listing.missed), (2, 1));
+    assert_eq!(rig.events(), [""; 0], "and it is no error");
 }
 
 #[test]

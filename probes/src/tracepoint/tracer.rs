@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
-use ebpf::{Context, Host, Object, ReadFault};
+use ebpf::{Context, Host, Object, ReadFault, RunFault};
 
 /// How many similar names a refusal suggests.
 const SUGGESTIONS: usize = 3;
@@ -288,6 +288,9 @@ impl Tracer {
         };
         if let Err(error) = program.program().run(&context, &host) {
             point.missed.fetch_add(1, Ordering::Relaxed);
+            if error.fault == RunFault::Nested {
+                return;
+            }
             let mut text = ShortText::new();
             // Writing to a `ShortText` does not fail.
             let _ = write!(text, "{}: {error}", program.name());

@@ -2,6 +2,7 @@ use super::*;
 use crate::event::RING_RECORDS;
 use crate::machine::GuestFault;
 use crate::programs::ProgramStore;
+use crate::tests::reader;
 use crate::tracepoint::FieldKind;
 use alloc::vec;
 
@@ -168,24 +169,6 @@ impl LiveMemory for Recursive<'_> {
     }
 }
 
-/// A program that reads guest memory.
-fn reader() -> Vec<u8> {
-    use ebpf::asm::reg::{FP, R0, R1, R2, R3};
-    use ebpf::asm::{call, exit, mov, mov_imm};
-    let mut linked = ebpf::builtin::linked("count").unwrap();
-    linked.maps.clear();
-    linked.programs[0].insns = vec![
-        mov(R1, FP),
-        ebpf::asm::alu_imm(ebpf::insn::alu::ADD, R1, -8),
-        mov_imm(R2, 8),
-        mov_imm(R3, 0x1000),
-        call(ebpf::helper::Helper::ProbeRead),
-        mov_imm(R0, 0),
-        exit(),
-    ];
-    linked.encode().unwrap()
-}
-
 #[test]
 fn one_inside_anothers_program_is_missed() {
     tracepoints_of_a_test!();
@@ -210,6 +193,41 @@ fn one_inside_anothers_program_is_missed() {
     assert_eq!(drained(&tracer).len(), 1);
     tracer.fire(Tick {}, &origin);
     assert_eq!((Tick::POINT.hits(), Tick::POINT.missed()), (1, 1));
+}
+
+#[test]
+fn one_inside_a_run_of_its_own_object_is_missed() {
+    tracepoints_of_a_test!();
+    let tracer = tracer(ALL);
+    let programs = ProgramStore::new(2).unwrap();
+    programs.load("reader", &reader()).unwrap();
+    let reader = programs.program("reader").unwrap();
+    tracer
+        .enable(PageFault::POINT, Some(reader.clone()))
+        .unwrap();
+    let clock = Ticking::new();
+    let memory = Recursive(&tracer, &clock, |tracer, origin| {
+        tracer.fire(PageFault::default(), origin)
+    });
+    // As a probe's program that reads memory.
+    let event = TraceEvent {
+        cpu: clock.cpu() as u8,
+        ..TraceEvent::decode(&[0, 1, 0, 0, 0, 0, 0, 0]).unwrap()
+    };
+    let host = TraceHost {
+        rings: tracer.rings(),
+        event: &event,
+        origin: &Origin {
+            memory: Some(&memory),
+            ..Origin::hypervisor(&clock)
+        },
+    };
+    let context: Context = [0; size_of::<Context>() / 8];
+    assert_eq!(reader.program().run(&context, &host), Ok(0));
+    assert_eq!((PageFault::POINT.hits(), PageFault::POINT.missed()), (1, 1));
+    let events = drained(&tracer);
+    let kinds: Vec<_> = events.iter().map(|(event, _)| event.kind).collect();
+    assert_eq!(kinds, [EventKind::Tracepoint], "and it is no error");
 }
 
 #[test]
