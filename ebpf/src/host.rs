@@ -1,5 +1,7 @@
 //! What a running program asks of the machine that runs it.
 
+use crate::task::TaskFields;
+
 /// The context of a program: Linux' arm64 `struct user_pt_regs`
 /// (`arch/arm64/include/uapi/asm/ptrace.h`): x0 to x30, SP, PC, PSTATE, as they were when the vCPU
 /// trapped.
@@ -18,6 +20,19 @@ pub trait Host {
     fn cpu(&self) -> usize;
     /// At the return of a function: nanoseconds since its entry. `None` anywhere else.
     fn duration_ns(&self) -> Option<u64> {
+        None
+    }
+    /// The guest's current task: the GVA of its `task_struct`. `None` where the vCPU was not in a
+    /// Linux kernel.
+    fn current(&self) -> Option<u64> {
+        None
+    }
+    /// Where the guest's kernel keeps what it knows of tasks; `None` where that is not known.
+    fn task_fields(&self) -> Option<TaskFields> {
+        None
+    }
+    /// The GVA of the function whose entry or return is probed; `None` anywhere else.
+    fn function(&self) -> Option<u64> {
         None
     }
     /// Reads the guest's virtual memory as guest EL1 would on the vCPU that trapped. On a fault

@@ -16,6 +16,7 @@ extern crate alloc;
 mod address;
 mod arena;
 pub mod asm;
+pub mod btf;
 pub mod builtin;
 mod decode;
 pub mod helper;
@@ -29,6 +30,7 @@ mod memory;
 pub mod object;
 mod run;
 pub mod stack;
+pub mod task;
 pub mod verify;
 mod width;
 

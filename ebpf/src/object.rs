@@ -1,6 +1,7 @@
 //! Loading a linked object and running its programs.
 
 use crate::arena::{Arena, OutOfMemory};
+use crate::helper::Helper;
 use crate::host::{Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
@@ -199,6 +200,16 @@ impl Program {
     /// Its instructions.
     pub fn insns(&self) -> &[Insn] {
         &self.insns
+    }
+
+    /// Whether it calls a helper that is one of those.
+    pub fn calls(&self, is_one: impl Fn(Helper) -> bool) -> bool {
+        let calls = self
+            .insns
+            .iter()
+            .filter(|insn| insn.code == CALL && insn.src == 0);
+        let mut helpers = calls.filter_map(|insn| Helper::from_number(insn.imm));
+        helpers.any(is_one)
     }
 
     /// The program as A64 code.

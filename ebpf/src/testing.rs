@@ -5,6 +5,7 @@ use crate::insn::Insn;
 use crate::linked::{Linked, ProgramDef};
 use crate::map::{MapDef, MapKind, Mutability};
 use crate::object::{Object, RunError};
+use crate::task::TaskFields;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,6 +14,8 @@ use proptest::prelude::*;
 
 /// Where the guest's page is: an address as Linux on arm64 has them.
 pub(crate) const GUEST: u64 = 0xffff_8000_8000_0000;
+/// The same page as a process has it.
+pub(crate) const USER: u64 = 0x5555_0000;
 
 pub(crate) struct FakeHost {
     pub(crate) cpu: usize,
@@ -20,6 +23,9 @@ pub(crate) struct FakeHost {
     pub(crate) page: Vec<u8>,
     pub(crate) duration_ns: Cell<Option<u64>>,
     pub(crate) printed: RefCell<Vec<String>>,
+    pub(crate) current: Option<u64>,
+    pub(crate) task_fields: Option<TaskFields>,
+    pub(crate) function: Option<u64>,
 }
 
 impl FakeHost {
@@ -32,6 +38,9 @@ impl FakeHost {
             page,
             duration_ns: Cell::new(None),
             printed: RefCell::default(),
+            current: None,
+            task_fields: None,
+            function: None,
         }
     }
 
@@ -58,8 +67,23 @@ impl Host for FakeHost {
         self.duration_ns.get()
     }
 
+    fn current(&self) -> Option<u64> {
+        self.current
+    }
+
+    fn task_fields(&self) -> Option<TaskFields> {
+        self.task_fields
+    }
+
+    fn function(&self) -> Option<u64> {
+        self.function
+    }
+
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
-        let start = address.checked_sub(GUEST).ok_or(ReadFault)? as usize;
+        // The top byte of a process' address is a tag.
+        let user = (address & !(0xff << 56)).checked_sub(USER);
+        let offset = address.checked_sub(GUEST).or(user);
+        let start = offset.ok_or(ReadFault)? as usize;
         let bytes = self
             .page
             .get(start..)

@@ -1,40 +1,45 @@
 //! What the helpers do.
 
-use super::format::{Line, Strings, format};
-use super::{EFAULT, EINVAL, Helper, MAX_PRINT};
+use super::read::{Half, probe_read, probe_read_str};
+use super::{EINVAL, Helper, print, random, task};
 use crate::address::{self, Place};
-use crate::host::{Host, ReadFault};
 use crate::map::{MAX_KEY_SIZE, Map, UpdateFlag};
-use crate::memory::Memory;
 use crate::object::{Access, RunFault};
 use crate::run::Run;
 
-/// Arguments of `trace_vprintk` at most (Linux: `MAX_BPRINTF_VARARGS`).
-const MAX_ARGUMENTS: usize = 12;
-/// What printing costs of the budget, in instructions.
-const PRINT_COST: u64 = 100;
-/// Bytes that are copied from the guest at a time.
-const CHUNK: usize = 256;
-
 /// Calls a helper with r1 to r5 and returns its r0.
 pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<u64, RunFault> {
-    let [first, second, third, fourth, _] = args;
+    let [first, second, third, fourth, fifth] = args;
     match helper {
         Helper::MapLookupElem => map_lookup(run, first, second),
         Helper::MapUpdateElem => map_update(run, first, second, third, fourth),
         Helper::MapDeleteElem => map_delete(run, first, second),
         Helper::ProbeRead | Helper::ProbeReadKernel => {
-            probe_read(run, first, second as u32 as usize, third)
+            probe_read(run, Half::Any, [first, second, third])
         }
-        Helper::KtimeGetNs => Ok(run.host.ktime_ns()),
+        Helper::ProbeReadUser => probe_read(run, Half::User, [first, second, third]),
+        Helper::ProbeReadStr | Helper::ProbeReadKernelStr => {
+            probe_read_str(run, Half::Any, [first, second, third])
+        }
+        Helper::ProbeReadUserStr => probe_read_str(run, Half::User, [first, second, third]),
+        Helper::KtimeGetNs | Helper::KtimeGetBootNs => Ok(run.host.ktime_ns()),
         Helper::DurationNs => Ok(run.host.duration_ns().unwrap_or(0)),
         Helper::GetSmpProcessorId => Ok(run.cpu as u64),
-        Helper::TracePrintk => print(run, first, second as u32 as usize, &args[2..]),
-        Helper::TraceVprintk => print_array(run, [first, second], third, fourth as u32 as usize),
+        Helper::GetPrandomU32 => Ok(random::number(run).into()),
+        Helper::TracePrintk => print::printk(run, [first, second], &args[2..]),
+        Helper::TraceVprintk => print::vprintk(run, [first, second], [third, fourth]),
+        Helper::Snprintf => print::snprintf(run, [first, second], third, [fourth, fifth]),
+        Helper::Strncmp => strncmp(run, [first, second], third),
+        Helper::GetCurrentPidTgid => Ok(task::pid_tgid(run.host)),
+        Helper::GetCurrentUidGid => Ok(task::uid_gid(run.host)),
+        Helper::GetCurrentComm => task::comm(run, first, second),
+        Helper::GetCurrentTask => Ok(run.host.current().unwrap_or(0)),
+        Helper::GetCurrentCgroupId => Ok(task::cgroup_id(run.host)),
+        Helper::GetFuncIp => Ok(run.host.function().unwrap_or(0)),
     }
 }
 
-fn bad_access(address: u64, length: usize, access: Access) -> RunFault {
+pub(super) fn bad_access(address: u64, length: usize, access: Access) -> RunFault {
     RunFault::BadAccess {
         address,
         length: length as u32,
@@ -42,7 +47,7 @@ fn bad_access(address: u64, length: usize, access: Access) -> RunFault {
     }
 }
 
-fn read(run: &Run<'_>, address: u64, target: &mut [u8]) -> Result<(), RunFault> {
+pub(super) fn read(run: &Run<'_>, address: u64, target: &mut [u8]) -> Result<(), RunFault> {
     let length = target.len();
     run.memory
         .read(address, target)
@@ -123,133 +128,19 @@ fn map_delete(run: &mut Run<'_>, handle: u64, key: u64) -> Result<u64, RunFault>
         .map_or_else(|error| error.errno(), |()| 0))
 }
 
-/// Reads the guest's memory, or the program's own where the address is one of ours.
-fn read_anything(
-    memory: &Memory<'_>,
-    host: &dyn Host,
-    address: u64,
-    target: &mut [u8],
-) -> Result<(), ReadFault> {
-    if Place::parse(address).is_some() {
-        return memory.read(address, target).map_err(|_| ReadFault);
-    }
-    // A guest's range that wraps is no range.
-    address.checked_add(target.len() as u64).ok_or(ReadFault)?;
-    host.read_guest(address, target)
-}
-
-fn probe_read(run: &mut Run<'_>, target: u64, size: usize, source: u64) -> Result<u64, RunFault> {
-    let refuse = |_| bad_access(target, size, Access::Write);
-    run.memory.check_write(target, size).map_err(refuse)?;
-    run.charge(size as u64 / 8)?;
-    let mut buffer = [0; CHUNK];
-    let mut done = 0;
-    while done < size {
-        let chunk = &mut buffer[..CHUNK.min(size - done)];
-        let address = source.wrapping_add(done as u64);
-        if read_anything(&run.memory, run.host, address, chunk).is_err() {
-            return zero(run, target, size).map(|()| EFAULT);
+/// `int strncmp(text, size, string)`: which one comes first, compared up to a NUL or `size` bytes.
+fn strncmp(run: &mut Run<'_>, [text, size]: [u64; 2], string: u64) -> Result<u64, RunFault> {
+    for index in 0..u64::from(size as u32) {
+        run.charge(1)?;
+        let [mut ours, mut theirs] = [[0], [0]];
+        read(run, text.wrapping_add(index), &mut ours)?;
+        read(run, string.wrapping_add(index), &mut theirs)?;
+        let difference = i64::from(ours[0]) - i64::from(theirs[0]);
+        if difference != 0 || ours[0] == 0 {
+            return Ok(difference as u64);
         }
-        run.memory
-            .write(target + done as u64, chunk)
-            .map_err(refuse)?;
-        done += chunk.len();
     }
     Ok(0)
-}
-
-fn zero(run: &mut Run<'_>, target: u64, size: usize) -> Result<(), RunFault> {
-    let zeros = [0; CHUNK];
-    let mut done = 0;
-    while done < size {
-        let chunk = &zeros[..CHUNK.min(size - done)];
-        let result = run.memory.write(target + done as u64, chunk);
-        result.map_err(|_| bad_access(target, size, Access::Write))?;
-        done += chunk.len();
-    }
-    Ok(())
-}
-
-/// The strings that `%s` prints, in the guest's memory or the program's own.
-struct Reachable<'a> {
-    memory: &'a Memory<'a>,
-    host: &'a dyn Host,
-}
-
-impl Strings for Reachable<'_> {
-    fn copy(&self, address: u64, target: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < target.len() {
-            let here = address.wrapping_add(done as u64);
-            let length = self.readable_at_once(here).min(target.len() - done);
-            let chunk = &mut target[done..][..length];
-            if read_anything(self.memory, self.host, here, chunk).is_err() {
-                // As the kernel does: a string that faults before its end is empty.
-                return 0;
-            }
-            if let Some(end) = chunk.iter().position(|&byte| byte == 0) {
-                return done + end;
-            }
-            done += length;
-        }
-        done
-    }
-}
-
-impl Reachable<'_> {
-    /// How many bytes from `address` on are certain to be readable if the first is. Guest memory is
-    /// mapped in pages, so a chunk that is aligned to its own size is; program memory ends
-    /// anywhere.
-    fn readable_at_once(&self, address: u64) -> usize {
-        const STEP: u64 = 64;
-        if Place::parse(address).is_some() {
-            1
-        } else {
-            (STEP - address % STEP) as usize
-        }
-    }
-}
-
-fn print_array(
-    run: &mut Run<'_>,
-    [text, size]: [u64; 2],
-    array: u64,
-    length: usize,
-) -> Result<u64, RunFault> {
-    if !length.is_multiple_of(8) || length > 8 * MAX_ARGUMENTS {
-        return Ok(EINVAL);
-    }
-    let mut arguments = [0; MAX_ARGUMENTS];
-    let arguments = &mut arguments[..length / 8];
-    for (index, argument) in arguments.iter_mut().enumerate() {
-        let mut bytes = [0; 8];
-        read(run, array.wrapping_add(8 * index as u64), &mut bytes)?;
-        *argument = u64::from_le_bytes(bytes);
-    }
-    print(run, text, size as u32 as usize, arguments)
-}
-
-fn print(run: &mut Run<'_>, text: u64, size: usize, arguments: &[u64]) -> Result<u64, RunFault> {
-    run.charge(PRINT_COST)?;
-    if size > MAX_PRINT {
-        return Ok(EINVAL);
-    }
-    let mut buffer = [0; MAX_PRINT];
-    let text_bytes = &mut buffer[..size];
-    read(run, text, text_bytes)?;
-    let Some(end) = text_bytes.iter().position(|&byte| byte == 0) else {
-        return Ok(EINVAL);
-    };
-    let mut line = Line::new();
-    let strings = Reachable {
-        memory: &run.memory,
-        host: run.host,
-    };
-    if format(&mut line, &text_bytes[..end], arguments, &strings).is_err() {
-        return Ok(EINVAL);
-    }
-    run.host.print(line.as_bytes());
-    Ok(line.as_bytes().len() as u64)
 }
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 
 mod call;
 mod format;
+mod print;
+mod random;
+mod read;
+mod task;
 
 pub(crate) use call::call;
 
@@ -47,6 +51,17 @@ macro_rules! helpers {
                 }
             }
 
+            /// Whether it looks into the guest's current task.
+            pub const fn reads_task(self) -> bool {
+                matches!(
+                    self,
+                    Self::GetCurrentPidTgid
+                        | Self::GetCurrentUidGid
+                        | Self::GetCurrentComm
+                        | Self::GetCurrentCgroupId
+                )
+            }
+
             /// Its name, without `bpf_`.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
@@ -68,13 +83,46 @@ helpers! {
     KtimeGetNs = 5 "ktime_get_ns",
     /// `long trace_printk(format, size, a, b, c)`: the length, or an error.
     TracePrintk = 6 "trace_printk",
+    /// `u32 get_prandom_u32()`: a number that programs cannot foresee.
+    GetPrandomU32 = 7 "get_prandom_u32",
     /// `u32 get_smp_processor_id()`: the physical CPU.
     GetSmpProcessorId = 8 "get_smp_processor_id",
+    /// `u64 get_current_pid_tgid()`: of the guest's current task, the process above, the thread below.
+    GetCurrentPidTgid = 14 "get_current_pid_tgid",
+    /// `u64 get_current_uid_gid()`: of the guest's current task, the group above, the user below.
+    GetCurrentUidGid = 15 "get_current_uid_gid",
+    /// `long get_current_comm(destination, size)`: the name of the guest's current task.
+    GetCurrentComm = 16 "get_current_comm",
+    /// `u64 get_current_task()`: the GVA of the guest's current `task_struct`.
+    GetCurrentTask = 35 "get_current_task",
+    /// `long probe_read_str(destination, size, guest address)`: the same as
+    /// [`Self::ProbeReadKernelStr`].
+    ProbeReadStr = 45 "probe_read_str",
+    /// `u64 get_current_cgroup_id()`: of the guest's current task.
+    GetCurrentCgroupId = 80 "get_current_cgroup_id",
+    /// `long probe_read_user(destination, size, guest address)`: 0, or `-EFAULT` with the
+    /// destination zeroed, also for an address of the kernel's.
+    ProbeReadUser = 112 "probe_read_user",
     /// `long probe_read_kernel(destination, size, guest address)`: 0, or `-EFAULT` with the
     /// destination zeroed.
     ProbeReadKernel = 113 "probe_read_kernel",
+    /// `long probe_read_user_str(destination, size, guest address)`: the length with its NUL, or
+    /// `-EFAULT` with the destination zeroed, also for an address of the kernel's.
+    ProbeReadUserStr = 114 "probe_read_user_str",
+    /// `long probe_read_kernel_str(destination, size, guest address)`: the length with its NUL, or
+    /// `-EFAULT` with the destination zeroed.
+    ProbeReadKernelStr = 115 "probe_read_kernel_str",
+    /// `u64 ktime_get_boot_ns()`: the same as [`Self::KtimeGetNs`], since nothing suspends.
+    KtimeGetBootNs = 125 "ktime_get_boot_ns",
+    /// `long snprintf(destination, size, format, arguments, bytes of arguments)`: the length with its
+    /// NUL of what would be there if it fitted, or an error.
+    Snprintf = 165 "snprintf",
+    /// `u64 get_func_ip()`: the GVA of the function whose entry or return is probed; 0 elsewhere.
+    GetFuncIp = 173 "get_func_ip",
     /// `long trace_vprintk(format, size, arguments, bytes of arguments)`: the length, or an error.
     TraceVprintk = 177 "trace_vprintk",
+    /// `int strncmp(text, size, string)`: less than 0, 0, or more.
+    Strncmp = 182 "strncmp",
     /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that
     /// measures a time, that time; 0 anywhere else.
     /// Periscope's own: Linux has no such helper, and gives out no more numbers (its last is 211).

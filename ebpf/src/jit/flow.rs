@@ -139,11 +139,27 @@ impl State {
 /// How many arguments a helper takes.
 pub(super) fn arguments(helper: Helper) -> u8 {
     match helper {
-        Helper::KtimeGetNs | Helper::GetSmpProcessorId | Helper::DurationNs => 0,
-        Helper::MapLookupElem | Helper::MapDeleteElem => 2,
-        Helper::ProbeRead | Helper::ProbeReadKernel => 3,
+        Helper::KtimeGetNs
+        | Helper::KtimeGetBootNs
+        | Helper::GetSmpProcessorId
+        | Helper::GetPrandomU32
+        | Helper::GetCurrentPidTgid
+        | Helper::GetCurrentUidGid
+        | Helper::GetCurrentTask
+        | Helper::GetCurrentCgroupId
+        | Helper::DurationNs => 0,
+        // The context, which is not looked at.
+        Helper::GetFuncIp => 1,
+        Helper::MapLookupElem | Helper::MapDeleteElem | Helper::GetCurrentComm => 2,
+        Helper::ProbeRead
+        | Helper::ProbeReadKernel
+        | Helper::ProbeReadUser
+        | Helper::ProbeReadStr
+        | Helper::ProbeReadKernelStr
+        | Helper::ProbeReadUserStr
+        | Helper::Strncmp => 3,
         Helper::MapUpdateElem | Helper::TraceVprintk => 4,
-        Helper::TracePrintk => 5,
+        Helper::TracePrintk | Helper::Snprintf => 5,
     }
 }
 

@@ -49,18 +49,36 @@ enum {
 	BPF_EXIST = 2,
 };
 
-/* Helpers. Guest memory is reached by bpf_probe_read_kernel() only, never through a pointer. */
+/* Helpers. Guest memory is reached by bpf_probe_read_…() only, never through a pointer. What is said of the
+ * current task is the guest's. */
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 __u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_trace_printk)(const char *fmt, __u32 fmt_size, ...) = (void *)6;
+static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
+static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
+static __u64 (*const bpf_get_current_uid_gid)(void) = (void *)15;
+static long (*const bpf_get_current_comm)(void *buf, __u32 size) = (void *)16;
+static __u64 (*const bpf_get_current_task)(void) = (void *)35;
+static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
+static long (*const bpf_probe_read_user)(void *dst, __u32 size,
+					 const void *guest_address) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, __u32 size,
 					   const void *guest_address) = (void *)113;
+static long (*const bpf_probe_read_user_str)(void *dst, __u32 size,
+					     const void *guest_address) = (void *)114;
+static long (*const bpf_probe_read_kernel_str)(void *dst, __u32 size,
+					       const void *guest_address) = (void *)115;
+static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
+static long (*const bpf_snprintf)(char *str, __u32 str_size, const char *fmt, const __u64 *data,
+				  __u32 data_size) = (void *)165;
+static __u64 (*const bpf_get_func_ip)(void *ctx) = (void *)173;
 static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
 				       __u32 data_size) = (void *)177;
+static int (*const bpf_strncmp)(const char *s1, __u32 s1_size, const char *s2) = (void *)182;
 
 /* bpf_printk("x0=%lx comm=%s", x0, address): up to 12 arguments, integers or pointers. %s takes a
  * guest address or one of the program's own. */

@@ -6,6 +6,7 @@ use crate::insn::{Insn, alu};
 use crate::map::{MapDef, MapKind, Mutability};
 use crate::object::RunError;
 use crate::testing::{self, FakeHost, GUEST, context};
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -277,6 +278,80 @@ fn clock_and_cpu() {
     assert_eq!(run(&program, &[]), Ok(2));
     let program = [asm::call(Helper::GetSmpProcessorId), exit()];
     assert_eq!(run_with(&program, &[], &FakeHost::on_cpu(3)), Ok(3));
+}
+
+#[test]
+fn the_probed_function_is_told() {
+    let program = [asm::call(Helper::GetFuncIp), exit()];
+    assert_eq!(run(&program, &[]), Ok(0));
+    let host = FakeHost {
+        function: Some(GUEST),
+        ..FakeHost::new()
+    };
+    assert_eq!(run_with(&program, &[], &host), Ok(GUEST));
+}
+
+#[test]
+fn random_numbers_differ() {
+    let number = |calls: usize| {
+        let mut program = vec![asm::call(Helper::GetPrandomU32); calls];
+        program.push(exit());
+        run(&program, &[]).expect("that does not fail")
+    };
+    let numbers: BTreeSet<u64> = (1..100).map(number).collect();
+    assert_eq!(numbers.len(), 99);
+    assert!(numbers.iter().all(|number| number >> 32 == 0));
+    let ones: u32 = numbers.iter().map(|number| number.count_ones()).sum();
+    assert!((1400..1768).contains(&ones), "{ones} of 3168 bits are set");
+}
+
+/// `r0 = strncmp(text, size, string)`.
+fn strncmp(text: &[u8], size: i32, string: &[u8]) -> Result<u64, RunError> {
+    let mut program = put_text(text, -64);
+    program.extend(put_text(string, -128));
+    program.extend(stack(R1, -64));
+    program.push(mov_imm(R2, size));
+    program.extend(stack(R3, -128));
+    program.extend([asm::call(Helper::Strncmp), exit()]);
+    run(&program, &[])
+}
+
+#[test]
+fn strings_are_compared_as_bytes() {
+    assert_eq!(strncmp(b"read", 5, b"read"), Ok(0));
+    assert_eq!(strncmp(b"read", 2, b"real"), Ok(0));
+    assert_eq!(strncmp(b"", 1, b""), Ok(0));
+    assert_eq!(strncmp(b"b", 0, b"a"), Ok(0));
+    assert_eq!(strncmp(b"rea", 8, b"read"), Ok((-i64::from(b'd')) as u64));
+    assert_eq!(strncmp(b"\xff", 2, b"a"), Ok(u64::from(0xff - b'a')));
+}
+
+/// `r0 = snprintf(r10 - 16, size, "%s-%d", [guest, -7])`, the target all ones before; then `r0 = [r10 + offset]` if one
+/// is given.
+fn snprintf(size: i32, offset: Option<i16>) -> Result<u64, RunError> {
+    let mut program = put_text(b"%s-%d", -64);
+    program.extend([store_imm(FP, -16, -1), store_imm(FP, -8, -1)]);
+    program.extend(mov_imm64(R0, GUEST));
+    program.extend([store(FP, -96, R0), store_imm(FP, -88, -7)]);
+    program.extend(stack(R1, -16));
+    program.push(mov_imm(R2, size));
+    program.extend(stack(R3, -64));
+    program.extend(stack(R4, -96));
+    program.extend([mov_imm(R5, 16), asm::call(Helper::Snprintf)]);
+    program.extend(offset.map(|offset| load(R0, FP, offset)));
+    program.push(exit());
+    run(&program, &[])
+}
+
+#[test]
+fn snprintf_cuts_and_says_the_whole_length() {
+    let word = |bytes: &[u8; 8]| Ok(u64::from_le_bytes(*bytes));
+    assert_eq!(snprintf(16, None), Ok(8));
+    assert_eq!(snprintf(16, Some(-16)), word(b"vm1!--7\0"));
+    assert_eq!(snprintf(4, None), Ok(8));
+    assert_eq!(snprintf(4, Some(-16)), word(b"vm1\0\xff\xff\xff\xff"));
+    assert_eq!(snprintf(0, None), Ok(8));
+    assert_eq!(snprintf(0, Some(-16)), Ok(u64::MAX));
 }
 
 /// `r0 = trace_printk(text, with its NUL, r3, r4, r5)`.
