@@ -17,6 +17,7 @@ use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
+use ebpf::task::TaskFields;
 use ebpf::{Host, ReadFault, RunError, RunFault};
 
 /// The first immediate of the reserved range: slot `n` of a VM traps with `HVC #(HVC_BASE + n)`, slot `n` of the
@@ -553,6 +554,19 @@ impl Host for HitHost<'_> {
 
     fn cpu(&self) -> usize {
         self.trap.stamp.cpu
+    }
+
+    fn current(&self) -> Option<u64> {
+        let task = self.trap.memory.task();
+        (task != 0).then_some(task)
+    }
+
+    fn task_fields(&self) -> Option<TaskFields> {
+        self.space.task_fields()
+    }
+
+    fn function(&self) -> Option<u64> {
+        self.attachment.function()
     }
 
     fn duration_ns(&self) -> Option<u64> {

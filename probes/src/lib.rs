@@ -13,6 +13,8 @@ pub mod fake;
 mod fixed;
 pub mod kallsyms;
 pub mod kernel;
+mod kernel_memory;
+pub mod kernel_types;
 pub mod ksyms;
 mod locate;
 pub mod machine;

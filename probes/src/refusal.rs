@@ -3,6 +3,7 @@
 use crate::a64::Unmovable;
 use crate::addr::{Gpa, Gva};
 use crate::kernel::NoKernel;
+use crate::kernel_types::NoTypes;
 use crate::machine::{HwError, VmId};
 use crate::symbols::Named;
 use alloc::string::String;
@@ -109,6 +110,13 @@ pub enum Refusal {
     },
     /// The hypervisor's image carries no symbols.
     NoOwnSymbols,
+    /// The program asks for the guest's current task, of which nothing is known.
+    NoTasks {
+        /// The VM.
+        vm: VmId,
+        /// Why.
+        reason: NoTypes,
+    },
     /// All sites of the VM are taken.
     TooManySites(usize),
     /// No memory is left for another page with probes.
@@ -233,6 +241,11 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::NoOwnSymbols => NoKernel::Hypervisor.fmt(f),
+            Self::NoTasks { vm, reason } => write!(
+                f,
+                "the program asks for the current task, and {vm} does not tell where its fields are: \
+                 {reason}"
+            ),
             Self::TooManySites(limit) => {
                 write!(
                     f,

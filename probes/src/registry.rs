@@ -140,6 +140,12 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
+    /// `address`, if a function begins there.
+    fn function_at(&self, address: Gva) -> Option<Gva> {
+        let located = self.symbols?.by_address(address)?;
+        (located.offset == 0).then_some(address)
+    }
+
     /// Refuses code that serves probes itself.
     fn check_probeable(&self, address: Gva) -> Result<(), Refusal> {
         let Some(rule) = self.probeable else {

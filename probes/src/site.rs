@@ -33,6 +33,8 @@ pub(crate) struct Attachment {
     pub(crate) options: ProbeOptions,
     /// The calls under way, where returns are what is asked for.
     pub(crate) pairing: Option<Pairing>,
+    /// The entry of the function whose entry or returns are probed, where it is armed; 0 elsewhere.
+    function: AtomicU64,
     pub(crate) hits: AtomicU64,
     /// Hits whose program ended with an error, hits from inside a probe, which run nothing and do
     /// not count in `hits`, and calls whose return went by unseen.
@@ -73,6 +75,7 @@ impl Attachment {
             program,
             options,
             pairing,
+            function: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             left,
@@ -92,6 +95,18 @@ impl Attachment {
             self.count();
         }
         admission
+    }
+
+    /// The entry of the function whose entry or returns are probed, where it is armed.
+    pub(crate) fn function(&self) -> Option<u64> {
+        let function = self.function.load(Ordering::Relaxed);
+        (function != 0).then_some(function)
+    }
+
+    /// Says which function's entry or returns are probed.
+    pub(crate) fn set_function(&self, entry: Option<Gva>) {
+        let entry = entry.map_or(0, |entry| entry.0);
+        self.function.store(entry, Ordering::Relaxed);
     }
 
     /// Counts a hit that needs no admission.

@@ -4,6 +4,7 @@ use crate::addr::{Gpa, Gva};
 use crate::engine::Reported;
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::kernel::{self, NoKernel};
+use crate::kernel_types;
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
@@ -22,6 +23,8 @@ use core::fmt;
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebpf::Object;
+use ebpf::helper::Helper;
+use ebpf::task::TaskFields;
 use spin::{Mutex, RwLock};
 
 /// How many sites a VM can have.
@@ -137,6 +140,10 @@ pub struct Space {
     /// The symbols that a user has loaded, where their kernel was linked to.
     loaded: Mutex<Option<Arc<SystemMap>>>,
     modules: Mutex<Modules>,
+    /// Where the kernel keeps the fields of its tasks, once a program has asked for it.
+    tasks: RwLock<Option<TaskFields>>,
+    /// Whether a program has asked for it that came before the kernel.
+    wants_tasks: AtomicBool,
     /// Whether anything is armed in a module.
     in_modules: AtomicBool,
     /// Counts the tables of symbols that there have been.
@@ -200,6 +207,8 @@ impl Space {
             kernel: Mutex::new(KernelSearch::default()),
             loaded: Mutex::new(None),
             modules: Mutex::new(Modules::default()),
+            tasks: RwLock::new(None),
+            wants_tasks: AtomicBool::new(false),
             in_modules: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             registry: RwLock::new(Registry::new()),
@@ -462,12 +471,41 @@ impl Space {
             }
         }
         let address = address_of(self.vm(), self.symbols().as_deref(), target)?;
+        if program.as_ref().is_some_and(asks_for_tasks) {
+            self.find_tasks()?;
+        }
         Ok(Wish {
             target,
             address,
             program,
             options,
         })
+    }
+
+    /// Finds where the kernel keeps the fields of its tasks, or leaves that for when there is a kernel.
+    fn find_tasks(&self) -> Result<(), Refusal> {
+        if self.vm().is_hypervisor() || self.tasks.read().is_some() {
+            return Ok(());
+        }
+        let Ok(symbols) = self.find_symbols() else {
+            self.wants_tasks.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
+        match kernel_types::task_fields(self.machine, &*symbols) {
+            Ok(fields) => {
+                *self.tasks.write() = Some(fields);
+                Ok(())
+            }
+            Err(reason) => Err(Refusal::NoTasks {
+                vm: self.vm(),
+                reason,
+            }),
+        }
+    }
+
+    /// Where the kernel keeps the fields of its tasks.
+    pub(crate) fn task_fields(&self) -> Option<TaskFields> {
+        *self.tasks.read()
     }
 
     /// Detaches a probe or an action. The VM may run.
@@ -560,6 +598,11 @@ impl Space {
             // Where the kernel is not up yet, there is a next time.
             let _ = self.find_symbols();
         }
+        if self.wants_tasks.load(Ordering::Relaxed) && self.symbols.read().is_some() {
+            self.wants_tasks.store(false, Ordering::Relaxed);
+            // A program whose questions have no answer is told so when it asks.
+            let _ = self.find_tasks();
+        }
         // What waits for its module may wait long: the VM is not held for it at every tick.
         let generation = self.generation.load(Ordering::Acquire);
         if !self.registry.read().has_new_chance(generation) {
@@ -621,6 +664,8 @@ impl Space {
         *self.symbols.write() = None;
         *self.kernel.lock() = KernelSearch::default();
         *self.modules.lock() = Modules::default();
+        let knew_tasks = self.tasks.write().take().is_some();
+        self.wants_tasks.fetch_or(knew_tasks, Ordering::Relaxed);
         self.edit(|registry, around| registry.guest_reset(around));
         self.reported.iter().for_each(Reported::clear);
     }
@@ -673,6 +718,11 @@ impl Space {
         let registry = self.registry.read();
         registry.points.contains(&HwPoint::Break(pc))
     }
+}
+
+/// Whether a program calls a helper that looks into the current task.
+fn asks_for_tasks(program: &ProgramRef) -> bool {
+    program.program().calls(Helper::reads_task)
 }
 
 fn listing(entry: &Entry, symbols: Option<&dyn Symbols>) -> Listing {

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, suite,
+    Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine,
+    link_example, suite,
 };
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -81,6 +83,10 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "kprobe_prints_live",
         run: kprobe_prints_live,
+    },
+    Case {
+        name: "programs_know_the_guests_task",
+        run: programs_know_the_guests_task,
     },
     Case {
         name: "kprobe_counts_what_the_guest_counts",
@@ -762,6 +768,33 @@ fn both_counts(gdb: &mut Gdb, linux: &mut Linux<'_>) -> Result<(u64, u64)> {
     let counts = profile.split_whitespace().skip(1).map(number);
     let theirs: u64 = counts.collect::<Result<Vec<_>>>()?.iter().sum();
     Ok((ours, theirs))
+}
+
+/// What a program says of the task that calls, as the guest itself knows it.
+fn programs_know_the_guests_task(machine: &Machine) -> Result<()> {
+    let linked = link_example("opens", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let mut gdb = machine.gdb()?;
+    gdb.console(&format!("remote put {} opens.lp", linked.display()))?;
+    gdb.detach()?;
+    let said = machine.shell("trace kprobe vm1:do_sys_openat2 opens")?;
+    let id = probe_id(&said)?;
+    let mut linux = machine.linux(1)?;
+    let root = linux.run(&format!("echo $$; : < {FILE}"))?;
+    linux.run("echo user:x:1000:100::/:/bin/sh > /etc/passwd")?;
+    let command = format!("echo $$; exec cat {FILE}");
+    let user = linux.run(&format!(
+        "start-stop-daemon -S -c user -p /none -x /bin/sh -- -c '{command}'; rm /etc/passwd"
+    ))?;
+    let [root, user] = [&root, &user].map(|said| said.lines().next().unwrap_or_default().trim());
+    let seen = machine.shell("trace stream -n 100 --filter print")?;
+    for wanted in [
+        format!("sh (process {root}, user 0, group 0) opens {FILE}"),
+        format!("cat (process {user}, user 1000, group 100) opens {FILE}"),
+    ] {
+        ensure!(seen.contains(&wanted), "no {wanted:?} in\n{seen}");
+    }
+    machine.shell(&format!("trace unkprobe vm1:{id}"))?;
+    machine.shell("trace unload opens").map(drop)
 }
 
 fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {

@@ -1,8 +1,8 @@
 //! The list of modules: where it is, and what is in it.
 
-use super::memory::{KernelMemory, kernel_regs};
 use super::module::{Module, has_kallsyms};
 use crate::addr::Gva;
+use crate::kernel_memory::{KernelMemory, kernel_regs};
 use crate::machine::Machine;
 use crate::symbols::Symbols;
 use crate::translate::TranslationRegs;

@@ -12,7 +12,6 @@
 
 mod layered;
 mod list;
-mod memory;
 mod module;
 
 #[cfg(test)]
@@ -21,6 +20,7 @@ mod tests;
 pub(crate) use layered::WithModules;
 
 use crate::addr::Gva;
+use crate::kernel_memory::KernelMemory;
 use crate::machine::Machine;
 use crate::symbols::Symbols;
 use alloc::string::String;
@@ -28,7 +28,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use list::{Head, Node};
-use memory::KernelMemory;
 use module::Module;
 
 /// How long a search for the list that has found nothing stands, in nanoseconds.

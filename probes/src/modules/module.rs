@@ -1,8 +1,8 @@
 //! One module and the symbols of its code.
 
 use super::list::Node;
-use super::memory::KernelMemory;
 use crate::addr::{Gva, PAGE_SIZE};
+use crate::kernel_memory::KernelMemory;
 use crate::symbols::{NameIndex, hash};
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -27,6 +27,8 @@ pub(super) struct ReturnPlaces {
 /// Where an entry can stand.
 pub(super) struct Footing {
     standing: Standing,
+    /// The function that begins there.
+    function: Option<Gva>,
     /// For a return probe.
     returns: Option<(Function, Vec<Place>)>,
 }
@@ -39,6 +41,7 @@ impl Entry {
             return;
         };
         self.standing = footing.standing;
+        self.attachment.set_function(footing.function);
         let Some((function, returns)) = footing.returns else {
             return;
         };
@@ -134,6 +137,7 @@ impl Registry {
             self.set_wanted_points(machine, Some(address))?;
             return Ok(Some(Footing {
                 standing: Standing::Hardware(address),
+                function: around.function_at(address),
                 returns: None,
             }));
         }
@@ -144,6 +148,7 @@ impl Registry {
             let place = self.place(machine, spot, mode)?;
             return Ok(Some(Footing {
                 standing: Standing::Placed(place),
+                function: around.function_at(address),
                 returns: None,
             }));
         }
@@ -157,6 +162,7 @@ impl Registry {
             .collect();
         Ok(Some(Footing {
             standing: Standing::Placed(place),
+            function: Some(address),
             returns: Some((function, places?)),
         }))
     }

@@ -8,23 +8,23 @@ use alloc::vec::Vec;
 
 /// Kernel memory. The kernel's tables stay where they are as long as it runs, so this may be read
 /// while the VM runs.
-pub(super) struct KernelMemory<'a> {
+pub(crate) struct KernelMemory<'a> {
     machine: &'a dyn Machine,
     regs: TranslationRegs,
 }
 
 impl<'a> KernelMemory<'a> {
-    pub(super) fn new(machine: &'a dyn Machine, regs: TranslationRegs) -> Self {
+    pub(crate) fn new(machine: &'a dyn Machine, regs: TranslationRegs) -> Self {
         Self { machine, regs }
     }
 
     /// Fills `buffer`, or nothing is promised about it.
-    pub(super) fn read(&self, at: Gva, buffer: &mut [u8]) -> Option<()> {
+    pub(crate) fn read(&self, at: Gva, buffer: &mut [u8]) -> Option<()> {
         read_virt(&self.regs, self.machine, at, buffer).ok()
     }
 
     /// At most `length` bytes: fewer where the memory ends.
-    pub(super) fn read_some(&self, at: Gva, length: usize) -> Vec<u8> {
+    pub(crate) fn read_some(&self, at: Gva, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         if let Err(error) = read_virt(&self.regs, self.machine, at, &mut bytes) {
             bytes.truncate(error.done);
@@ -33,7 +33,7 @@ impl<'a> KernelMemory<'a> {
     }
 
     /// Consecutive words.
-    pub(super) fn words<const N: usize>(&self, at: Gva) -> Option<[u64; N]> {
+    pub(crate) fn words<const N: usize>(&self, at: Gva) -> Option<[u64; N]> {
         let mut words = [0; N];
         for (index, word) in words.iter_mut().enumerate() {
             let mut bytes = [0; 8];
@@ -46,7 +46,7 @@ impl<'a> KernelMemory<'a> {
 
 /// The registers by which some vCPU translates `anchor`, an address of the kernel's: under KPTI one
 /// in user code does not. Holds the VM for a moment.
-pub(super) fn kernel_regs(machine: &dyn Machine, anchor: Gva) -> Option<TranslationRegs> {
+pub(crate) fn kernel_regs(machine: &dyn Machine, anchor: Gva) -> Option<TranslationRegs> {
     let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
     machine.hold();
     let mut regs = (0..count)
