@@ -39,12 +39,14 @@ pub fn linked(name: &str) -> Option<Linked> {
         name: name.into(),
         section: String::new(),
         insns,
+        lines: Vec::new(),
     };
     Some(Linked {
         name: name.into(),
         license: "GPL".into(),
         maps,
         programs: vec![program],
+        ..Linked::default()
     })
 }
 

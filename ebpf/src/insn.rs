@@ -153,6 +153,9 @@ pub const PSEUDO_MAP: u8 = 1;
 /// `src` of [`LD_IMM64`]: index of an array map, and in the second slot a byte offset into its
 /// first value (`BPF_PSEUDO_MAP_VALUE`).
 pub const PSEUDO_MAP_VALUE: u8 = 2;
+/// The helper that a poisoned instruction calls. Linkers put it where a CO-RE relocation asks for what
+/// the kernel does not have: there is no helper of that number, 0xbad2310, "bad relo".
+pub const BAD_RELO: i32 = 195_896_080;
 /// `src` of a call: the immediate is the distance to a subprogram, not a helper's number
 /// (`BPF_PSEUDO_CALL`).
 pub const PSEUDO_CALL: u8 = 1;

@@ -5,29 +5,39 @@
 //!
 //! ```text
 //! header   magic     8 bytes   "PSCPLINK"
-//!          version   u32       1
+//!          version   u32       2
 //!          length    u32       bytes of the body, all that follows the header
 //!          checksum  u32       CRC-32 of the body (IEEE 802.3, as zlib's crc32)
 //! body     name      name      what users call the object
 //!          license   name      may be empty
 //!          maps      u16       how many map definitions follow
 //!          programs  u16       how many programs follow them, at least 1
+//!          …
+//!          types     u32       bytes of types that end the body, in the BTF format; may be 0
 //! map      name      name
-//!          kind      u32       Linux' enum bpf_map_type: 1 hash, 2 array, 6 per-CPU array
+//!          kind      u32       Linux' enum bpf_map_type, such as 1 hash or 2 array
 //!          key       u32       bytes of a key
 //!          value     u32       bytes of a value
-//!          entries   u32       how many at most
+//!          entries   u32       how many at most; of a ring buffer its bytes
 //!          flags     u32       bit 0: read-only; the others are 0
+//!          key type  u32       number of the keys' type; 0 if it is not known
+//!          val type  u32       number of the values' type; 0 if it is not known
 //!          initial   u32       bytes that follow, entry 0 of an array: none or the value size
 //! program  name      name      the function
 //!          section   name      such as kprobe/vfs_read; may be empty
 //!          insns     u32       how many instructions of 8 bytes follow (RFC 9669)
+//!          lines     u32       how many source lines of 16 bytes follow, by rising instruction
+//! line     insn      u32       the first instruction that belongs to it
+//!          file      u32       offset of the file's name among the strings of the types
+//!          text      u32       offset of the line's text there
+//!          position  u32       the line's number from bit 10 on, the column below
 //! ```
 //!
 //! An instruction refers to a map by its index: the file descriptor of `BPF_PSEUDO_MAP_FD` and
-//! `BPF_PSEUDO_MAP_VALUE`. The body ends with its last program. Limits: [`MAX_SIZE`], [`MAX_NAME`],
-//! [`MAX_MAPS`], [`MAX_PROGRAMS`], [`MAX_INSNS`], and those of [`crate::map`].
+//! `BPF_PSEUDO_MAP_VALUE`. Limits: [`MAX_SIZE`], [`MAX_NAME`], [`MAX_MAPS`], [`MAX_PROGRAMS`],
+//! [`MAX_INSNS`], and those of [`crate::map`]. `docs/linking.md` has an example byte for byte.
 
+use crate::btf::{Btf, BtfError};
 use crate::insn::Insn;
 use crate::map::{MapDef, MapDefError, MapKind, Mutability};
 use alloc::string::String;
@@ -46,11 +56,57 @@ pub const MAX_PROGRAMS: usize = 64;
 pub const MAX_INSNS: usize = 65_536;
 
 const MAGIC: [u8; 8] = *b"PSCPLINK";
-const VERSION: u32 = 1;
+/// The version of the format. A reader takes no other.
+pub const VERSION: u32 = 2;
 const FLAG_FROZEN: u32 = 1;
 
+/// Where some instructions of a program are in its source. Offsets are those of strings in
+/// [`Types::btf`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Line {
+    /// The first instruction that belongs to it.
+    pub insn: u32,
+    /// The offset of the file's name.
+    pub file: u32,
+    /// The offset of the line's text.
+    pub text: u32,
+    /// The line's number from bit 10 on, the column below, both counted from 1.
+    pub position: u32,
+}
+
+impl Line {
+    /// The line's number, counted from 1.
+    pub const fn number(self) -> u32 {
+        self.position >> 10
+    }
+
+    /// The column, counted from 1; 0 if it is not known.
+    pub const fn column(self) -> u32 {
+        self.position & 0x3ff
+    }
+}
+
+/// Types for whoever shows maps and programs to a user. Programs run the same without.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Types {
+    /// Types and strings in the BTF format ([`crate::btf`]); empty if there are none.
+    pub btf: Vec<u8>,
+    /// What the keys and values of each map are; a map behind the last has none, and the last has
+    /// some.
+    pub maps: Vec<MapTypes>,
+}
+
+/// The numbers of a map's types in [`Types::btf`]; 0 where one is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MapTypes {
+    /// Of the keys.
+    pub key: u32,
+    /// Of the values.
+    pub value: u32,
+}
+
 /// One program of a [`Linked`] object.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ProgramDef {
     /// The function's name.
     pub name: String,
@@ -58,6 +114,8 @@ pub struct ProgramDef {
     pub section: String,
     /// The instructions: the program first, then the subprograms that it calls.
     pub insns: Vec<Insn>,
+    /// Where they are in the source, by rising instruction; empty if that is not known.
+    pub lines: Vec<Line>,
 }
 
 impl ProgramDef {
@@ -68,6 +126,14 @@ impl ProgramDef {
         } else {
             &self.section
         }
+    }
+
+    /// The source line of an instruction, if it is known.
+    pub fn line(&self, insn: usize) -> Option<Line> {
+        let known = self
+            .lines
+            .partition_point(|line| line.insn as usize <= insn);
+        Some(self.lines[known.checked_sub(1)?])
     }
 }
 
@@ -82,6 +148,8 @@ pub struct Linked {
     pub maps: Vec<MapDef>,
     /// The programs, at least one.
     pub programs: Vec<ProgramDef>,
+    /// What keys, values and source lines are called.
+    pub types: Types,
 }
 
 /// What bytes do not agree with the format in.
@@ -113,6 +181,12 @@ pub enum ParseError {
     Programs,
     /// A program without instructions, or with more than [`MAX_INSNS`].
     Insns,
+    /// Source lines that do not rise, or lie behind the program's end.
+    Lines,
+    /// The types are malformed.
+    Types(BtfError),
+    /// A map, or a source line, refers to a type or string that is not there.
+    Reference,
 }
 
 impl fmt::Display for ParseError {
@@ -142,6 +216,11 @@ impl fmt::Display for ParseError {
             Self::Map(error) => write!(f, "a map has {error}"),
             Self::Programs => write!(f, "there must be 1 to {MAX_PROGRAMS} programs"),
             Self::Insns => write!(f, "a program must have 1 to {MAX_INSNS} instructions"),
+            Self::Lines => f.write_str("the source lines of a program are not in its order"),
+            Self::Types(error) => error.fmt(f),
+            Self::Reference => {
+                f.write_str("a map or a source line refers to a type or name that is not there")
+            }
         }
     }
 }
@@ -186,10 +265,13 @@ impl Linked {
         // `check` has bounded every length that is narrowed here.
         body.extend((self.maps.len() as u16).to_le_bytes());
         body.extend((self.programs.len() as u16).to_le_bytes());
-        self.maps.iter().for_each(|map| put_map(&mut body, map));
+        for (index, map) in self.maps.iter().enumerate() {
+            put_map(&mut body, map, self.map_types(index));
+        }
         self.programs
             .iter()
             .for_each(|program| put_program(&mut body, program));
+        put_block(&mut body, &self.types.btf);
         let mut bytes = Vec::from(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((body.len() as u32).to_le_bytes());
@@ -200,6 +282,11 @@ impl Linked {
         } else {
             Ok(bytes)
         }
+    }
+
+    /// What the keys and values of map number `index` are.
+    pub fn map_types(&self, index: usize) -> MapTypes {
+        self.types.maps.get(index).copied().unwrap_or_default()
     }
 
     /// Every limit of the format.
@@ -222,9 +309,34 @@ impl Linked {
             if !(1..=MAX_INSNS).contains(&program.insns.len()) {
                 return Err(ParseError::Insns);
             }
+            let is_rising = program.lines.is_sorted_by(|one, next| one.insn < next.insn);
+            let last = program.lines.last().map_or(0, |line| line.insn as usize);
+            if !is_rising || last >= program.insns.len() {
+                return Err(ParseError::Lines);
+            }
         }
+        self.check_types()?;
         check_distinct(self.maps.iter().map(|map| map.name.as_str()))?;
         check_distinct(self.programs.iter().map(|program| program.name.as_str()))
+    }
+}
+
+impl Linked {
+    fn check_types(&self) -> Result<(), ParseError> {
+        let lines = self.programs.iter().flat_map(|program| &program.lines);
+        let mut strings = lines.flat_map(|line| [line.file, line.text]);
+        let mut types = self.types.maps.iter().flat_map(|map| [map.key, map.value]);
+        let fits = if self.types.btf.is_empty() {
+            types.all(|id| id == 0) && strings.next().is_none()
+        } else {
+            let btf = Btf::parse(&self.types.btf).map_err(ParseError::Types)?;
+            types.all(|id| id < btf.count()) && strings.all(|offset| btf.has_string(offset))
+        };
+        if fits && self.types.maps.len() <= self.maps.len() {
+            Ok(())
+        } else {
+            Err(ParseError::Reference)
+        }
     }
 }
 
@@ -302,17 +414,32 @@ impl<'a> Reader<'a> {
         let license = self.name()?;
         let maps = self.u16()?;
         let programs = self.u16()?;
+        let maps: Vec<_> = (0..maps).map(|_| self.map()).collect::<Result<_, _>>()?;
+        let (maps, mut map_types): (_, Vec<_>) = maps.into_iter().unzip();
+        while map_types.last() == Some(&MapTypes::default()) {
+            map_types.pop();
+        }
+        let programs = (0..programs).map(|_| self.program());
+        let programs = programs.collect::<Result<_, _>>()?;
         Ok(Linked {
             name,
             license,
-            maps: (0..maps).map(|_| self.map()).collect::<Result<_, _>>()?,
-            programs: (0..programs)
-                .map(|_| self.program())
-                .collect::<Result<_, _>>()?,
+            maps,
+            programs,
+            types: Types {
+                btf: self.block()?.to_vec(),
+                maps: map_types,
+            },
         })
     }
 
-    fn map(&mut self) -> Result<MapDef, ParseError> {
+    /// A length and that many bytes.
+    fn block(&mut self) -> Result<&'a [u8], ParseError> {
+        let length = self.u32()?;
+        self.bytes(length as usize)
+    }
+
+    fn map(&mut self) -> Result<(MapDef, MapTypes), ParseError> {
         let name = self.name()?;
         let kind = self.u32()?;
         let kind = MapKind::from_number(kind).ok_or(ParseError::MapKind(kind))?;
@@ -322,17 +449,17 @@ impl<'a> Reader<'a> {
             FLAG_FROZEN => Mutability::Frozen,
             flags => return Err(ParseError::MapFlags(flags)),
         };
-        let length = self.u32()?;
-        let initial = self.bytes(length as usize)?.to_vec();
-        Ok(MapDef {
+        let [key, value] = [self.u32()?, self.u32()?];
+        let definition = MapDef {
             name,
             kind,
             key_size,
             value_size,
             max_entries,
             mutability,
-            initial,
-        })
+            initial: self.block()?.to_vec(),
+        };
+        Ok((definition, MapTypes { key, value }))
     }
 
     fn program(&mut self) -> Result<ProgramDef, ParseError> {
@@ -344,10 +471,25 @@ impl<'a> Reader<'a> {
         }
         let (insns, _) = self.bytes(count * Insn::SIZE)?.as_chunks();
         let insns = insns.iter().map(|&bytes| Insn::decode(bytes)).collect();
+        let count = self.u32()? as usize;
+        if count > MAX_INSNS {
+            return Err(ParseError::Lines);
+        }
+        let lines = (0..count).map(|_| self.line());
         Ok(ProgramDef {
             name,
             section,
             insns,
+            lines: lines.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn line(&mut self) -> Result<Line, ParseError> {
+        Ok(Line {
+            insn: self.u32()?,
+            file: self.u32()?,
+            text: self.u32()?,
+            position: self.u32()?,
         })
     }
 }
@@ -357,34 +499,37 @@ fn put_name(body: &mut Vec<u8>, name: &str) {
     body.extend(name.as_bytes());
 }
 
-fn put_map(body: &mut Vec<u8>, map: &MapDef) {
+fn put_words(body: &mut Vec<u8>, words: impl IntoIterator<Item = u32>) {
+    body.extend(words.into_iter().flat_map(u32::to_le_bytes));
+}
+
+fn put_block(body: &mut Vec<u8>, block: &[u8]) {
+    put_words(body, [block.len() as u32]);
+    body.extend(block);
+}
+
+fn put_map(body: &mut Vec<u8>, map: &MapDef, types: MapTypes) {
     let flags = match map.mutability {
         Mutability::Mutable => 0,
         Mutability::Frozen => FLAG_FROZEN,
     };
+    let sizes = [map.key_size, map.value_size, map.max_entries];
     put_name(body, &map.name);
-    let numbers = [
-        map.kind as u32,
-        map.key_size,
-        map.value_size,
-        map.max_entries,
-        flags,
-    ];
-    numbers
-        .iter()
-        .for_each(|number| body.extend(number.to_le_bytes()));
-    body.extend((map.initial.len() as u32).to_le_bytes());
-    body.extend(&map.initial);
+    put_words(body, [map.kind as u32]);
+    put_words(body, sizes);
+    put_words(body, [flags, types.key, types.value]);
+    put_block(body, &map.initial);
 }
 
 fn put_program(body: &mut Vec<u8>, program: &ProgramDef) {
     put_name(body, &program.name);
     put_name(body, &program.section);
-    body.extend((program.insns.len() as u32).to_le_bytes());
-    program
-        .insns
-        .iter()
-        .for_each(|insn| body.extend(insn.encode()));
+    put_words(body, [program.insns.len() as u32]);
+    body.extend(program.insns.iter().flat_map(|insn| insn.encode()));
+    put_words(body, [program.lines.len() as u32]);
+    for line in &program.lines {
+        put_words(body, [line.insn, line.file, line.text, line.position]);
+    }
 }
 
 /// CRC-32 as in IEEE 802.3: reflected polynomial 0xedb88320, all ones before and inverted after.

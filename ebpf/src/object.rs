@@ -7,7 +7,7 @@ use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
 use crate::jit::{self, Compiler, Native, NotCompiled};
 use crate::linked::{Linked, ParseError, ProgramDef};
-use crate::map::{Map, MapDef, Shape};
+use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
@@ -33,6 +33,13 @@ pub enum LoadError {
     Malformed(ParseError),
     /// A program is refused.
     Verify(VerifyError),
+    /// A map is of a kind that is not implemented.
+    MapKind {
+        /// The map's name.
+        map: String,
+        /// Its kind.
+        kind: MapKind,
+    },
     /// The maps take more than [`MAP_QUOTA`].
     Quota {
         /// Bytes that they would take.
@@ -58,6 +65,9 @@ impl fmt::Display for LoadError {
             }
             Self::Malformed(error) => error.fmt(f),
             Self::Verify(error) => error.fmt(f),
+            Self::MapKind { map, kind } => {
+                write!(f, "map {map}: maps of kind {kind} are not supported")
+            }
             Self::Quota { needed } => write!(
                 f,
                 "the maps take {needed} bytes and may take {MAP_QUOTA}: give them fewer entries"
@@ -327,6 +337,13 @@ impl Object {
             return Err(LoadError::Cpus(cpus));
         }
         linked.check().map_err(LoadError::Malformed)?;
+        let absent = linked.maps.iter().find(|map| !map.kind.is_implemented());
+        if let Some(map) = absent {
+            return Err(LoadError::MapKind {
+                map: map.name.clone(),
+                kind: map.kind,
+            });
+        }
         for program in &linked.programs {
             verify(program, &linked.maps).map_err(LoadError::Verify)?;
         }

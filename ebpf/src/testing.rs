@@ -122,6 +122,7 @@ pub(crate) fn program(insns: &[Insn]) -> ProgramDef {
         name: "test".into(),
         section: "kprobe/test".into(),
         insns: insns.to_vec(),
+        lines: Vec::new(),
     }
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn linked(insns: &[Insn], maps: &[MapDef]) -> Linked {
         license: "GPL".into(),
         maps: maps.to_vec(),
         programs: vec![program(insns)],
+        ..Linked::default()
     }
 }
 

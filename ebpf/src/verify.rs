@@ -10,8 +10,8 @@
 use crate::decode::is_atomic_operation;
 use crate::helper::Helper;
 use crate::insn::{
-    CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text, X, alu, class,
-    jmp, mode,
+    BAD_RELO, CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text, X,
+    alu, class, jmp, mode,
 };
 use crate::linked::{MAX_INSNS, ProgramDef};
 use crate::map::{MapDef, MapKind};
@@ -88,6 +88,10 @@ impl fmt::Display for Reason {
             }
             Self::Map(index) => write!(f, "the object has no map number {index}"),
             Self::MapValue => f.write_str("this is no address inside the first value of an array"),
+            Self::Helper(BAD_RELO) => f.write_str(
+                "the guest's kernel does not have the field, type or value that the program wants \
+                 here: ask for it first, as with bpf_core_field_exists()",
+            ),
             Self::Helper(number) => {
                 write!(f, "helper {number} is not one of ours:")?;
                 Helper::ALL

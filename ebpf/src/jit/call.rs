@@ -37,7 +37,7 @@ impl Emitter<'_> {
         if helper == Helper::MapLookupElem
             && let Value::Map(map) = self.state.get(1)
             && let Some(map) = self.maps.get(map)
-            && map.definition().kind != MapKind::Hash
+            && matches!(map.definition().kind, MapKind::Array | MapKind::PerCpuArray)
         {
             return self.array_lookup(map);
         }

@@ -12,7 +12,32 @@ fn sample() -> Linked {
         initial: vec![1, 2, 3],
         ..map(MapKind::Array, 1)
     };
-    linked(&[mov_imm(0, 1), exit()], &[map(MapKind::Hash, 100), rodata])
+    let events = MapDef {
+        key_size: 0,
+        value_size: 0,
+        ..map(MapKind::RingBuf, 4096)
+    };
+    let maps = [map(MapKind::Hash, 100), rodata, events];
+    let mut linked = linked(&[mov_imm(0, 1), exit()], &maps);
+    // An integer of four bytes and the strings "", "int", "a.c", "return 1;".
+    let integer = [1, 1 << 24, 4, 32_u32].map(u32::to_le_bytes);
+    let header = [24, 0, 16, 16, 19_u32].map(u32::to_le_bytes);
+    linked.types.btf = [
+        b"\x9f\xeb\x01\0",
+        header.as_flattened(),
+        integer.as_flattened(),
+        b"\0int\0a.c\0return 1;\0",
+    ]
+    .concat();
+    let [key, value] = [1, 1];
+    linked.types.maps = vec![MapTypes { key, value }, MapTypes { key, value: 0 }];
+    linked.programs[0].lines = vec![Line {
+        insn: 0,
+        file: 5,
+        text: 9,
+        position: 3 << 10 | 7,
+    }];
+    linked
 }
 
 fn encoded() -> Vec<u8> {
@@ -36,6 +61,61 @@ fn what_is_written_is_read_back() {
     assert_eq!(Linked::parse(&encoded()), Ok(sample()));
 }
 
+/// The example in `docs/linking.md`, byte for byte.
+#[test]
+fn the_documented_program_is_one() {
+    let page = include_str!("../../../docs/linking.md");
+    let (_, example) = page
+        .split_once("50 53 43 50")
+        .expect("the page should have an example");
+    let (example, _) = example
+        .split_once("```")
+        .expect("the example should end somewhere");
+    let mut bytes = b"PSCP".to_vec();
+    for line in example.lines() {
+        // What they mean stands behind three spaces.
+        let (digits, _) = line.split_once("   ").unwrap_or((line, ""));
+        let byte = |word| u8::from_str_radix(word, 16).expect("two digits");
+        bytes.extend(digits.split_whitespace().map(byte));
+    }
+    let mut expected = linked(&[mov_imm(0, 0), exit()], &[]);
+    expected.name = "zero".into();
+    expected.license.clear();
+    expected.programs[0].name = "zero".into();
+    expected.programs[0].section = "kprobe/f".into();
+    assert_eq!(Linked::parse(&bytes), Ok(expected.clone()));
+    assert_eq!(expected.encode(), Ok(bytes));
+}
+
+#[test]
+fn every_kind_of_map_is_written_and_read_back() {
+    for number in 0..64 {
+        let Some(kind) = MapKind::from_number(number) else {
+            let mut body = encoded()[20..].to_vec();
+            // Names "test" and "GPL", two counts, the first map's name "hash".
+            let at = 6 + 5 + 4 + 6;
+            assert_eq!(body[at], MapKind::Hash as u8);
+            body[at] = number as u8;
+            let refused = Err(ParseError::MapKind(number));
+            assert_eq!(Linked::parse(&with_body(&body)), refused);
+            continue;
+        };
+        let mut linked = sample();
+        let sizes = [(4, 8), (4, 4), (0, 8), (0, 0)];
+        let of_sizes = |(key_size, value_size)| MapDef {
+            key_size,
+            value_size,
+            ..map(kind, 8)
+        };
+        let possible = sizes.map(of_sizes).into_iter();
+        linked.maps = possible.filter(|map| map.check().is_ok()).take(1).collect();
+        assert_eq!(linked.maps.len(), 1, "{kind}");
+        linked.types.maps.clear();
+        let written = linked.encode().expect("the map should be possible");
+        assert_eq!(Linked::parse(&written), Ok(linked));
+    }
+}
+
 #[test]
 fn the_checksum_is_the_usual_one() {
     assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
@@ -51,9 +131,9 @@ fn damage_is_found() {
         assert!(Linked::parse(&bytes[..at]).is_err(), "cut at {at}");
     }
     assert_eq!(Linked::parse(b"\x7fELF"), Err(ParseError::Magic));
-    let mut newer = bytes.clone();
-    newer[8] = 2;
-    assert_eq!(Linked::parse(&newer), Err(ParseError::Version(2)));
+    let mut older = bytes.clone();
+    older[8] = 1;
+    assert_eq!(Linked::parse(&older), Err(ParseError::Version(1)));
     assert_eq!(
         Linked::parse(&[&bytes[..], &[0]].concat()),
         Err(ParseError::Length)
@@ -62,6 +142,15 @@ fn damage_is_found() {
         Linked::parse(&with_body(&[&bytes[20..], &[0]].concat())),
         Err(ParseError::Length)
     );
+}
+
+#[test]
+fn instructions_know_their_lines() {
+    let mut program = sample().programs.remove(0);
+    let line = program.line(1).expect("the only line is for all");
+    assert_eq!((line.number(), line.column()), (3, 7));
+    program.lines[0].insn = 1;
+    assert_eq!(program.line(0), None);
 }
 
 #[test]
@@ -98,6 +187,23 @@ fn limits_hold_for_writer_and_reader() {
         (
             &|linked| linked.maps = vec![map(MapKind::Array, 1); 65],
             ParseError::TooManyMaps,
+        ),
+        (
+            &|linked| linked.programs[0].lines[0].insn = 2,
+            ParseError::Lines,
+        ),
+        (
+            &|linked| linked.programs[0].lines[0].text = 19,
+            ParseError::Reference,
+        ),
+        (
+            &|linked| linked.types.maps[0].key = 2,
+            ParseError::Reference,
+        ),
+        (&|linked| linked.types.btf.clear(), ParseError::Reference),
+        (
+            &|linked| linked.types.btf[0] = 0,
+            ParseError::Types(BtfError::Magic),
         ),
         (
             &|linked| linked.maps[0].max_entries = 0,

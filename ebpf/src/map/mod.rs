@@ -9,8 +9,10 @@
 //! maps. Only the hash map has locks; `hash` says why they are harmless.
 
 mod hash;
+mod kind;
 mod values;
 
+pub use kind::MapKind;
 pub(crate) use values::{Shape, Values};
 
 use crate::arena::{Arena, OutOfMemory};
@@ -27,45 +29,8 @@ pub const MAX_KEY_SIZE: u32 = 256;
 pub const MAX_VALUE_SIZE: u32 = 1 << 20;
 /// Entries of a map at most.
 pub const MAX_ENTRIES: u32 = 1 << 20;
-
-/// The kind of a map. The numbers are Linux' `enum bpf_map_type` (`include/uapi/linux/bpf.h`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum MapKind {
-    /// `BPF_MAP_TYPE_HASH`: any key, up to `max_entries` of them.
-    Hash = 1,
-    /// `BPF_MAP_TYPE_ARRAY`: keys `0..max_entries`, all always present.
-    Array = 2,
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY`: an array with one value per key and physical CPU.
-    PerCpuArray = 6,
-}
-
-impl MapKind {
-    /// The kind that Linux gives that number.
-    pub const fn from_number(number: u32) -> Option<Self> {
-        match number {
-            1 => Some(Self::Hash),
-            2 => Some(Self::Array),
-            6 => Some(Self::PerCpuArray),
-            _ => None,
-        }
-    }
-
-    /// The name that users know.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hash => "hash",
-            Self::Array => "array",
-            Self::PerCpuArray => "percpu_array",
-        }
-    }
-}
-
-impl fmt::Display for MapKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+/// Bytes of a ring buffer at most.
+pub const MAX_RING_BYTES: u32 = 1 << 30;
 
 /// Whether a map can be written after it is loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +79,8 @@ impl fmt::Display for MapDefError {
         match self {
             Self::KeySize(size) => write!(
                 f,
-                "a key of {size} bytes (an array has 4, a hash map 1 to {MAX_KEY_SIZE})"
+                "a key of {size} bytes (a hash map has 1 to {MAX_KEY_SIZE}, a queue, a stack and a \
+                 ring buffer none, all others 4)"
             ),
             Self::ValueSize(size) => {
                 write!(
@@ -135,17 +101,13 @@ impl core::error::Error for MapDefError {}
 impl MapDef {
     /// Checks every limit and that the parts agree.
     pub fn check(&self) -> Result<(), MapDefError> {
-        let key_fits = match self.kind {
-            MapKind::Hash => (1..=MAX_KEY_SIZE).contains(&self.key_size),
-            MapKind::Array | MapKind::PerCpuArray => self.key_size == 4,
-        };
-        if !key_fits {
+        if !self.kind.takes_key(self.key_size) {
             return Err(MapDefError::KeySize(self.key_size));
         }
-        if !(1..=MAX_VALUE_SIZE).contains(&self.value_size) {
+        if !self.kind.takes_value(self.value_size) {
             return Err(MapDefError::ValueSize(self.value_size));
         }
-        if !(1..=MAX_ENTRIES).contains(&self.max_entries) {
+        if !self.kind.takes_entries(self.max_entries) {
             return Err(MapDefError::MaxEntries(self.max_entries));
         }
         let initial_fits =
@@ -161,7 +123,7 @@ impl MapDef {
     pub fn memory(&self, cpus: usize) -> u64 {
         let index = match self.kind {
             MapKind::Array | MapKind::PerCpuArray => 0,
-            MapKind::Hash => hash::overhead(self.key_size) * u64::from(self.max_entries),
+            _ => hash::overhead(self.key_size) * u64::from(self.max_entries),
         };
         Shape::of(self, cpus).bytes() as u64 + index
     }
@@ -283,7 +245,8 @@ impl Map {
         values.fill(start, &definition.initial);
         let index = match definition.kind {
             MapKind::Array | MapKind::PerCpuArray => Index::Array,
-            MapKind::Hash => Index::Hash(HashIndex::allocate(
+            // Kinds that are not implemented are not loaded.
+            _ => Index::Hash(HashIndex::allocate(
                 definition.max_entries,
                 definition.key_size as usize,
             )?),

@@ -34,8 +34,8 @@ impl Shape {
             entries,
             block: (stride * entries).next_multiple_of(LINE),
             copies: match definition.kind {
-                MapKind::Array | MapKind::Hash => 1,
                 MapKind::PerCpuArray => cpus,
+                _ => 1,
             },
         }
     }

@@ -53,6 +53,20 @@ fn the_number_of_cpus_is_checked() {
 }
 
 #[test]
+fn maps_of_a_kind_that_is_not_implemented_are_refused_by_name() {
+    let events = MapDef {
+        name: "events".into(),
+        key_size: 0,
+        value_size: 0,
+        ..map(MapKind::RingBuf, 4096)
+    };
+    let refused = linked(&[mov_imm(0, 0), exit()], &[events]);
+    let error = Object::load(&refused, 1).expect_err("there is nothing to run it");
+    let expected = "map events: maps of kind ringbuf are not supported";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
 fn one_bad_program_refuses_the_object() {
     let mut linked = linked(&[mov_imm(0, 0), exit()], &[]);
     linked.programs.push(program(&[mov_imm(0, 0)]));

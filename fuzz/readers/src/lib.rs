@@ -3,6 +3,7 @@
 //! were found (`regressions/READER/*`).
 #![forbid(unsafe_code)]
 
+pub mod btf;
 mod input;
 pub mod kallsyms;
 pub mod ksyms;

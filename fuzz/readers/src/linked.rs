@@ -2,7 +2,7 @@
 
 use crate::program;
 use ebpf::Object;
-use ebpf::linked::Linked;
+use ebpf::linked::{Linked, VERSION};
 
 /// Bytes of the header: magic, version, length, checksum.
 const HEADER: usize = 20;
@@ -32,7 +32,7 @@ pub fn check(bytes: &[u8]) {
 /// A fuzzer does not guess a checksum.
 fn with_header(body: &[u8]) -> Vec<u8> {
     let mut bytes = b"PSCPLINK".to_vec();
-    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(VERSION.to_le_bytes());
     bytes.extend((body.len() as u32).to_le_bytes());
     bytes.extend(crc32(body).to_le_bytes());
     assert_eq!(bytes.len(), HEADER);

@@ -39,7 +39,9 @@ pub fn check(bytes: &[u8]) {
             name: "fuzz".to_owned(),
             section: "kprobe/fuzz".to_owned(),
             insns,
+            lines: Vec::new(),
         }],
+        ..Linked::default()
     };
     match Object::load(&linked, 2) {
         Ok(object) => run(&object.programs()[0]),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const READERS: [(&str, Check); 6] = [
+const READERS: [(&str, Check); 7] = [
+    ("btf", crate::btf::check),
     ("kallsyms", crate::kallsyms::check),
     ("ksyms", crate::ksyms::check),
     ("linked", crate::linked::check),

@@ -2,6 +2,7 @@
 
 use crate::linked_file::{self, plural};
 use anyhow::Result;
+use ebpf::btf::Btf;
 use ebpf::insn::{Insn, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text};
 use ebpf::linked::{Linked, ProgramDef};
 use ebpf::map::{MapDef, Mutability};
@@ -35,10 +36,12 @@ fn write(out: &mut impl Write, linked: &Linked) -> io::Result<()> {
     for (index, map) in linked.maps.iter().enumerate() {
         write_map(out, index, map)?;
     }
+    // What is read has been checked.
+    let strings = Btf::parse(&linked.types.btf).ok();
     linked
         .programs
         .iter()
-        .try_for_each(|program| write_program(out, program, &linked.maps))
+        .try_for_each(|program| write_program(out, program, &linked.maps, strings.as_ref()))
 }
 
 fn write_map(out: &mut impl Write, index: usize, map: &MapDef) -> io::Result<()> {
@@ -68,11 +71,17 @@ fn write_map(out: &mut impl Write, index: usize, map: &MapDef) -> io::Result<()>
     writeln!(out)
 }
 
-fn write_program(out: &mut impl Write, program: &ProgramDef, maps: &[MapDef]) -> io::Result<()> {
+fn write_program(
+    out: &mut impl Write,
+    program: &ProgramDef,
+    maps: &[MapDef],
+    strings: Option<&Btf<'_>>,
+) -> io::Result<()> {
     let ProgramDef {
         name,
         section,
         insns,
+        lines,
     } = program;
     writeln!(
         out,
@@ -81,6 +90,12 @@ fn write_program(out: &mut impl Write, program: &ProgramDef, maps: &[MapDef]) ->
     )?;
     let mut index = 0;
     while let Some(insn) = insns.get(index) {
+        let line = lines.iter().find(|line| line.insn as usize == index);
+        if let Some((line, strings)) = line.zip(strings) {
+            let text = strings.string(line.text).trim_ascii().escape_ascii();
+            let file = strings.string(line.file).escape_ascii();
+            writeln!(out, "; {text} @ {file}:{}", line.number())?;
+        }
         write!(out, "{index:6}: {}", Text::new(insns, index))?;
         match map_of(insn, maps) {
             Some(map) => writeln!(out, "  ; {}", map.name)?,

@@ -2,6 +2,7 @@
 //! The `periscope` command: what a user runs on the host beside the debugger. One module per
 //! subcommand.
 
+mod btf;
 mod dump;
 mod header;
 mod link;
@@ -23,6 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Link(link::Args),
+    Btf(btf::Args),
     Dump(dump::Args),
     Verify(verify::Args),
     Symbols(symbols::Args),
@@ -32,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Link(args) => link::run(&args),
+        Command::Btf(args) => btf::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Symbols(args) => symbols::run(&args),

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{argument, compile, compile_text, directory, fail, periscope, succeed};
+use common::{argument, compile, compile_text, directory, fail, periscope, section, succeed};
 use std::fs;
+use std::path::Path;
 
 /// The error of linking a source text.
 fn refusal(text: &str, test: &str) -> String {
@@ -24,6 +25,7 @@ fn link_dump_and_verify() {
         ".rodata: array, key 4,",
         "read-only",
         "on_read (kprobe/vfs_read):",
+        "; count(PT_REGS_PARM1(ctx)); @ ",
         "call map_lookup_elem",
         "; calls",
         "lock *(u64 *)(r0 + 0) add= r1",
@@ -62,10 +64,21 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "bpf_rcu_read_lock is not defined: kernel functions",
         ),
         (
-            "ringbuf",
-            "struct { __uint(type, 27); __uint(max_entries, 4096); } events SEC(\".maps\");
+            "storage",
+            "struct { __uint(type, 24); __uint(max_entries, 1); } events SEC(\".maps\");
              SEC(\"kprobe/f\") int p(void *c) { return !bpf_map_lookup_elem(&events, c); }",
-            "map events: maps of type BPF_MAP_TYPE_RINGBUF are not supported",
+            "map events: maps of Linux' type 24 are not supported",
+        ),
+        (
+            "entries",
+            "struct { __uint(type, 1); __type(key, __u32); __type(value, __u32); } open SEC(\".maps\");
+             SEC(\"kprobe/f\") int p(void *c) { return !bpf_map_lookup_elem(&open, c); }",
+            "say how many entries it has, as --map open=1024",
+        ),
+        (
+            "section",
+            "SEC(\"kporbe/f\") int p(void *c) { return 0; }",
+            "program p: what its section kporbe/f means is not known",
         ),
         (
             "pinned",
@@ -91,13 +104,13 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (
             "xdp",
             "SEC(\"xdp\") int p(void *c) { return 0; }",
-            "program p is in section xdp: only kprobe",
+            "program p is in section xdp, and no other is in one that runs here",
         ),
         (
             "helper",
-            "static long (*const get_pid)(void) = (void *)14;
-             SEC(\"kprobe/f\") int p(void *c) { return get_pid(); }",
-            "kprobe/f, instruction 0\n  call helper 14\n  helper 14 is not one of ours",
+            "static long (*const none)(void) = (void *)9999;
+             SEC(\"kprobe/f\") int p(void *c) { return none(); }",
+            "kprobe/f, instruction 0\n  call helper 9999\n  helper 9999 is not one of ours",
         ),
         (
             "pointer",
@@ -110,7 +123,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "static long (*const for_each)(void *, void *, void *, __u64) = (void *)164;
              static __noinline long each(void *m) { return 0; }
              SEC(\"kprobe/f\") int p(void *c) { return for_each(c, each, c, 0); }",
-            "the address of function",
+            "kprobe/f, instruction",
         ),
         (
             "call-of-a-program",
@@ -136,7 +149,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 }
 
 #[test]
-fn sections_for_each_function_are_refused() {
+fn functions_may_have_sections_of_their_own() {
     let object = compile_text(
         "static __noinline int a(int *x) { return *x; }
          static __noinline int b(int *x) { return x[1]; }
@@ -144,11 +157,26 @@ fn sections_for_each_function_are_refused() {
         "function-sections",
         &["-ffunction-sections"],
     );
-    let error = fail(&["link", argument(&object)]);
-    assert!(
-        error.contains("compile without -ffunction-sections"),
-        "{error}"
+    assert!(succeed(&["link", argument(&object)]).contains("1 program,"));
+}
+
+#[test]
+fn programs_for_elsewhere_are_left_out() {
+    let object = compile_text(
+        "SEC(\"kprobe/f\") int here(void *c) { return 0; }
+         SEC(\"fentry/f\") int there(void *c) { return 0; }
+         SEC(\"?kprobe/f\") int asked(void *c) { return 1; }",
+        "left-out",
+        &[],
     );
+    let said = succeed(&["link", argument(&object)]);
+    assert!(said.contains("left out there (fentry/f)"), "{said}");
+    assert!(said.contains("left out asked (kprobe/f)"), "{said}");
+    assert!(said.contains("1 program,"), "{said}");
+    let said = succeed(&["link", argument(&object), "--program", "asked"]);
+    assert!(said.contains("left out here (kprobe/f)"), "{said}");
+    let error = fail(&["link", argument(&object), "--program", "where"]);
+    assert!(error.contains("there is no program where in it"), "{error}");
 }
 
 #[test]
@@ -175,37 +203,63 @@ fn files_that_are_something_else_are_refused() {
     assert!(fail(&["link", "/nonexistent.bpf.o"]).contains("cannot read /nonexistent.bpf.o"));
 }
 
-/// Bytes of an object changed at random places: an error or a program, never a crash or a hang.
-#[test]
-fn damaged_objects_get_an_error() {
-    let object = compile("tests/bpf/everything.bpf.c", "damaged", &[]);
-    let bytes = fs::read(&object).expect("the object was just compiled");
-    let damaged = directory("damaged").join("damaged.bpf.o");
-    // A linear congruential generator (Knuth's MMIX constants): the same places every time.
-    let mut state = 1_u64;
-    let mut next = |bound: usize| {
-        state = state
+/// Bytes changed at random places, or the end cut off: an error or a program, never a crash or a hang.
+struct Damage {
+    /// Of a linear congruential generator (Knuth's MMIX constants): the same places every time.
+    state: u64,
+}
+
+impl Damage {
+    fn next(&mut self, bound: usize) -> usize {
+        self.state = self
+            .state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % bound
+        (self.state >> 33) as usize % bound
+    }
+
+    fn of(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..=self.next(4) {
+            let at = self.next(bytes.len());
+            bytes[at] = self.next(256) as u8;
+        }
+        if self.next(8) == 0 {
+            bytes.truncate(self.next(bytes.len()));
+        }
+        bytes
+    }
+}
+
+/// Links an object against some types, either of which may be damaged.
+fn link_damaged(object: &Path, types: &Path) {
+    let output = periscope(&["link", argument(object), "--btf", argument(types)]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    let status = output.status;
+    assert!(matches!(status.code(), Some(0 | 1)), "{status:?} {error}");
+}
+
+#[test]
+fn damaged_objects_and_types_get_an_error() {
+    let directory = directory("damaged");
+    let kernel = compile_text(include_str!("bpf/core_kernel.c"), "damaged-kernel", &[]);
+    let (types, damaged_types) = (directory.join("btf"), directory.join("damaged.btf"));
+    let type_bytes = section(&kernel, ".BTF");
+    let write = |path: &Path, bytes: &[u8]| {
+        fs::write(path, bytes).expect("the directory for temporary files should be writable");
     };
-    for _ in 0..300 {
-        let mut bytes = bytes.clone();
-        for _ in 0..=next(4) {
-            let at = next(bytes.len());
-            bytes[at] = next(256) as u8;
+    write(&types, &type_bytes);
+    let mut damage = Damage { state: 1 };
+    let damaged = directory.join("damaged.bpf.o");
+    for source in ["tests/bpf/everything.bpf.c", "tests/bpf/core.bpf.c"] {
+        let object = compile(source, "damaged", &[]);
+        let bytes = fs::read(&object).expect("the object was just compiled");
+        for _ in 0..150 {
+            write(&damaged, &damage.of(&bytes));
+            link_damaged(&damaged, &types);
+            write(&damaged_types, &damage.of(&type_bytes));
+            link_damaged(&object, &damaged_types);
         }
-        if next(8) == 0 {
-            bytes.truncate(next(bytes.len()));
-        }
-        fs::write(&damaged, bytes).expect("the directory should be writable");
-        let output = periscope(&["link", argument(&damaged)]);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            matches!(output.status.code(), Some(0 | 1)),
-            "{:?} {error}",
-            output.status
-        );
     }
 }
 

@@ -230,7 +230,7 @@ fn co_re_relocations_go_by_the_kernels_types() {
         &[],
     );
     let btf = common::directory("co-re").join("kernel.btf");
-    fs::write(&btf, section(&kernel, ".BTF")).expect("the directory should be writable");
+    fs::write(&btf, common::section(&kernel, ".BTF")).expect("the directory should be writable");
     let object = compile_text(
         "struct task { __u32 pid; } __attribute__((preserve_access_index));
          SEC(\"kprobe/f\") int program(struct pt_regs *ctx)
@@ -248,14 +248,4 @@ fn co_re_relocations_go_by_the_kernels_types() {
     let linked = Linked::parse(&bytes).expect("what was written should be readable");
     let object = Object::load(&linked, 1).expect("what was linked should be accepted");
     assert_eq!(run(&object, "program", &[0x1000], &FakeHost::on_cpu(0)), 40);
-}
-
-fn section(object: &std::path::Path, name: &str) -> Vec<u8> {
-    use object::{Object as _, ObjectSection as _};
-    let bytes = fs::read(object).expect("the object was just compiled");
-    let file = object::File::parse(&*bytes).expect("clang writes ELF");
-    let section = file
-        .section_by_name(name)
-        .expect("the object should have that section");
-    section.data().expect("a section has data").to_vec()
 }

@@ -1,96 +1,346 @@
-//! The maps of an object.
+//! The maps of an object: their definitions, and which symbols and sections are theirs.
 
-use anyhow::{Context, Result, bail};
-use aya_obj::generated::bpf_map_type;
-use aya_obj::maps::{Map, PinningType};
-use aya_obj::obj::{EbpfSectionKind, Object};
+use super::elf::{Elf, Role, Section};
+use super::externs::Externs;
+use anyhow::{Context, Result, bail, ensure};
+use ebpf::btf::{Btf, Kind};
+use ebpf::linked::MapTypes;
 use ebpf::map::{MapDef, MapKind, Mutability};
+use object::SymbolKind;
+use std::collections::HashMap;
 
-/// `BPF_F_NO_PREALLOC`, `BPF_F_NUMA_NODE`, `BPF_F_MMAPABLE`: about where Linux puts the memory.
-/// Nothing changes for a program that is without them.
-const HARMLESS_FLAGS: u32 = 1 << 0 | 1 << 2 | 1 << 10;
+/// `BPF_F_NO_PREALLOC`, `BPF_F_NO_COMMON_LRU`, `BPF_F_NUMA_NODE`, `BPF_F_MMAPABLE`: about where Linux
+/// puts the memory. Nothing changes for a program that is without them.
+const HARMLESS_FLAGS: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 10;
 
-/// The maps of an object and their definitions, in the order of their names, which is that of their
-/// numbers.
+/// The name of the map with the kernel's configuration.
+pub(super) const KCONFIG: &str = ".kconfig";
+
+/// How many entries maps have whose definitions leave that to whoever loads them, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entries(HashMap<String, u32>);
+
+impl Entries {
+    /// Of words like `start=1024`.
+    pub(super) fn parse(words: &[String]) -> Result<Self> {
+        let parse = |word: &String| {
+            let (name, count) = word.split_once('=')?;
+            Some((name.to_owned(), count.parse().ok()?))
+        };
+        let entries = words.iter().map(|word| {
+            parse(word).with_context(|| format!("--map {word}: give a name and a number, a=1024"))
+        });
+        Ok(Self(entries.collect::<Result<_>>()?))
+    }
+}
+
+/// Bytes of a backtrace where the definition does not say: Linux' `kernel.perf_event_max_stack`
+/// frames.
+const BACKTRACE: u32 = 127 * 8;
+
+/// The maps of an object. Their order is libbpf's: those of `.maps`, global data, configuration.
+#[derive(Default)]
 pub(super) struct Maps {
-    maps: Vec<(String, Map)>,
-    /// The definitions.
     pub(super) definitions: Vec<MapDef>,
+    /// The object's types of their keys and values.
+    pub(super) types: Vec<MapTypes>,
+    /// Maps by the section and the place where their definition is.
+    by_place: HashMap<(usize, u64), usize>,
+    /// Global data by its section.
+    by_section: HashMap<usize, usize>,
+    /// The map of the configuration.
+    pub(super) kconfig: Option<usize>,
 }
 
 impl Maps {
-    pub(super) fn new(object: &Object) -> Result<Self> {
-        let mut maps: Vec<_> = object
-            .maps
-            .iter()
-            // Compilers leave sections of global data without any.
-            .filter(|(_, map)| !(is_data(map) && map.value_size() == 0))
-            .map(|(name, map)| (name.clone(), map.clone()))
-            .collect();
-        maps.sort_by(|(left, _), (right, _)| left.cmp(right));
-        let definitions = maps
-            .iter()
-            .map(|(name, map)| definition(name, map).with_context(|| format!("map {name}")))
-            .collect::<Result<_>>()?;
-        Ok(Self { maps, definitions })
-    }
-
-    /// Name, number and map, as aya-obj wants them; the number stands where Linux has a file
-    /// descriptor.
-    pub(super) fn numbered(&self) -> impl Iterator<Item = (&str, i32, &Map)> {
-        (0..)
-            .zip(&self.maps)
-            .map(|(number, (name, map))| (name.as_str(), number, map))
-    }
-}
-
-/// Whether a map is a section of global data.
-fn is_data(map: &Map) -> bool {
-    use EbpfSectionKind::{Bss, Data, Rodata};
-    matches!(map.section_kind(), Bss | Data | Rodata)
-}
-
-fn definition(name: &str, map: &Map) -> Result<MapDef> {
-    let Some(kind) = MapKind::from_number(map.map_type()) else {
-        match bpf_map_type::try_from(map.map_type()) {
-            Ok(kind) => bail!("maps of type {kind:?} are not supported"),
-            Err(_) => bail!("there is no map type {}", map.map_type()),
+    pub(super) fn new(
+        elf: &Elf<'_>,
+        btf: Option<&Btf<'_>>,
+        externs: &Externs,
+        entries: &Entries,
+    ) -> Result<Self> {
+        let mut maps = Self::default();
+        for (index, section) in elf.sections.iter().enumerate() {
+            match section.role {
+                Role::BtfMaps => maps.add_typed(elf, index, section, btf)?,
+                Role::LegacyMaps => maps.add_legacy(elf, index, section)?,
+                _ => {}
+            }
         }
-    };
-    if !is_data(map) {
-        check_wishes(map)?;
+        for (index, section) in elf.sections.iter().enumerate() {
+            if section.role.is_data() {
+                maps.add_data(elf, index, section, btf)?;
+            }
+        }
+        if !externs.data.is_empty() {
+            let definition = global_data(KCONFIG, Mutability::Frozen, &externs.data);
+            maps.kconfig = Some(maps.add(definition, MapTypes::default()));
+        }
+        maps.complete(entries)?;
+        Ok(maps)
     }
-    let mutability = match map.section_kind() {
-        EbpfSectionKind::Rodata => Mutability::Frozen,
-        _ => Mutability::Mutable,
-    };
-    // Zeros are what a map starts with anyway.
-    let initial = if map.section_kind() == EbpfSectionKind::Bss {
-        &[]
-    } else {
-        map.data()
-    };
-    let definition = MapDef {
-        name: name.into(),
-        kind,
-        key_size: map.key_size(),
-        value_size: map.value_size(),
-        max_entries: map.max_entries(),
-        mutability,
-        initial: initial.into(),
-    };
-    definition.check()?;
-    Ok(definition)
+
+    /// The map whose definition is at a place.
+    pub(super) fn at(&self, section: usize, offset: u64) -> Option<usize> {
+        self.by_place.get(&(section, offset)).copied()
+    }
+
+    /// The map that holds a section of global data.
+    pub(super) fn of_section(&self, section: usize) -> Option<usize> {
+        self.by_section.get(&section).copied()
+    }
+
+    fn add(&mut self, definition: MapDef, types: MapTypes) -> usize {
+        self.definitions.push(definition);
+        self.types.push(types);
+        self.definitions.len() - 1
+    }
+
+    /// Supplies what definitions leave open, and checks them.
+    fn complete(&mut self, entries: &Entries) -> Result<()> {
+        for map in &mut self.definitions {
+            let name = &map.name;
+            if let Some(&count) = entries.0.get(name) {
+                map.max_entries = count;
+            }
+            ensure!(
+                map.max_entries > 0 || map.kind == MapKind::PerfEventArray,
+                "map {name} leaves its size to whoever loads it: say how many entries it has, as \
+                 --map {name}=1024"
+            );
+            if map.kind == MapKind::StackTrace && map.value_size == 0 {
+                map.value_size = BACKTRACE;
+            }
+            map.check().with_context(|| format!("map {name}"))?;
+        }
+        let is_there = |name: &&String| self.definitions.iter().any(|map| map.name == **name);
+        match entries.0.keys().find(|name| !is_there(name)) {
+            Some(name) => bail!("there is no map {name} in it"),
+            None => Ok(()),
+        }
+    }
+
+    /// `.maps`: variables whose types say all.
+    fn add_typed(
+        &mut self,
+        elf: &Elf<'_>,
+        index: usize,
+        section: &Section<'_>,
+        btf: Option<&Btf<'_>>,
+    ) -> Result<()> {
+        let btf = btf
+            .with_context(|| format!("the maps in {} need types: compile with -g", section.name))?;
+        refuse_addresses(elf, index)?;
+        let variables = data_section(btf, section.name);
+        for variable in variables.into_iter().flat_map(|(_, ty)| ty.variables()) {
+            let var = btf.ty(variable.ty).filter(|ty| ty.kind == Kind::Var);
+            let var = var.with_context(|| format!("section {} has no variables", section.name))?;
+            let name = text(btf, var.name);
+            let (definition, types) =
+                typed(btf, &name, var.size_or_type).with_context(|| format!("map {name}"))?;
+            // The compiler leaves the variable's place to the symbol.
+            let symbol = elf.symbols.iter().find(|symbol| {
+                symbol.section == Some(index) && symbol.name.as_bytes() == name.as_bytes()
+            });
+            let symbol = symbol.with_context(|| format!("map {name} has no symbol"))?;
+            let map = self.add(definition, types);
+            self.by_place.insert((index, symbol.value), map);
+        }
+        Ok(())
+    }
+
+    /// `maps`: variables of `struct bpf_map_def`. libbpf takes these no more.
+    fn add_legacy(&mut self, elf: &Elf<'_>, index: usize, section: &Section<'_>) -> Result<()> {
+        refuse_addresses(elf, index)?;
+        let is_definition = |kind| !matches!(kind, SymbolKind::Section | SymbolKind::Label);
+        for symbol in &elf.symbols {
+            if symbol.section != Some(index) || !is_definition(symbol.kind) {
+                continue;
+            }
+            let map = legacy(section, symbol.name, symbol.value, symbol.size)
+                .with_context(|| format!("map {}", symbol.name))?;
+            let map = self.add(map, MapTypes::default());
+            self.by_place.insert((index, symbol.value), map);
+        }
+        Ok(())
+    }
+
+    fn add_data(
+        &mut self,
+        elf: &Elf<'_>,
+        index: usize,
+        section: &Section<'_>,
+        btf: Option<&Btf<'_>>,
+    ) -> Result<()> {
+        // Compilers leave sections of global data without any.
+        if section.size == 0 {
+            return Ok(());
+        }
+        refuse_addresses(elf, index)?;
+        let mutability = match section.role {
+            Role::ReadOnly => Mutability::Frozen,
+            _ => Mutability::Mutable,
+        };
+        let mut definition = global_data(section.name, mutability, section.data);
+        definition.value_size = u32::try_from(section.size).unwrap_or(u32::MAX);
+        let ty = btf.and_then(|btf| data_section(btf, section.name));
+        let value = ty.map_or(0, |(id, _)| id);
+        let map = self.add(definition, MapTypes { key: 0, value });
+        self.by_section.insert(index, map);
+        Ok(())
+    }
 }
 
-/// What a map definition asks for beside its sizes.
-fn check_wishes(map: &Map) -> Result<()> {
-    let flags = map.map_flags() & !HARMLESS_FLAGS;
-    if flags != 0 {
-        bail!("the map flags {flags:#x} are not supported");
+/// A map of one entry, the section.
+fn global_data(name: &str, mutability: Mutability, initial: &[u8]) -> MapDef {
+    MapDef {
+        name: name.into(),
+        kind: MapKind::Array,
+        key_size: 4,
+        value_size: u32::try_from(initial.len()).unwrap_or(u32::MAX),
+        max_entries: 1,
+        mutability,
+        // Zeros are what a map starts with anyway.
+        initial: if initial.iter().all(|&byte| byte == 0) {
+            Vec::new()
+        } else {
+            initial.into()
+        },
     }
-    if map.pinning() != PinningType::None {
-        bail!("pinning is not supported: the maps of an object live as long as it does");
-    }
+}
+
+/// The types of a section's variables.
+pub(super) fn data_section<'a>(btf: &Btf<'a>, name: &str) -> Option<(u32, ebpf::btf::Type<'a>)> {
+    btf.types()
+        .find(|(_, ty)| ty.kind == Kind::DataSec && btf.string(ty.name) == name.as_bytes())
+}
+
+pub(super) fn text(btf: &Btf<'_>, offset: u32) -> String {
+    String::from_utf8_lossy(btf.string(offset)).into_owned()
+}
+
+/// Definitions and data may not hold addresses: nothing would fill them in.
+fn refuse_addresses(elf: &Elf<'_>, index: usize) -> Result<()> {
+    let section = &elf.sections[index];
+    let Some(&relocation) = section.relocations.first() else {
+        return Ok(());
+    };
+    let target = elf.shown(elf.target(relocation)?);
+    let holder = elf.symbols.iter().find(|symbol| {
+        let place = symbol.value..symbol.value + symbol.size;
+        symbol.section == Some(index) && place.contains(&relocation.offset)
+    });
+    let holder = holder.map_or(section.name, |symbol| symbol.name);
+    bail!(
+        "{holder} holds the address of {target}: maps of maps or of programs that are filled by the \
+         source, and pointers in data, are not supported"
+    )
+}
+
+fn kind(number: u32) -> Result<MapKind> {
+    let kind = MapKind::from_number(number);
+    kind.with_context(|| format!("maps of Linux' type {number} are not supported"))
+}
+
+fn check_flags(flags: u32) -> Result<()> {
+    let flags = flags & !HARMLESS_FLAGS;
+    ensure!(flags == 0, "the map flags {flags:#x} are not supported");
     Ok(())
+}
+
+/// A definition as `struct bpf_map_def`: type, key size, value size, entries, flags.
+fn legacy(section: &Section<'_>, name: &str, value: u64, size: u64) -> Result<MapDef> {
+    // Symbols lie inside their sections.
+    let bytes = section.data.get(value as usize..(value + size) as usize);
+    let (words, _) = bytes.unwrap_or_default().as_chunks();
+    let words: Vec<_> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
+    let [number, key_size, value_size, max_entries, rest @ ..] = &words[..] else {
+        bail!("the definition is cut off");
+    };
+    check_flags(rest.first().copied().unwrap_or(0))?;
+    Ok(MapDef {
+        name: name.into(),
+        kind: kind(*number)?,
+        key_size: *key_size,
+        value_size: *value_size,
+        max_entries: *max_entries,
+        mutability: Mutability::Mutable,
+        initial: Vec::new(),
+    })
+}
+
+/// A definition as the type of a variable: numbers are the dimensions of arrays that pointers of its
+/// members point to, key and value are what pointers point to.
+fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<(MapDef, MapTypes)> {
+    let (_, definition) = btf.resolve(ty).context("an endless type")?;
+    ensure!(
+        definition.kind == Kind::Struct,
+        "the definition is no structure"
+    );
+    let mut map = MapDef {
+        name: name.into(),
+        kind: MapKind::Array,
+        key_size: 0,
+        value_size: 0,
+        max_entries: 0,
+        mutability: Mutability::Mutable,
+        initial: Vec::new(),
+    };
+    let mut types = MapTypes::default();
+    let mut number_of_kind = 0;
+    for member in definition.members() {
+        let field = text(btf, member.name);
+        let number = || dimension(btf, member.ty).with_context(|| format!("its {field}"));
+        let pointee = || pointee(btf, member.ty).with_context(|| format!("its {field}"));
+        match field.as_str() {
+            "type" => number_of_kind = number()?,
+            "max_entries" => map.max_entries = number()?,
+            "map_flags" => check_flags(number()?)?,
+            "numa_node" => {}
+            "key_size" => set(&mut map.key_size, number()?, "keys")?,
+            "value_size" => set(&mut map.value_size, number()?, "values")?,
+            "key" => {
+                types.key = pointee()?;
+                let size = btf.size(types.key).context("its keys have no size")?;
+                set(&mut map.key_size, size, "keys")?;
+            }
+            "value" => {
+                types.value = pointee()?;
+                let size = btf.size(types.value).context("its values have no size")?;
+                set(&mut map.value_size, size, "values")?;
+            }
+            "pinning" if number()? == 0 => {}
+            "pinning" => {
+                bail!("pinning is not supported: the maps of an object live as long as it does")
+            }
+            _ => bail!("what its {field} means is not known"),
+        }
+    }
+    map.kind = kind(number_of_kind)?;
+    // The kernel's numbers of buffers and groups: libbpf supplies the sizes too.
+    if matches!(map.kind, MapKind::PerfEventArray | MapKind::CgroupArray) {
+        map.key_size = 4;
+        map.value_size = 4;
+    }
+    Ok((map, types))
+}
+
+fn set(size: &mut u32, new: u32, what: &str) -> Result<()> {
+    ensure!(
+        *size == 0 || *size == new,
+        "its {what} have {size} and {new} bytes"
+    );
+    *size = new;
+    Ok(())
+}
+
+fn pointee(btf: &Btf<'_>, ty: u32) -> Result<u32> {
+    let (_, pointer) = btf.resolve(ty).context("an endless type")?;
+    ensure!(pointer.kind == Kind::Ptr, "it is no pointer");
+    Ok(pointer.size_or_type)
+}
+
+fn dimension(btf: &Btf<'_>, ty: u32) -> Result<u32> {
+    let array = btf.ty(pointee(btf, ty)?).and_then(|ty| ty.array());
+    Ok(array.context("it is no number")?.count)
 }

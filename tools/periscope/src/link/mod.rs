@@ -1,35 +1,40 @@
 //! `periscope link`: makes a linked program of what `clang -target bpf` wrote.
 //!
-//! This is the host's half of loading, as libbpf is in Linux: aya-obj parses the object and applies
-//! its relocations; the hypervisor gets instructions and map definitions, and verifies them.
-//! aya-obj passes over several things that it cannot do without a word, and panics on some objects
-//! that are malformed: [`check`] refuses these first, naming the symbol.
+//! This is the host's half of loading, as libbpf is in Linux: the object's references to maps,
+//! global data, functions and the kernel's types are filled in; the hypervisor gets instructions and
+//! map definitions, and verifies them. The results are libbpf's to the byte wherever both accept a
+//! program (`tests/libbpf.rs`); `docs/linking.md` says why aya-obj does not do this.
 
-mod check;
-mod co_re;
+mod code;
+mod core;
+mod elf;
+mod ext;
+mod externs;
+mod kernel;
 mod maps;
+mod sections;
+mod types;
+
+pub(crate) use kernel::Kernel;
 
 use crate::linked_file::{self, plural};
-use anyhow::{Context, Result, anyhow, bail};
-use aya_obj::btf::Btf;
-use aya_obj::generated::bpf_insn;
-use aya_obj::obj::{Object, ProgramSection};
-use ebpf::insn::Insn;
-use ebpf::linked::{Linked, ProgramDef};
-use object::{Endianness, ObjectSection, read::elf::ElfFile64};
-use std::collections::HashSet;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use code::{Functions, Targets};
+use ebpf::btf::Btf;
+use ebpf::linked::{Line, Linked, MapTypes, ProgramDef, Types};
+use elf::{Elf, Role};
+use ext::Ext;
+use externs::Externs;
+use maps::{Entries, Maps};
+use sections::Place;
 use std::fs;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-
-/// An eBPF object as clang writes it.
-type Elf<'data> = ElfFile64<'data, Endianness>;
 
 /// Link a compiled eBPF object for the hypervisor
 ///
-/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe, kretprobe and tracepoint programs, maps
-/// (BTF-defined or legacy), global data, functions that are not inlined. Verifies the result as the
-/// hypervisor will.
+/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe, kretprobe, hprobe, hretprobe and
+/// tracepoint programs, maps (BTF-defined or legacy), global data, functions that are not inlined,
+/// CO-RE relocations. Verifies the result as the hypervisor will.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The compiled object
@@ -38,9 +43,43 @@ pub(crate) struct Args {
     /// Where to write the linked program [default: beside the object, ending in .lp]
     #[arg(short, long, value_name = "PROGRAM.lp")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Take only this program, even if its section says that it runs elsewhere (may be repeated)
+    #[arg(long = "program", value_name = "NAME")]
+    programs: Vec<String>,
+    /// How many entries a map has that leaves this to whoever loads it (may be repeated)
+    #[arg(long = "map", value_name = "NAME=ENTRIES")]
+    maps: Vec<String>,
+    /// Do not ask the verifier: the hypervisor will
+    #[arg(long)]
+    no_verify: bool,
+}
+
+/// The kernel whose types CO-RE relocations are about.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct KernelArgs {
     /// The guest kernel's BTF (its /sys/kernel/btf/vmlinux), for programs with CO-RE relocations
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
+    /// The guest kernel's image (vmlinux, Image, Image.gz or vmlinuz.efi): has its BTF and version
+    #[arg(long, value_name = "IMAGE")]
+    kernel: Option<PathBuf>,
+}
+
+impl KernelArgs {
+    fn read(&self) -> Result<Option<Kernel>> {
+        if let Some(path) = &self.btf {
+            let (btf, version) = (read(path)?, None);
+            return Ok(Some(Kernel { btf, version }));
+        }
+        let Some(path) = &self.kernel else {
+            return Ok(None);
+        };
+        let kernel = Kernel::from_image(&read(path)?);
+        kernel.map(Some).with_context(|| path.display().to_string())
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -50,15 +89,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => args.object.with_file_name(format!("{stem}.lp")),
     };
     let bytes = read(&args.object)?;
-    let btf = args.btf.as_deref().map(read).transpose()?;
-    let linked = catch_panics(|| link(stem, &bytes, btf.as_deref()))
+    let kernel = args.kernel.read()?;
+    let wishes = Wishes {
+        programs: &args.programs,
+        entries: Entries::parse(&args.maps)?,
+    };
+    let (linked, left_out) = link(stem, &bytes, kernel.as_ref(), &wishes)
+        .and_then(|(linked, left_out)| {
+            if !args.no_verify {
+                verify(&linked)?;
+            }
+            Ok((linked, left_out))
+        })
         .with_context(|| format!("cannot link {}", args.object.display()))?;
     linked_file::write(&linked, &output)?;
-    let insns = linked
-        .programs
-        .iter()
-        .map(|program| program.insns.len())
-        .sum();
+    for LeftOut { name, section } in left_out {
+        println!("left out {name} ({section}): it runs only inside a kernel");
+    }
+    let insns = linked.programs.iter();
+    let insns = insns.map(|program| program.insns.len()).sum();
     println!(
         "linked {}: {}, {}, {}",
         output.display(),
@@ -86,100 +135,163 @@ fn stem(path: &Path) -> Result<&str> {
     }
 }
 
-/// aya-obj panics on some malformed objects. A user wants an error.
-fn catch_panics(link: impl FnOnce() -> Result<Linked>) -> Result<Linked> {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let result = panic::catch_unwind(AssertUnwindSafe(link));
-    panic::set_hook(hook);
-    result.unwrap_or_else(|_| Err(anyhow!("the object is malformed")))
-}
-
-/// Links the bytes of an object.
-fn link(name: &str, bytes: &[u8], btf: Option<&[u8]>) -> Result<Linked> {
-    let elf = Elf::parse(bytes).context("this is no ELF object")?;
-    let text = check::check(&elf)?;
-    let mut object = Object::parse(bytes)?;
-    match btf {
-        Some(btf) => {
-            let btf = Btf::parse(btf, object.endianness).context("the kernel's BTF")?;
-            object.relocate_btf(&btf)?;
-        }
-        None => co_re::refuse(&elf)?,
-    }
-    let maps = maps::Maps::new(&object)?;
-    object.relocate_maps(maps.numbered(), &text)?;
-    object.relocate_calls(&text)?;
-    let linked = Linked {
-        name: name.into(),
-        license: license(&elf, &object)?,
-        maps: maps.definitions,
-        programs: programs(&elf, &object)?,
-    };
-    linked.check()?;
+fn verify(linked: &Linked) -> Result<()> {
     for program in &linked.programs {
         ebpf::verify::verify(program, &linked.maps)?;
     }
-    Ok(linked)
+    Ok(())
 }
 
-/// The license that the source declares. aya-obj takes GPL for granted where there is none.
-fn license(elf: &Elf<'_>, object: &Object) -> Result<String> {
-    use object::Object as _;
-    match elf.section_by_name("license") {
-        Some(_) => Ok(object.license.to_str().context("the license")?.into()),
-        None => Ok(String::new()),
-    }
+/// A program that is in the object but not in the result.
+struct LeftOut {
+    name: String,
+    section: String,
 }
 
-/// The programs, in the order in which they are in the object.
-fn programs(elf: &Elf<'_>, object: &Object) -> Result<Vec<ProgramDef>> {
-    let mut programs: Vec<_> = object.programs.iter().collect();
-    programs.sort_by_key(|(_, program)| program.function_key());
-    if programs.is_empty() {
-        bail!("there is no program in it: give a function a section, as SEC(\"kprobe/vfs_read\")");
+/// What a user wants of an object.
+struct Wishes<'w> {
+    /// The programs to take; if there are none, those that can run here.
+    programs: &'w [String],
+    entries: Entries,
+}
+
+/// Links the bytes of an object.
+fn link(
+    name: &str,
+    bytes: &[u8],
+    kernel: Option<&Kernel>,
+    wishes: &Wishes<'_>,
+) -> Result<(Linked, Vec<LeftOut>)> {
+    let elf = Elf::parse(bytes)?;
+    let btf = elf.section(".BTF").map(|section| Btf::parse(section.data));
+    let btf = btf.transpose().context("the object's types")?;
+    let ext = match &btf {
+        Some(btf) => Ext::parse(&elf, btf)?,
+        None => Ext::default(),
+    };
+    let kernel_types = kernel.map(|kernel| Btf::parse(&kernel.btf));
+    let kernel_types = kernel_types.transpose().context("the kernel's types")?;
+    let mut relocator = match (&btf, &kernel_types) {
+        (Some(local), Some(kernel)) => Some(core::Relocator::new(local, kernel)?),
+        _ => None,
+    };
+    if relocator.is_none() && !ext.core.is_empty() {
+        let mut sections: Vec<_> = ext.core.keys().map(String::as_str).collect();
+        sections.sort_unstable();
+        bail!(
+            "{} has CO-RE relocations, which need the types of the guest's kernel: give its BTF \
+             with --btf, or its image with --kernel",
+            sections.join(", ")
+        );
     }
-    programs
-        .into_iter()
-        .map(|(name, program)| {
-            let section = section_name(elf, program.section_index)?;
-            if !matches!(
-                program.section,
-                ProgramSection::KProbe | ProgramSection::KRetProbe | ProgramSection::TracePoint
-            ) {
-                bail!(
-                    "program {name} is in section {section}: only kprobe and kretprobe programs, \
-                     whose context is the registers, and tp programs, whose context is the fields \
-                     of a tracepoint, run here"
-                );
+    let externs = Externs::new(&elf, btf.as_ref(), kernel.and_then(|kernel| kernel.version))?;
+    let maps = Maps::new(&elf, btf.as_ref(), &externs, &wishes.entries)?;
+    let targets = Targets {
+        maps: &maps,
+        externs: &externs,
+    };
+    let functions = Functions::new(&elf, &ext, &targets, relocator.as_mut())?;
+    let choice = choose(&elf, &functions, wishes.programs)?;
+    let mut types = types::Subset::new(btf.as_ref());
+    let mut programs = Vec::new();
+    for (key, section, name) in choice.taken {
+        let linked = functions.link(&elf, key);
+        let linked = linked.with_context(|| format!("program {name}"))?;
+        let lines = linked.lines.iter().map(|line| Line {
+            // Programs have at most MAX_INSNS instructions.
+            insn: line.insn as u32,
+            file: types.string(line.file),
+            text: types.string(line.text),
+            position: line.position,
+        });
+        programs.push(ProgramDef {
+            name,
+            section,
+            lines: lines.collect(),
+            insns: linked.insns,
+        });
+    }
+    let mut map_types = Vec::new();
+    for MapTypes { key, value } in &maps.types {
+        let [key, value] = [types.ty(*key)?, types.ty(*value)?];
+        map_types.push(MapTypes { key, value });
+    }
+    while map_types.last() == Some(&MapTypes::default()) {
+        map_types.pop();
+    }
+    let linked = Linked {
+        name: name.into(),
+        license: license(&elf)?,
+        maps: maps.definitions,
+        programs,
+        types: Types {
+            btf: types.finish(),
+            maps: map_types,
+        },
+    };
+    linked.check()?;
+    Ok((linked, choice.left_out))
+}
+
+/// Which programs of an object are linked, in the order in which they are there.
+struct Choice {
+    /// Place, section and name.
+    taken: Vec<(code::Key, String, String)>,
+    left_out: Vec<LeftOut>,
+}
+
+fn choose(elf: &Elf<'_>, functions: &Functions, names: &[String]) -> Result<Choice> {
+    let mut choice = Choice {
+        taken: Vec::new(),
+        left_out: Vec::new(),
+    };
+    for (index, section) in elf.sections.iter().enumerate() {
+        if section.role != Role::Programs {
+            continue;
+        }
+        for (key, function) in functions.of_section(index) {
+            let name = function.name.clone();
+            let place = sections::place(section.name);
+            let place = place.with_context(|| format!("program {name}"))?;
+            let is_wanted = if names.is_empty() {
+                place == Place::Here
+            } else {
+                names.contains(&name)
+            };
+            let section = section.name.trim_start_matches('?').to_owned();
+            if is_wanted {
+                choice.taken.push((key, section, name));
+            } else {
+                choice.left_out.push(LeftOut { name, section });
             }
-            let function = object.functions.get(&program.function_key());
-            let function = function.with_context(|| format!("program {name} has no function"))?;
-            let insns = function.instructions.iter().map(insn).collect();
-            Ok(ProgramDef {
-                name: name.clone(),
-                section,
-                insns,
-            })
-        })
-        .collect()
-}
-
-fn section_name(elf: &Elf<'_>, index: usize) -> Result<String> {
-    use object::Object as _;
-    let section = elf.section_by_index(object::SectionIndex(index))?;
-    Ok(section.name()?.into())
-}
-
-fn insn(insn: &bpf_insn) -> Insn {
-    Insn {
-        code: insn.code,
-        dst: insn.dst_reg(),
-        src: insn.src_reg(),
-        off: insn.off,
-        imm: insn.imm,
+        }
     }
+    let is_taken = |wanted: &&String| choice.taken.iter().any(|(.., name)| name == *wanted);
+    if let Some(missing) = names.iter().find(|name| !is_taken(name)) {
+        bail!("there is no program {missing} in it");
+    }
+    if choice.taken.is_empty()
+        && let Some(LeftOut { name, section }) = choice.left_out.first()
+    {
+        bail!(
+            "program {name} is in section {section}, and no other is in one that runs here: there \
+             are {}",
+            sections::known()
+        );
+    }
+    ensure!(
+        !choice.taken.is_empty(),
+        "there is no program in it: give a function a section, as SEC(\"kprobe/vfs_read\")"
+    );
+    Ok(choice)
 }
 
-/// Indices of the sections that hold functions but no programs.
-type TextSections = HashSet<usize>;
+/// The license that the source declares; empty where it declares none.
+fn license(elf: &Elf<'_>) -> Result<String> {
+    let Some(section) = elf.section("license") else {
+        return Ok(String::new());
+    };
+    let text = section.data.split(|&byte| byte == 0).next();
+    let text = str::from_utf8(text.unwrap_or_default()).context("the license")?;
+    Ok(text.into())
+}

@@ -1,5 +1,11 @@
 //! Compiles with the real clang, links with the real command.
 
+// Each test uses a part of this.
+#![allow(dead_code)]
+
+pub mod libbpf;
+pub mod tools;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -71,4 +77,15 @@ pub fn fail(args: &[&str]) -> String {
 /// A path as an argument.
 pub fn argument(path: &Path) -> &str {
     path.to_str().expect("paths of tests are in UTF-8")
+}
+
+/// The bytes of an object's section.
+pub fn section(object: &Path, name: &str) -> Vec<u8> {
+    use object::{Object as _, ObjectSection as _};
+    let bytes = fs::read(object).expect("the object was just compiled");
+    let file = object::File::parse(&*bytes).expect("clang writes ELF");
+    let section = file
+        .section_by_name(name)
+        .expect("the object should have that section");
+    section.data().expect("a section has data").to_vec()
 }

@@ -77,7 +77,9 @@ pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
             name: "random".into(),
             section: format!("seed/{seed}"),
             insns: generator.insns,
+            ..ProgramDef::default()
         }],
+        ..Linked::default()
     }
 }
 

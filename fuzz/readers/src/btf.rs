@@ -1,0 +1,50 @@
+//! The reader of C types, on any types and strings.
+
+use crate::input::Input;
+use ebpf::btf::{Btf, HEADER, MAGIC};
+
+/// Reads types and asks everything of each.
+pub fn check(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    if input.byte().is_multiple_of(8) {
+        return read(input.rest());
+    }
+    let share = usize::from(input.byte());
+    let body = input.rest();
+    // Types are longer than their names.
+    let (types, strings) = body.split_at(body.len() * share / 256);
+    let types = &types[..types.len() / 4 * 4];
+    let [length, strings_length] = [types.len(), strings.len() + 2].map(|length| length as u32);
+    let mut btf = Vec::from(MAGIC);
+    btf.extend([1, 0]);
+    let header = [HEADER as u32, 0, length, length, strings_length];
+    btf.extend(header.into_iter().flat_map(u32::to_le_bytes));
+    btf.extend(types);
+    btf.push(0);
+    btf.extend(strings);
+    btf.push(0);
+    read(&btf);
+}
+
+fn read(bytes: &[u8]) {
+    let Ok(btf) = Btf::parse(bytes) else {
+        return;
+    };
+    assert_eq!(btf.types().count() + 1, btf.count() as usize);
+    for (id, ty) in btf.types() {
+        assert!(!btf.string(ty.name).contains(&0));
+        if let Some((resolved, behind)) = btf.resolve(id) {
+            assert!(resolved < btf.count() && !behind.kind.is_alias());
+        }
+        btf.size(id);
+        ty.array();
+        ty.int();
+        let records = [
+            ty.members().count(),
+            ty.enumerators().count(),
+            ty.parameters().count(),
+            ty.variables().count(),
+        ];
+        assert!(records.iter().sum::<usize>() <= ty.len());
+    }
+}
