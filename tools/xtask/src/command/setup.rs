@@ -6,7 +6,7 @@ use crate::setup::packages;
 use crate::setup::toolchain::BareToolchain;
 use anyhow::Result;
 
-/// Find or install everything the project needs: toolchain, QEMU, debuggers, guest kernels.
+/// Find or install everything the project needs: toolchain, QEMU, debuggers, guest kernels, eBPF tools.
 #[derive(clap::Args)]
 pub struct Args {
     /// Look for newer guest kernels than the cached ones.
@@ -36,5 +36,6 @@ pub fn run(args: &Args) -> Result<()> {
         let linux = guest::linux(&report, release, freshness)?;
         report.done("guest kernel", &linux.describe()?);
     }
+    guest::libbpf_tools(&report, freshness)?;
     Ok(())
 }

@@ -41,6 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
     packages::find_or_install(&report)?;
     let linux = guest::linux(&report, Release::Stable, Freshness::Cached)?;
     report.done("guest kernel", &linux.describe()?);
+    let tools = guest::libbpf_tools(&report, Freshness::Cached)?;
 
     process::run(process::cargo().args(["fmt", "--all", "--check"]))
         .context("the formatting differs from rustfmt's: run `cargo fmt --all`")?;
@@ -55,7 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
     host_packages(tests.args(["test", "--no-fail-fast"]));
     tests
         .env("PERISCOPE_KERNEL_IMAGE", &linux.kernel)
-        .env("PERISCOPE_INITRD", &linux.initrd);
+        .env("PERISCOPE_INITRD", &linux.initrd)
+        .env("PERISCOPE_LIBBPF_TOOLS", &tools);
     if let Some(lldb) = lldb::newest_installed() {
         tests.env("LLDB", lldb);
     }

@@ -4,9 +4,11 @@
 mod cpio;
 mod initramfs;
 mod kernel;
+mod tools;
 
 pub use initramfs::READY_MARKER;
 pub use kernel::Release;
+pub use tools::libbpf_tools;
 
 use crate::report::Report;
 use anyhow::Result;

@@ -4,6 +4,7 @@ use super::lldb;
 use crate::process;
 use crate::report::Report;
 use anyhow::{Context, Result, bail};
+use std::path::Path;
 use std::process::Command;
 
 /// A program and the package that brings it.
@@ -34,13 +35,20 @@ const TOOLS: [Tool; 4] = [
     },
 ];
 
+/// A library's header and the package that brings both: the tests of `periscope link` ask libbpf.
+const LIBBPF: (&str, &str) = ("/usr/include/bpf/libbpf.h", "libbpf-dev");
+
 /// Finds the tools or installs their packages, and says which versions there are.
 pub fn find_or_install(report: &Report) -> Result<()> {
-    let missing: Vec<&str> = TOOLS
+    let mut missing: Vec<&str> = TOOLS
         .iter()
         .filter(|tool| !tool.is_there())
         .map(|tool| tool.package)
         .collect();
+    let (header, package) = LIBBPF;
+    if !Path::new(header).is_file() {
+        missing.push(package);
+    }
     if !missing.is_empty() || lldb::newest_installed().is_none() {
         install(report, &missing)?;
     }
