@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod a64;
 pub mod addr;
+pub mod attach_point;
 pub mod engine;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]

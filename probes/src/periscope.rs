@@ -1,5 +1,7 @@
 //! The root: all spaces, all programs, all events.
 
+pub mod attach;
+
 use crate::event::{EventKind, EventSource, Rings};
 use crate::machine::{Machine, VmId, VmState};
 use crate::own_code::Hypervisor;

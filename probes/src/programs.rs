@@ -28,6 +28,11 @@ impl ProgramRef {
         &self.object
     }
 
+    /// Whether both are the same program of the same object, by whatever name.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.object, &other.object) && self.index == other.index
+    }
+
     /// As a user names it: `count`, or `object:program` where the object has several.
     pub fn name(&self) -> &str {
         &self.name

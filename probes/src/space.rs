@@ -565,6 +565,19 @@ impl Space {
             .collect()
     }
 
+    /// The probes and actions that run `program`.
+    pub(crate) fn probes_running(&self, program: &ProgramRef) -> Vec<ProbeId> {
+        let registry = self.registry.read();
+        let runs = |entry: &&Entry| {
+            let own = entry.attachment.program.as_ref();
+            own.is_some_and(|own| own.is(program))
+        };
+        let running = registry.entries.iter().filter(runs);
+        running
+            .filter_map(|entry| entry.attachment.probe.map(ProbeId))
+            .collect()
+    }
+
     // ---- What the hypervisor calls ----
 
     /// Whether there may be something for [`Space::attend`]: anything waits for its page or its symbol, has

@@ -231,6 +231,83 @@ fn probes_have_options_and_switches() {
     assert!(list.contains("go x1  done      1       0"), "{list}");
 }
 
+/// An object with programs like `count`, by name and section.
+fn object(programs: &[(&str, &str)]) -> Vec<u8> {
+    let mut linked = ebpf::builtin::linked("count").expect("it is built in");
+    let count = linked.programs.remove(0);
+    for (name, section) in programs {
+        let mut program = count.clone();
+        (program.name, program.section) = ((*name).into(), (*section).into());
+        linked.programs.push(program);
+    }
+    linked.encode().expect("it is within the limits")
+}
+
+#[test]
+fn objects_attach_where_their_sections_say() {
+    let bench = Bench::new(1);
+    let bytes = object(&[
+        ("enter", "kprobe/work"),
+        ("leave", "kretprobe/work"),
+        ("call", "ksyscall/openat"),
+    ]);
+    bench.periscope.load_program("all", &bytes).unwrap();
+    let loaded = "all:enter: kprobe/work\nall:leave: kretprobe/work\nall:call: ksyscall/openat\n\
+                  maps: count\n";
+    assert_eq!(shell(&bench, "trace load all.lp"), loaded);
+    // All or none: the bench's guest has no system calls.
+    let refused = shell(&bench, "trace attach all vm1");
+    assert!(refused.contains("all:call: "), "{refused}");
+    assert!(refused.contains("__arm64_sys_openat"), "{refused}");
+    assert!(refused.contains("Nothing has been attached."), "{refused}");
+    assert!(bench.vm().armed().is_empty());
+    let bytes = object(&[("enter", "kprobe/work"), ("leave", "kretprobe/work")]);
+    bench.periscope.load_program("all", &bytes).unwrap();
+    let attached = format!(
+        "probe 3: kprobe vm1:work at {WORK:#x}, program all:enter\n\
+         probe 4: kretprobe vm1:work at {WORK:#x}, program all:leave\n"
+    );
+    assert_eq!(shell(&bench, "trace attach all vm1"), attached);
+    bench.vm().run(3 + 10 * 6);
+    let list = shell(&bench, "trace list");
+    assert!(list.contains("all:enter  go    on       10"), "{list}");
+    assert!(list.contains("all:leave  go    on       10"), "{list}");
+    let detached = "detached all:leave: probe 4 of vm1\n";
+    assert_eq!(shell(&bench, "trace detach all:leave"), detached);
+    let detached = "detached all: probe 3 of vm1\n";
+    assert_eq!(shell(&bench, "trace detach all"), detached);
+    assert!(bench.vm().armed().is_empty());
+    assert_eq!(shell(&bench, "trace detach all"), "all runs nowhere.\n");
+}
+
+#[test]
+fn objects_that_cannot_attach_say_why() {
+    let bench = Bench::new(1);
+    let bytes = object(&[("lost", "kprobe"), ("work", "kprobe/work")]);
+    bench.periscope.load_program("some", &bytes).unwrap();
+    for (line, expected) in [
+        (
+            "trace attach some vm1",
+            "some:lost: its section kprobe does not say where: `trace kprobe PLACE some:lost` does",
+        ),
+        ("trace attach count vm1", "count: it has no section"),
+        ("trace attach nothing vm1", "no program nothing."),
+        ("trace attach some vm9", "no such VM: vm9."),
+        ("trace attach some vm1 --go", "--go is for breakpoints"),
+        ("trace attach some", "this needs a program and a VM"),
+        (
+            "trace load nothing.lp",
+            "`remote put nothing.lp nothing.lp`",
+        ),
+    ] {
+        let said = shell(&bench, line);
+        assert!(said.contains(expected), "{line}: {said}");
+    }
+    // One program of an object may be chosen.
+    let attached = shell(&bench, "trace attach some:work vm1");
+    assert!(attached.ends_with(", program some:work\n"), "{attached}");
+}
+
 #[test]
 fn returns_are_probed() {
     let bench = Bench::new(1);

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine,
-    link_example, suite,
+    link_example, link_example_for_linux, suite,
 };
 use std::path::Path;
 use std::process::ExitCode;
@@ -103,6 +103,10 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "kretprobes_count_what_the_guest_counts",
         run: kretprobes_count_what_the_guest_counts,
+    },
+    Case {
+        name: "programs_attach_where_their_sections_say",
+        run: programs_attach_where_their_sections_say,
     },
     Case {
         name: "a_process_is_single_stepped_beside_probes",
@@ -750,6 +754,104 @@ fn traced(machine: &Machine, event: &str) -> Result<u64> {
     number(count.unwrap_or("0"))
 }
 
+/// The guest counts its system calls by probes of its own.
+fn programs_attach_where_their_sections_say(machine: &Machine) -> Result<()> {
+    const MISSING: u64 = 5;
+    const CREATED: u64 = 7;
+    let linked = link_example_for_linux("openat", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let mut gdb = machine.gdb()?;
+    gdb.console(&format!("remote put {} openat.lp", linked.display()))?;
+    let loaded = gdb.console("monitor trace load openat.lp")?;
+    let programs = ["called: ksyscall/openat", "returned: kretsyscall/openat"];
+    for program in programs {
+        ensure!(loaded.contains(program), "{loaded}");
+    }
+    gdb.detach()?;
+
+    let mut linux = machine.linux(1)?;
+    let function = "__arm64_sys_openat";
+    linux.run(&format!("echo p:mine {function} > {TRACING}/kprobe_events"))?;
+    linux.run(&format!("echo 1 > {TRACING}/events/kprobes/mine/enable"))?;
+    let attached = machine.shell("trace attach openat vm1")?;
+    for (kind, program) in [("kprobe", "called"), ("kretprobe", "returned")] {
+        let place = format!(": {kind} vm1:{function} at 0x");
+        let line = attached.lines().find(|line| line.contains(&place));
+        let runs = format!(", program openat:{program}");
+        ensure!(line.is_some_and(|line| line.ends_with(&runs)), "{attached}");
+    }
+    let before = OpenCounts::read(machine, &mut linux)?;
+    linux.run(&format!(
+        "for i in $(seq {MISSING}); do cat /none/$i 2> /dev/null; done"
+    ))?;
+    linux.run(&format!(
+        "for i in $(seq {CREATED}); do : > /tmp/created; done"
+    ))?;
+    let after = OpenCounts::read(machine, &mut linux)?;
+    let new = |of: fn(&OpenCounts) -> u64| of(&after) - of(&before);
+    let (calls, theirs) = (new(|counts| counts.calls), new(|counts| counts.theirs));
+    ensure!(calls == theirs, "we saw {calls} calls, the guest {theirs}");
+    let returns = new(|counts| counts.returns);
+    ensure!(returns == calls, "{calls} calls and {returns} returns");
+    let creating = new(|counts| counts.creating);
+    // Every redirection could.
+    ensure!(
+        creating == MISSING + CREATED,
+        "{creating} calls could create a file"
+    );
+    let failures = new(|counts| counts.failures);
+    ensure!(
+        (MISSING..calls).contains(&failures),
+        "{failures} of {calls} calls failed"
+    );
+
+    let detached = machine.shell("trace detach openat")?;
+    ensure!(detached.lines().count() == 2, "{detached}");
+    let gone = machine.shell("trace unload openat")?;
+    ensure!(gone.contains("is gone"), "{gone}");
+    remove_own_probe(&mut linux)
+}
+
+/// What the example `openat` has counted, and the guest's own probe.
+struct OpenCounts {
+    calls: u64,
+    creating: u64,
+    returns: u64,
+    failures: u64,
+    theirs: u64,
+}
+
+impl OpenCounts {
+    /// Nothing runs in the guest between the two: what the guest opens to say its count is in both.
+    fn read(machine: &Machine, linux: &mut Linux) -> Result<Self> {
+        let profile = linux.run(&format!("cat {TRACING}/kprobe_profile"))?;
+        let theirs = own_hits(&profile)?;
+        let dump = machine.shell("map dump openat counts")?;
+        let rows = dump.lines().skip(1);
+        let values = rows.filter_map(|row| row.split_whitespace().nth(1).map(number));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        let [calls, creating, returns, failures] = values[..] else {
+            anyhow::bail!("four counts expected:\n{dump}");
+        };
+        Ok(Self {
+            calls,
+            creating,
+            returns,
+            failures,
+            theirs,
+        })
+    }
+}
+
+/// The hits of the guest's own probe `mine` in its `kprobe_profile`, missed ones too.
+fn own_hits(profile: &str) -> Result<u64> {
+    let own = profile
+        .lines()
+        .find(|line| line.trim().starts_with("mine "));
+    let own = own.with_context(|| format!("no probe of the guest's in {profile}"))?;
+    let counts = own.split_whitespace().skip(1).map(number);
+    Ok(counts.collect::<Result<Vec<_>>>()?.iter().sum())
+}
+
 /// Both counts of `vfs_read` at the same instant: that of our program and that of the guest's own kprobe. A breakpoint
 /// stops the guest while it reads the latter.
 fn both_counts(gdb: &mut Gdb, linux: &mut Linux<'_>) -> Result<(u64, u64)> {
@@ -762,12 +864,7 @@ fn both_counts(gdb: &mut Gdb, linux: &mut Linux<'_>) -> Result<(u64, u64)> {
         .and_then(|row| row.split_whitespace().nth(1));
     let ours = number(ours.with_context(|| format!("no count in {dump}"))?)?;
     gdb.resume()?;
-    let said = linux.finish()?;
-    let profile = said.lines().find(|line| line.trim().starts_with("mine "));
-    let profile = profile.with_context(|| format!("no probe of the guest's in {said}"))?;
-    let counts = profile.split_whitespace().skip(1).map(number);
-    let theirs: u64 = counts.collect::<Result<Vec<_>>>()?.iter().sum();
-    Ok((ours, theirs))
+    Ok((ours, own_hits(&linux.finish()?)?))
 }
 
 /// What a program says of the task that calls, as the guest itself knows it.

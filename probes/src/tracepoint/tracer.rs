@@ -235,6 +235,15 @@ impl Tracer {
             .collect()
     }
 
+    /// The tracepoints that run `program`.
+    pub(crate) fn points_running(&self, program: &ProgramRef) -> Vec<&'static Tracepoint> {
+        let runs = |point: &&&'static Tracepoint| {
+            let own = point.program.read();
+            own.as_ref().is_some_and(|own| own.is(program))
+        };
+        self.points.iter().filter(runs).copied().collect()
+    }
+
     /// A tracepoint that is on fires: writes its event and runs its program. The caller has masked interrupts.
     pub fn fire<E: Event>(&self, event: E, origin: &Origin<'_>) {
         self.fire_words(E::POINT, event.words(), origin);

@@ -91,10 +91,24 @@ fn operand(
     first: Option<&str>,
     partial: &str,
 ) -> Vec<String> {
-    let programs = invocation.periscope().programs();
     if word.contains(HYPERVISOR) {
         return own_functions(invocation, partial);
     }
+    let alternatives = word.split('|');
+    let mut found: Vec<String> = alternatives
+        .flat_map(|word| alternative(invocation, word, first, partial))
+        .collect();
+    found.sort();
+    found
+}
+
+fn alternative(
+    invocation: &Invocation<'_>,
+    word: &str,
+    first: Option<&str>,
+    partial: &str,
+) -> Vec<String> {
+    let programs = invocation.periscope().programs();
     if word.contains("PLACE") || word.contains("SYMBOL") {
         return places(invocation, partial);
     }

@@ -17,10 +17,12 @@ mod phys;
 mod probe_words;
 mod table;
 mod trace_attach;
+mod trace_detach;
 mod trace_dump;
 mod trace_hprobe;
 mod trace_kprobe;
 mod trace_list;
+mod trace_load;
 mod trace_loadsyms;
 mod trace_progs;
 mod trace_reset;
@@ -133,6 +135,7 @@ const COMMANDS: &[Command] = &[
     vm::RESET,
     trace_kprobe::COMMAND,
     trace_attach::COMMAND,
+    trace_detach::COMMAND,
     trace_hprobe::ATTACH,
     trace_hprobe::ATTACH_RETURN,
     trace_hprobe::DETACH,
@@ -146,6 +149,7 @@ const COMMANDS: &[Command] = &[
     trace_stat::COMMAND,
     trace_verbose::COMMAND,
     trace_reset::COMMAND,
+    trace_load::COMMAND,
     trace_progs::COMMAND,
     trace_unload::COMMAND,
     trace_loadsyms::COMMAND,
