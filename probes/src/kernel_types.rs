@@ -1,6 +1,7 @@
 //! The types that a guest's kernel carries of itself: BTF, in its read-only data.
 
 use crate::addr::Gva;
+use crate::kernel::NoKernel;
 use crate::kernel_memory::{KernelMemory, kernel_regs};
 use crate::machine::Machine;
 use crate::symbols::Symbols;
@@ -29,6 +30,8 @@ const ALIGN: usize = 4;
 /// Why nothing is known of a kernel's types. `Display` tells the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NoTypes {
+    /// There is no kernel.
+    NoKernel(NoKernel),
     /// The kernel has none.
     None,
     /// Its memory cannot be read now.
@@ -44,6 +47,7 @@ pub enum NoTypes {
 impl fmt::Display for NoTypes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoKernel(reason) => reason.fmt(f),
             Self::None => f.write_str("the kernel carries no types (CONFIG_DEBUG_INFO_BTF)"),
             Self::Unreadable => f.write_str("the kernel's types cannot be read now: try again"),
             Self::TooLong => f.write_str("the kernel's types take too much memory"),
@@ -66,7 +70,8 @@ pub(crate) fn task_fields(
     TaskFields::find(&types).map_err(NoTypes::NoField)
 }
 
-fn read(machine: &dyn Machine, symbols: &dyn Symbols) -> Result<Vec<u8>, NoTypes> {
+/// The types as they lie in the kernel's memory.
+pub(crate) fn read(machine: &dyn Machine, symbols: &dyn Symbols) -> Result<Vec<u8>, NoTypes> {
     let start = symbols.by_name(START);
     let anchor = start
         .or_else(|| symbols.by_name(TEXT))

@@ -4,7 +4,7 @@ use crate::addr::{Gpa, Gva};
 use crate::engine::Reported;
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::kernel::{self, NoKernel};
-use crate::kernel_types;
+use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
@@ -501,6 +501,13 @@ impl Space {
                 reason,
             }),
         }
+    }
+
+    /// The types that the guest's kernel carries, in the BTF format: what programs are linked with. Several MiB, read
+    /// from memory that a kernel does not change; they are the guest's, and not to be trusted.
+    pub fn kernel_types(&self) -> Result<Vec<u8>, NoTypes> {
+        let symbols = self.find_symbols().map_err(NoTypes::NoKernel)?;
+        kernel_types::read(self.machine, &*symbols)
     }
 
     /// Where the kernel keeps the fields of its tasks.

@@ -21,7 +21,7 @@ pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
-pub use program::{link_example, link_example_for_linux};
+pub use program::{link_example, link_example_with, periscope};
 pub use random::Random;
 pub use shell::{Probe, Shell};
 pub use suite::{Case, Named, Scope, cases, named, scope, suite};

@@ -4,26 +4,15 @@ use anyhow::Result;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use xtask::guest::{self, Freshness, Release};
-use xtask::report::Report;
 use xtask::{process, workspace};
 
 /// Compiles and links the example NAME in `directory`, and returns the linked program.
 pub fn link_example(name: &str, directory: &Path) -> Result<PathBuf> {
-    link(name, directory, &[])
+    link_example_with(name, directory, &[])
 }
 
-/// The same for a kernel's types: those of the stable release.
-pub fn link_example_for_linux(name: &str, directory: &Path) -> Result<PathBuf> {
-    let linux = guest::linux(&Report::new(), Release::Stable, Freshness::Cached)?;
-    link(
-        name,
-        directory,
-        &["--kernel".as_ref(), linux.kernel.as_os_str()],
-    )
-}
-
-fn link(name: &str, directory: &Path, options: &[&OsStr]) -> Result<PathBuf> {
+/// The same with more options of `periscope link`.
+pub fn link_example_with(name: &str, directory: &Path, options: &[&str]) -> Result<PathBuf> {
     let object = directory.join(format!("{name}.bpf.o"));
     let linked = directory.join(format!("{name}.lp"));
     let sources = workspace::root().join("tools/periscope/examples");
@@ -31,9 +20,16 @@ fn link(name: &str, directory: &Path, options: &[&OsStr]) -> Result<PathBuf> {
     clang.args(["-O2", "-g", "-target", "bpf", "-c"]);
     clang.arg(sources.join(format!("{name}.bpf.c")));
     process::run(clang.arg("-o").arg(&object))?;
-    let mut periscope = process::cargo();
-    periscope.args(["run", "--quiet", "--package", "periscope", "--", "link"]);
-    periscope.arg(&object).arg("-o").arg(&linked).args(options);
-    process::run(&mut periscope)?;
+    let mut words = vec!["link".as_ref(), object.as_os_str()];
+    words.extend(["-o".as_ref(), linked.as_os_str()]);
+    words.extend(options.iter().map(OsStr::new));
+    periscope(&words)?;
     Ok(linked)
+}
+
+/// Runs the `periscope` command.
+pub fn periscope(words: &[&OsStr]) -> Result<()> {
+    let mut periscope = process::cargo();
+    periscope.args(["run", "--quiet", "--package", "periscope", "--"]);
+    process::run(periscope.args(words))
 }

@@ -3,15 +3,17 @@
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine,
-    link_example, link_example_for_linux, suite,
+    link_example, link_example_with, periscope, suite,
 };
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use xtask::build::Program;
-use xtask::guest::Release;
+use xtask::guest::{self, Freshness, Release};
 use xtask::machine::Start;
+use xtask::report::Report;
 
 /// Where nothing is, neither RAM nor a device.
 const NOTHING: u64 = 0x1000_0000;
@@ -105,6 +107,10 @@ const CASES: &[Case<Machine>] = &[
         run: kretprobes_count_what_the_guest_counts,
     },
     Case {
+        name: "types_come_from_the_guests_memory",
+        run: types_come_from_the_guests_memory,
+    },
+    Case {
         name: "programs_attach_where_their_sections_say",
         run: programs_attach_where_their_sections_say,
     },
@@ -176,6 +182,11 @@ fn boot() -> Result<Machine> {
 impl Machine {
     fn linux(&self, vm: usize) -> Result<Linux<'_>> {
         Ok(Linux::new(self.machine.console(vm)?))
+    }
+
+    /// Where vm1's debug endpoint is.
+    fn endpoint(&self) -> String {
+        format!("localhost:{}", self.machine.ports().vm(1))
     }
 
     fn gdb(&self) -> Result<Gdb> {
@@ -754,11 +765,40 @@ fn traced(machine: &Machine, event: &str) -> Result<u64> {
     number(count.unwrap_or("0"))
 }
 
+/// Those that the image has, to the byte.
+fn types_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let linux = guest::linux(&Report::new(), Release::Stable, Freshness::Cached)?;
+    let endpoint = machine.endpoint();
+    let sources = [
+        ("image.btf", vec![linux.kernel.as_os_str()]),
+        ("guest.btf", vec!["--target".as_ref(), endpoint.as_ref()]),
+    ];
+    let mut types = Vec::new();
+    for (name, source) in sources {
+        let file = directory.join(name);
+        let words = [
+            &["btf".as_ref(), "-o".as_ref(), file.as_os_str()],
+            &source[..],
+        ];
+        periscope(&words.concat())?;
+        types.push(fs::read(&file)?);
+    }
+    let lengths: Vec<usize> = types.iter().map(Vec::len).collect();
+    ensure!(types[0] == types[1], "other types, of {lengths:?} bytes");
+    let said = machine.linux(1)?.run("echo on")?;
+    ensure!(said.trim() == "on", "vm1 goes on");
+    Ok(())
+}
+
 /// The guest counts its system calls by probes of its own.
 fn programs_attach_where_their_sections_say(machine: &Machine) -> Result<()> {
     const MISSING: u64 = 5;
     const CREATED: u64 = 7;
-    let linked = link_example_for_linux("openat", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let endpoint = machine.endpoint();
+    let options = ["--target", &endpoint];
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let linked = link_example_with("openat", directory, &options)?;
     let mut gdb = machine.gdb()?;
     gdb.console(&format!("remote put {} openat.lp", linked.display()))?;
     let loaded = gdb.console("monitor trace load openat.lp")?;

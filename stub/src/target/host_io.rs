@@ -1,7 +1,8 @@
 //! Files: `remote put` is how linked programs get here, `remote get` how events get out. There is no file system behind
 //! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or, called
 //! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
-//! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`).
+//! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`); `btf` and
+//! `linux_banner`, the types and the version of the kernel in the VM (`periscope link --target`).
 
 use super::{Commands, DebugTarget};
 use alloc::string::{String, ToString};
@@ -151,12 +152,20 @@ impl DebugTarget {
     }
 
     /// What a client can read under that name.
-    fn readable(&self, path: &[u8]) -> Option<Vec<u8>> {
+    fn readable(&mut self, path: &[u8]) -> Option<Vec<u8>> {
         let file = path.rsplit(|byte| *byte == b'/').next()?;
         self.collect_events();
         match file {
             b"events" => Some(self.server.events().raw()),
             b"sources" => Some(self.server.events().sources().into_bytes()),
+            b"btf" => match self.space.kernel_types() {
+                Ok(types) => Some(types),
+                Err(reason) => {
+                    self.notice(alloc::format!("btf: {reason}"));
+                    None
+                }
+            },
+            b"linux_banner" => self.space.kernel_banner().map(String::into_bytes),
             _ => None,
         }
     }

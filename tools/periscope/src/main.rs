@@ -7,6 +7,7 @@ mod dump;
 mod header;
 mod link;
 mod linked_file;
+mod remote;
 mod symbols;
 mod verify;
 

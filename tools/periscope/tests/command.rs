@@ -4,7 +4,10 @@ mod common;
 
 use common::{argument, compile, compile_text, directory, fail, periscope, section, succeed};
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
 
 /// The error of linking a source text.
 fn refusal(text: &str, test: &str) -> String {
@@ -146,6 +149,31 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "{test}: no {expected:?} in {error:?}"
         );
     }
+}
+
+/// A port where nobody listens, and one where nobody speaks GDB's protocol.
+#[test]
+fn targets_that_are_none_get_an_error() {
+    let object = compile_text(
+        "SEC(\"kprobe/f\") int p(void *c) { return 0; }",
+        "targets",
+        &[],
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port should be free");
+    let address = listener.local_addr().expect("it has an address");
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        stream.write_all(b"220 mail ready\r\n$no#dd$no#dd")?;
+        // Until the other side has seen enough.
+        std::io::copy(&mut stream, &mut std::io::sink())
+    });
+    let link = |target: &str| fail(&["link", argument(&object), "--target", target]);
+    let error = link(&address.to_string());
+    assert!(error.contains("is no debug endpoint"), "{error}");
+    let end = server.join().expect("the server should end");
+    end.expect("the command should have closed the connection");
+    let error = link(&address.to_string());
+    assert!(error.contains("give a VM's debug endpoint"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! has the types in a section `.BTF`.
 
 use super::externs::KernelVersion;
+use crate::remote::Remote;
 use anyhow::{Context, Result, bail, ensure};
 use ebpf::btf::{Btf, HEADER, MAGIC};
 use object::{Object, ObjectSection};
@@ -38,6 +39,26 @@ impl Kernel {
         Ok(Self {
             btf: btf.to_vec(),
             version: find_version(&image),
+        })
+    }
+}
+
+impl Kernel {
+    /// What the kernel that runs there carries in its memory. The VM stands still meanwhile.
+    pub(crate) fn of_guest(address: &str) -> Result<Self> {
+        let mut remote = Remote::connect(address)?;
+        let btf = remote.file("btf").with_context(|| {
+            format!(
+                "{address} has no types: no Linux is up there, or one without CONFIG_DEBUG_INFO_BTF"
+            )
+        });
+        // It tells as soon as its symbols are known: the types have been found by those.
+        let banner = btf.is_ok().then(|| remote.file("linux_banner"));
+        remote.detach()?;
+        let banner = banner.transpose()?.unwrap_or_default();
+        Ok(Self {
+            btf: btf?,
+            version: find_version(&banner),
         })
     }
 }

@@ -66,10 +66,16 @@ struct KernelArgs {
     /// The guest kernel's image (vmlinux, Image, Image.gz or vmlinuz.efi): has its BTF and version
     #[arg(long, value_name = "IMAGE")]
     kernel: Option<PathBuf>,
+    /// The debug endpoint of a VM where the kernel runs: takes its BTF and version from its memory
+    #[arg(long, value_name = "HOST:PORT")]
+    target: Option<String>,
 }
 
 impl KernelArgs {
     fn read(&self) -> Result<Option<Kernel>> {
+        if let Some(address) = &self.target {
+            return Kernel::of_guest(address).map(Some);
+        }
         if let Some(path) = &self.btf {
             let (btf, version) = (read(path)?, None);
             return Ok(Some(Kernel { btf, version }));
@@ -180,7 +186,8 @@ fn link(
         sections.sort_unstable();
         bail!(
             "{} has CO-RE relocations, which need the types of the guest's kernel: give its BTF \
-             with --btf, or its image with --kernel",
+             with --btf, its image with --kernel, or the debug endpoint of its VM with \
+             --target",
             sections.join(", ")
         );
     }
