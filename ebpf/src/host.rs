@@ -1,5 +1,6 @@
 //! What a running program asks of the machine that runs it.
 
+use crate::map::MapId;
 use crate::task::TaskFields;
 
 /// The context of a program: Linux' arm64 `struct user_pt_regs`
@@ -10,6 +11,10 @@ pub type Context = [u64; 34];
 /// Guest memory that cannot be read: not mapped, not readable for guest EL1, or not RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadFault;
+
+/// There is no room for a record: it is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lost;
 
 /// The machine under a running program. Called on the hit path: an implementation neither allocates
 /// nor takes a lock that a stopped CPU can hold.
@@ -41,4 +46,11 @@ pub trait Host {
     /// Takes a line of text that the program prints, at most [`crate::helper::MAX_PRINT`] bytes,
     /// without a newline unless the program wrote one. Not necessarily UTF-8.
     fn print(&self, text: &[u8]);
+    /// Takes a record of `length` bytes, at most [`crate::map::MAX_RECORD`], that a program puts out
+    /// through a map. `words` gives its bytes, eight at a time by number, little-endian; those behind
+    /// the end are 0. A machine with nobody who reads records loses them.
+    fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
+        let _ = (map, length, words);
+        Err(Lost)
+    }
 }

@@ -34,7 +34,7 @@ pub mod task;
 pub mod verify;
 mod width;
 
-pub use host::{Context, Host, ReadFault};
+pub use host::{Context, Host, Lost, ReadFault};
 pub use object::{LoadError, Object, Program, RunError, RunFault};
 
 #[cfg(test)]

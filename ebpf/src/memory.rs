@@ -33,7 +33,7 @@ pub(crate) struct Memory<'a> {
     pub(crate) maps: &'a [Map],
 }
 
-impl Memory<'_> {
+impl<'a> Memory<'a> {
     /// Loads, zero-extended.
     pub(crate) fn load(&self, address: u64, width: Width) -> Result<u64, OutOfBounds> {
         let value = match Place::parse(address) {
@@ -99,7 +99,31 @@ impl Memory<'_> {
         Ok(())
     }
 
-    /// The `length` (1 to 8) bytes at `address`, zero-extended.
+    /// Copies bytes from one place to another, all or none.
+    pub(crate) fn copy(&self, target: u64, source: u64, length: usize) -> Result<(), OutOfBounds> {
+        self.check_write(target, length)?;
+        self.check_read(source, length)?;
+        for offset in (0..length).step_by(8) {
+            let chunk = (length - offset).min(8);
+            let word = self.load_up_to_word(source + offset as u64, chunk)?;
+            self.write(target + offset as u64, &word.to_le_bytes()[..chunk])?;
+        }
+        Ok(())
+    }
+
+    /// The words of `length` bytes at `address` that can be read, by number; the last is
+    /// zero-extended.
+    pub(crate) fn words(&self, address: u64, length: usize) -> impl Fn(usize) -> u64 {
+        move |index| {
+            let offset = 8 * index;
+            let chunk = length.saturating_sub(offset).min(8);
+            // It can be read, and a program cannot take memory away.
+            self.load_up_to_word(address + offset as u64, chunk)
+                .unwrap_or(0)
+        }
+    }
+
+    /// The `length` (at most 8) bytes at `address`, zero-extended.
     pub(crate) fn load_up_to_word(&self, address: u64, length: usize) -> Result<u64, OutOfBounds> {
         if length == 8 {
             return self.load(address, Width::Double);
@@ -126,12 +150,7 @@ impl Memory<'_> {
         let (end, permission) = if self.stack.contains(&offset) {
             (frame_end(offset), Permission::ReadWrite)
         } else {
-            // The map whose values begin last before it; the offset may lie behind them even so.
-            let after = self
-                .maps
-                .partition_point(|map| map.values().start() <= offset);
-            let map = after.checked_sub(1).and_then(|index| self.maps.get(index));
-            let map = map.ok_or(OutOfBounds)?;
+            let map = self.map_at(offset).ok_or(OutOfBounds)?;
             let end = map.values().end_of(offset).ok_or(OutOfBounds)?;
             let permission = if map.is_mutable() {
                 Permission::ReadWrite
@@ -145,6 +164,15 @@ impl Memory<'_> {
         } else {
             Err(OutOfBounds)
         }
+    }
+
+    /// The map whose values begin last before `offset` of the arena, which may lie behind them even
+    /// so.
+    pub(crate) fn map_at(&self, offset: usize) -> Option<&'a Map> {
+        let after = self
+            .maps
+            .partition_point(|map| map.values().start() <= offset);
+        self.maps.get(after.checked_sub(1)?)
     }
 
     fn load_context(&self, offset: usize, width: Width) -> Option<u64> {

@@ -115,6 +115,11 @@ pub enum RunFault {
         /// What it was given.
         value: u64,
     },
+    /// A helper was given something else where it wants memory that the program has reserved.
+    NotReserved {
+        /// What it was given.
+        address: u64,
+    },
     /// Calls nest deeper than the stack.
     CallDepth,
     /// The object was loaded for fewer CPUs than the one that runs it.
@@ -161,6 +166,10 @@ impl fmt::Display for RunError {
                 }
             }
             RunFault::NotAMap { value } => write!(f, "passes {value:#x} to a helper as a map"),
+            RunFault::NotReserved { address } => write!(
+                f,
+                "gives back a record at {address:#x}, which it has not reserved"
+            ),
             RunFault::CallDepth => write!(f, "calls nest deeper than {MAX_FRAMES} functions"),
             RunFault::NoSuchCpu { cpu } => write!(f, "the object was not loaded for CPU {cpu}"),
             RunFault::Nested => {
@@ -273,10 +282,21 @@ impl Program {
             budget: instructions,
             fault: None,
         };
-        match &self.compiled {
+        let result = match &self.compiled {
             Some(compiled) => self.code.enter(&*compiled.native, &mut run),
             None => self.code.run(&mut run),
+        };
+        if result.is_err() {
+            self.release_records(cpu);
         }
+        result
+    }
+
+    /// Gives back what a run that has failed on `cpu` has reserved.
+    #[cold]
+    fn release_records(&self, cpu: usize) {
+        let records = self.data.maps.iter().filter_map(Map::records);
+        records.for_each(|records| records.release_all(cpu));
     }
 }
 

@@ -1,9 +1,9 @@
 //! A machine for tests: a clock that ticks, a guest of one page, and a list of what was printed.
 
-use crate::host::{Context, Host, ReadFault};
+use crate::host::{Context, Host, Lost, ReadFault};
 use crate::insn::Insn;
 use crate::linked::{Linked, ProgramDef};
-use crate::map::{MapDef, MapKind, Mutability};
+use crate::map::{MapDef, MapId, MapKind, Mutability};
 use crate::object::{Object, RunError};
 use crate::task::TaskFields;
 use alloc::string::{String, ToString};
@@ -26,6 +26,10 @@ pub(crate) struct FakeHost {
     pub(crate) current: Option<u64>,
     pub(crate) task_fields: Option<TaskFields>,
     pub(crate) function: Option<u64>,
+    /// What programs have put out.
+    pub(crate) records: RefCell<Vec<(MapId, Vec<u8>)>>,
+    /// How many more records there is room for.
+    pub(crate) room: Cell<usize>,
 }
 
 impl FakeHost {
@@ -41,6 +45,8 @@ impl FakeHost {
             current: None,
             task_fields: None,
             function: None,
+            records: RefCell::default(),
+            room: Cell::new(usize::MAX),
         }
     }
 
@@ -96,6 +102,16 @@ impl Host for FakeHost {
         self.printed
             .borrow_mut()
             .push(String::from_utf8_lossy(text).to_string());
+    }
+
+    fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
+        self.room.set(self.room.get().checked_sub(1).ok_or(Lost)?);
+        let words = (0..length.div_ceil(8)).map(words);
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        assert!(bytes[length..].iter().all(|&byte| byte == 0));
+        bytes.truncate(length);
+        self.records.borrow_mut().push((map, bytes));
+        Ok(())
     }
 }
 

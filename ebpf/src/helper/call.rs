@@ -1,9 +1,10 @@
 //! What the helpers do.
 
+use super::queue::Take;
 use super::read::{Half, probe_read, probe_read_str};
-use super::{EINVAL, Helper, print, random, task};
+use super::{E2BIG, EAGAIN, EINVAL, Helper, print, queue, random, records, task};
 use crate::address::{self, Place};
-use crate::map::{MAX_KEY_SIZE, Map, UpdateFlag};
+use crate::map::{MAX_KEY_SIZE, Map, MapError, MapKind, UpdateFlag, Values};
 use crate::object::{Access, RunFault};
 use crate::run::Run;
 
@@ -11,9 +12,20 @@ use crate::run::Run;
 pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<u64, RunFault> {
     let [first, second, third, fourth, fifth] = args;
     match helper {
-        Helper::MapLookupElem => map_lookup(run, first, second),
+        Helper::MapLookupElem => map_lookup(run, first, second, run.cpu),
+        Helper::MapLookupPercpuElem => map_lookup_percpu(run, first, second, third as u32),
         Helper::MapUpdateElem => map_update(run, first, second, third, fourth),
         Helper::MapDeleteElem => map_delete(run, first, second),
+        Helper::MapPushElem => queue::push(run, first, second, third),
+        Helper::MapPopElem => queue::take(run, Take::Pop, first, second),
+        Helper::MapPeekElem => queue::take(run, Take::Peek, first, second),
+        Helper::PerfEventOutput => records::perf_event_output(run, args),
+        Helper::RingbufOutput => records::ringbuf_output(run, args),
+        Helper::RingbufReserve => records::ringbuf_reserve(run, args),
+        Helper::RingbufSubmit => records::ringbuf_submit(run, first),
+        Helper::RingbufDiscard => records::ringbuf_discard(run, first),
+        Helper::RingbufQuery => records::ringbuf_query(run, first, second),
+        Helper::CurrentTaskUnderCgroup => under_cgroup(run, first, second as u32),
         Helper::ProbeRead | Helper::ProbeReadKernel => {
             probe_read(run, Half::Any, [first, second, third])
         }
@@ -55,7 +67,7 @@ pub(super) fn read(run: &Run<'_>, address: u64, target: &mut [u8]) -> Result<(),
 }
 
 /// The map that a program passes to a helper.
-fn map_of<'a>(run: &Run<'a>, handle: u64) -> Result<&'a Map, RunFault> {
+pub(super) fn map_of<'a>(run: &Run<'a>, handle: u64) -> Result<&'a Map, RunFault> {
     let map = match Place::parse(handle) {
         Some(Place::Handle(index)) => run.memory.maps.get(index),
         _ => None,
@@ -85,10 +97,34 @@ impl Key {
     }
 }
 
-fn map_lookup(run: &mut Run<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
+/// What a program gets for what a map has done.
+pub(super) fn result(result: Result<(), MapError>) -> u64 {
+    result.map_or_else(MapError::errno, |()| 0)
+}
+
+fn map_lookup(run: &mut Run<'_>, handle: u64, key: u64, cpu: usize) -> Result<u64, RunFault> {
     let map = map_of(run, handle)?;
     let key = Key::read(run, map, key)?;
-    Ok(map.place(key.as_bytes(), run.cpu).map_or(0, address::arena))
+    Ok(map.place(key.as_bytes(), cpu).map_or(0, address::arena))
+}
+
+fn map_lookup_percpu(run: &mut Run<'_>, handle: u64, key: u64, cpu: u32) -> Result<u64, RunFault> {
+    let kind = map_of(run, handle)?.definition().kind;
+    if kind.is_per_cpu() {
+        map_lookup(run, handle, key, cpu as usize)
+    } else {
+        Ok(0)
+    }
+}
+
+/// As Linux answers where the array has no group at that index.
+fn under_cgroup(run: &mut Run<'_>, handle: u64, index: u32) -> Result<u64, RunFault> {
+    let definition = map_of(run, handle)?.definition();
+    Ok(match definition.kind {
+        MapKind::CgroupArray if index >= definition.max_entries => E2BIG,
+        MapKind::CgroupArray => EAGAIN,
+        _ => EINVAL,
+    })
 }
 
 fn map_update(
@@ -108,24 +144,20 @@ fn map_update(
     let Some(flag) = UpdateFlag::from_number(flags) else {
         return Ok(EINVAL);
     };
-    let memory = &run.memory;
-    let result = map.update_with(key.as_bytes(), run.cpu, flag, |values, place| {
-        values.fill_words(place, size, |index| {
-            let offset = 8 * index;
-            let word = memory.load_up_to_word(value + offset as u64, (size - offset).min(8));
-            // The whole value has been checked above, and a program cannot take memory away.
-            word.unwrap_or(0)
-        });
-    });
-    Ok(result.map_or_else(|error| error.errno(), |()| 0))
+    let words = run.memory.words(value, size);
+    let update = |values: &Values, place| values.fill_words(place, size, &words);
+    Ok(result(map.update_with(
+        key.as_bytes(),
+        run.cpu,
+        flag,
+        update,
+    )))
 }
 
 fn map_delete(run: &mut Run<'_>, handle: u64, key: u64) -> Result<u64, RunFault> {
     let map = map_of(run, handle)?;
     let key = Key::read(run, map, key)?;
-    Ok(map
-        .delete(key.as_bytes())
-        .map_or_else(|error| error.errno(), |()| 0))
+    Ok(result(map.delete(key.as_bytes())))
 }
 
 /// `int strncmp(text, size, string)`: which one comes first, compared up to a NUL or `size` bytes.

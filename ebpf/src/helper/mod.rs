@@ -4,8 +4,10 @@
 mod call;
 mod format;
 mod print;
+mod queue;
 mod random;
 mod read;
+mod records;
 mod task;
 
 pub(crate) use call::call;
@@ -19,12 +21,21 @@ pub(crate) const EPERM: u64 = errno(1);
 pub(crate) const ENOENT: u64 = errno(2);
 /// `-E2BIG`: the map is full.
 pub(crate) const E2BIG: u64 = errno(7);
+/// `-EAGAIN`: there is no room now, or nothing to compare with.
+pub(crate) const EAGAIN: u64 = errno(11);
+/// `-ENOMEM`: no entry can be given up.
+pub(crate) const ENOMEM: u64 = errno(12);
 /// `-EFAULT`: guest memory cannot be read.
 pub(crate) const EFAULT: u64 = errno(14);
 /// `-EEXIST`: an entry with that key exists.
 pub(crate) const EEXIST: u64 = errno(17);
 /// `-EINVAL`: an argument makes no sense.
 pub(crate) const EINVAL: u64 = errno(22);
+
+/// `-ENOSPC`: there is no room for a record.
+pub(crate) const ENOSPC: u64 = errno(28);
+/// `-EOPNOTSUPP`: the buffer is another CPU's.
+pub(crate) const EOPNOTSUPP: u64 = errno(95);
 
 const fn errno(number: i64) -> u64 {
     -number as u64
@@ -93,13 +104,25 @@ helpers! {
     GetCurrentUidGid = 15 "get_current_uid_gid",
     /// `long get_current_comm(destination, size)`: the name of the guest's current task.
     GetCurrentComm = 16 "get_current_comm",
+    /// `long perf_event_output(context, map, flags, data, size)`: 0, or `-ENOSPC` where the record is
+    /// lost.
+    PerfEventOutput = 25 "perf_event_output",
     /// `u64 get_current_task()`: the GVA of the guest's current `task_struct`.
     GetCurrentTask = 35 "get_current_task",
+    /// `long current_task_under_cgroup(map, index)`: `-EAGAIN`, as where the array has no group at
+    /// the index; nobody can put one in.
+    CurrentTaskUnderCgroup = 37 "current_task_under_cgroup",
     /// `long probe_read_str(destination, size, guest address)`: the same as
     /// [`Self::ProbeReadKernelStr`].
     ProbeReadStr = 45 "probe_read_str",
     /// `u64 get_current_cgroup_id()`: of the guest's current task.
     GetCurrentCgroupId = 80 "get_current_cgroup_id",
+    /// `long map_push_elem(map, value, flags)`.
+    MapPushElem = 87 "map_push_elem",
+    /// `long map_pop_elem(map, value)`.
+    MapPopElem = 88 "map_pop_elem",
+    /// `long map_peek_elem(map, value)`.
+    MapPeekElem = 89 "map_peek_elem",
     /// `long probe_read_user(destination, size, guest address)`: 0, or `-EFAULT` with the
     /// destination zeroed, also for an address of the kernel's.
     ProbeReadUser = 112 "probe_read_user",
@@ -114,6 +137,16 @@ helpers! {
     ProbeReadKernelStr = 115 "probe_read_kernel_str",
     /// `u64 ktime_get_boot_ns()`: the same as [`Self::KtimeGetNs`], since nothing suspends.
     KtimeGetBootNs = 125 "ktime_get_boot_ns",
+    /// `long ringbuf_output(map, data, size, flags)`: 0, or `-EAGAIN` where the record is lost.
+    RingbufOutput = 130 "ringbuf_output",
+    /// `void *ringbuf_reserve(map, size, flags)`: memory for a record, or 0.
+    RingbufReserve = 131 "ringbuf_reserve",
+    /// `void ringbuf_submit(record, flags)`.
+    RingbufSubmit = 132 "ringbuf_submit",
+    /// `void ringbuf_discard(record, flags)`.
+    RingbufDiscard = 133 "ringbuf_discard",
+    /// `u64 ringbuf_query(map, question)`.
+    RingbufQuery = 134 "ringbuf_query",
     /// `long snprintf(destination, size, format, arguments, bytes of arguments)`: the length with its
     /// NUL of what would be there if it fitted, or an error.
     Snprintf = 165 "snprintf",
@@ -123,6 +156,8 @@ helpers! {
     TraceVprintk = 177 "trace_vprintk",
     /// `int strncmp(text, size, string)`: less than 0, 0, or more.
     Strncmp = 182 "strncmp",
+    /// `void *map_lookup_percpu_elem(map, key, cpu)`: address of the value that the CPU has, or 0.
+    MapLookupPercpuElem = 195 "map_lookup_percpu_elem",
     /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that
     /// measures a time, that time; 0 anywhere else.
     /// Periscope's own: Linux has no such helper, and gives out no more numbers (its last is 211).

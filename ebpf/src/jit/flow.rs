@@ -150,16 +150,27 @@ pub(super) fn arguments(helper: Helper) -> u8 {
         | Helper::DurationNs => 0,
         // The context, which is not looked at.
         Helper::GetFuncIp => 1,
-        Helper::MapLookupElem | Helper::MapDeleteElem | Helper::GetCurrentComm => 2,
+        Helper::MapLookupElem
+        | Helper::MapDeleteElem
+        | Helper::MapPopElem
+        | Helper::MapPeekElem
+        | Helper::RingbufSubmit
+        | Helper::RingbufDiscard
+        | Helper::RingbufQuery
+        | Helper::CurrentTaskUnderCgroup
+        | Helper::GetCurrentComm => 2,
         Helper::ProbeRead
         | Helper::ProbeReadKernel
         | Helper::ProbeReadUser
         | Helper::ProbeReadStr
         | Helper::ProbeReadKernelStr
         | Helper::ProbeReadUserStr
+        | Helper::MapPushElem
+        | Helper::MapLookupPercpuElem
+        | Helper::RingbufReserve
         | Helper::Strncmp => 3,
-        Helper::MapUpdateElem | Helper::TraceVprintk => 4,
-        Helper::TracePrintk | Helper::Snprintf => 5,
+        Helper::MapUpdateElem | Helper::TraceVprintk | Helper::RingbufOutput => 4,
+        Helper::TracePrintk | Helper::Snprintf | Helper::PerfEventOutput => 5,
     }
 }
 

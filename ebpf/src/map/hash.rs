@@ -11,11 +11,15 @@
 //! keys that are not chosen to collide never fill one; those of a guest that does choose them (the
 //! hash is no secret) find the map full, and do not slow the hits down.
 //!
+//! An LRU map that is full gives up an entry for a new one ([`super::lru`] says which). That entry is
+//! in another bucket, whose lock is taken while none is held; so it belongs to nobody for a moment.
+//!
 //! As in Linux' preallocated hash maps, a value that is deleted while a program on another CPU
 //! still holds its address can be reused for another key under it. It stays a value of the same
 //! map.
 
-use super::{MapError, UpdateFlag};
+use super::lru::Lru;
+use super::{MapError, MapKind, UpdateFlag};
 use crate::arena::{OutOfMemory, allocate};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,12 +29,34 @@ use spin::mutex::TicketMutex;
 /// about ten.
 const MAX_CHAIN: usize = 32;
 
+/// How often an entry is chosen to be given up until an update fails: other CPUs may have been
+/// faster.
+const MAX_EVICTIONS: usize = 8;
+
 /// The end of a list; in `home`: the entry is free.
 const NIL: u32 = u32::MAX;
 
-/// Bytes of an entry beside its value: key, links, bucket.
+/// Bytes of an entry beside its value: key, links, bucket, mark.
 pub(super) fn overhead(key_size: u32) -> u64 {
-    u64::from(key_size).next_multiple_of(8) + 2 * 4 + 2 * size_of::<TicketMutex<u32>>() as u64
+    u64::from(key_size).next_multiple_of(8) + 2 * 4 + 1 + 2 * size_of::<TicketMutex<u32>>() as u64
+}
+
+/// What happens where there is no free entry for a new key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum WhenFull {
+    /// The update fails.
+    Refuse,
+    /// An entry that was not used lately makes room.
+    Evict,
+}
+
+/// Whether an update has found its entry or made it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// It was there.
+    Found,
+    /// It is new; its value is what another key left.
+    Made,
 }
 
 /// Which entry has which key.
@@ -47,10 +73,27 @@ pub(super) struct HashIndex {
     key_words: usize,
     /// First free entry.
     free: TicketMutex<u32>,
+    /// Who goes, where somebody does.
+    lru: Option<Lru>,
+}
+
+impl WhenFull {
+    /// What maps of a kind do; `None` for those that are no hash maps.
+    pub(super) const fn of(kind: MapKind) -> Option<Self> {
+        match kind {
+            MapKind::Hash | MapKind::PerCpuHash => Some(Self::Refuse),
+            MapKind::LruHash | MapKind::LruPerCpuHash => Some(Self::Evict),
+            _ => None,
+        }
+    }
 }
 
 impl HashIndex {
-    pub(super) fn allocate(max_entries: u32, key_size: usize) -> Result<Self, OutOfMemory> {
+    pub(super) fn allocate(
+        max_entries: u32,
+        key_size: usize,
+        when_full: WhenFull,
+    ) -> Result<Self, OutOfMemory> {
         let entries = max_entries as usize;
         let key_words = key_size.div_ceil(8);
         let last = entries.saturating_sub(1);
@@ -62,7 +105,18 @@ impl HashIndex {
             keys: allocate(entries * key_words, |_| AtomicU64::new(0))?,
             key_words,
             free: TicketMutex::new(0),
+            lru: match when_full {
+                WhenFull::Refuse => None,
+                WhenFull::Evict => Some(Lru::allocate(entries)?),
+            },
         })
+    }
+
+    /// Keeps an entry from being given up for the next keys.
+    pub(super) fn touch(&self, entry: usize) {
+        if let Some(lru) = &self.lru {
+            lru.touch(entry);
+        }
     }
 
     /// The entry of `key`.
@@ -76,7 +130,31 @@ impl HashIndex {
         &self,
         key: &[u8],
         flag: UpdateFlag,
-        write: impl FnOnce(usize),
+        mut write: impl FnMut(usize, Origin),
+    ) -> Result<(), MapError> {
+        let mut spare = None;
+        let mut result = self.try_update(key, flag, &mut spare, &mut write);
+        if let (Err(MapError::Full), Some(lru)) = (result, &self.lru) {
+            // No lock is held here.
+            spare = self.evict(lru);
+            result = match spare {
+                Some(_) => self.try_update(key, flag, &mut spare, &mut write),
+                None => Err(MapError::Contended),
+            };
+        }
+        if let Some(entry) = spare {
+            self.give_free(entry);
+        }
+        result
+    }
+
+    /// The same with what is free, and with `spare`, which belongs to nobody.
+    fn try_update(
+        &self,
+        key: &[u8],
+        flag: UpdateFlag,
+        spare: &mut Option<u32>,
+        write: &mut impl FnMut(usize, Origin),
     ) -> Result<(), MapError> {
         let bucket = self.bucket(key);
         let mut head = self.buckets[bucket].lock();
@@ -84,16 +162,29 @@ impl HashIndex {
         match (walk.entry, flag) {
             (Some(_), UpdateFlag::NoExist) => return Err(MapError::Exists),
             (Some(entry), _) => {
-                write(entry as usize);
+                write(entry as usize, Origin::Found);
+                self.touch(entry as usize);
                 return Ok(());
             }
             (None, UpdateFlag::Exist) => return Err(MapError::NotFound),
-            (None, _) if walk.length >= MAX_CHAIN => return Err(MapError::Full),
             (None, _) => {}
         }
-        let entry = self.take_free().ok_or(MapError::Full)?;
+        let entry = if walk.length < MAX_CHAIN {
+            let free = spare.take().or_else(|| self.take_free());
+            free.ok_or(MapError::Full)?
+        } else if self.lru.is_some() {
+            // The oldest of the bucket, which is not the last: there are others.
+            let oldest = *head;
+            self.unlink(&mut head, None, oldest);
+            oldest
+        } else {
+            return Err(MapError::Full);
+        };
         self.set_key(entry, key);
-        write(entry as usize);
+        if let Some(lru) = &self.lru {
+            lru.forget(entry as usize);
+        }
+        write(entry as usize, Origin::Made);
         self.next[entry as usize].store(NIL, Ordering::Relaxed);
         self.home[entry as usize].store(bucket as u32, Ordering::Relaxed);
         match walk.before {
@@ -108,16 +199,52 @@ impl HashIndex {
         let mut head = self.buckets[self.bucket(key)].lock();
         let walk = self.walk(*head, key);
         let entry = walk.entry.ok_or(MapError::NotFound)?;
+        self.unlink(&mut head, walk.before, entry);
+        self.give_free(entry);
+        Ok(())
+    }
+
+    /// Takes an entry out of its bucket, whose lock is held; `before` is the one before it.
+    fn unlink(&self, head: &mut u32, before: Option<u32>, entry: u32) {
         let after = self.next[entry as usize].load(Ordering::Relaxed);
-        match walk.before {
+        match before {
             Some(before) => self.next[before as usize].store(after, Ordering::Relaxed),
             None => *head = after,
         }
         self.home[entry as usize].store(NIL, Ordering::Relaxed);
-        let mut free = self.free.lock();
-        self.next[entry as usize].store(*free, Ordering::Relaxed);
-        *free = entry;
-        Ok(())
+    }
+
+    /// Takes an entry away from its key, so that it is the caller's. No lock is held.
+    fn evict(&self, lru: &Lru) -> Option<u32> {
+        (0..MAX_EVICTIONS).find_map(|_| {
+            let entry = lru.victim();
+            let bucket = self.home[entry].load(Ordering::Relaxed);
+            let mut head = self.buckets.get(bucket as usize)?.lock();
+            let before = self.before(*head, entry as u32)?;
+            self.unlink(&mut head, before, entry as u32);
+            Some(entry as u32)
+        })
+    }
+
+    /// The entry before `wanted` in a bucket whose lock is held: `Some(None)` where it is the
+    /// first, `None` where it is not there.
+    fn before(&self, head: u32, wanted: u32) -> Option<Option<u32>> {
+        let mut before = None;
+        let mut entry = head;
+        while entry != NIL {
+            if entry == wanted {
+                return Some(before);
+            }
+            before = Some(entry);
+            entry = self.next[entry as usize].load(Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// How many entries are in use. It looks at all of them: not for the hit path.
+    pub(super) fn len(&self) -> usize {
+        let is_used = |home: &&AtomicU32| home.load(Ordering::Relaxed) != NIL;
+        self.home.iter().filter(is_used).count()
     }
 
     /// Copies the key of an entry and calls `copy_value`, both under the entry's lock, if the entry
@@ -140,7 +267,7 @@ impl HashIndex {
         true
     }
 
-    fn bucket(&self, key: &[u8]) -> usize {
+    pub(super) fn bucket(&self, key: &[u8]) -> usize {
         hash(key) as usize & (self.buckets.len() - 1)
     }
 
@@ -172,6 +299,12 @@ impl HashIndex {
         }
         *free = self.next[entry as usize].load(Ordering::Relaxed);
         Some(entry)
+    }
+
+    fn give_free(&self, entry: u32) {
+        let mut free = self.free.lock();
+        self.next[entry as usize].store(*free, Ordering::Relaxed);
+        *free = entry;
     }
 
     fn key(&self, entry: usize) -> &[AtomicU64] {
@@ -229,10 +362,10 @@ mod tests {
 
     #[test]
     fn colliding_keys_do_not_make_a_walk_longer_than_its_bound() {
-        let index = HashIndex::allocate(1024, 8).expect("there should be memory");
+        let index = HashIndex::allocate(1024, 8, WhenFull::Refuse).expect("there should be memory");
         let in_first_bucket = |key: &u64| index.bucket(&key.to_le_bytes()) == 0;
         let keys: Vec<_> = (0..).filter(in_first_bucket).take(MAX_CHAIN + 1).collect();
-        let insert = |key: u64| index.update(&key.to_le_bytes(), UpdateFlag::Any, |_| {});
+        let insert = |key: u64| index.update(&key.to_le_bytes(), UpdateFlag::Any, |_, _| {});
         for &key in &keys[..MAX_CHAIN] {
             assert_eq!(insert(key), Ok(()));
         }
@@ -250,11 +383,12 @@ mod tests {
     #[test]
     fn usual_keys_fill_a_map() {
         for stride in [1, 8, 64, 4096, 1 << 32] {
-            let index = HashIndex::allocate(16_384, 8).expect("there should be memory");
+            let index = HashIndex::allocate(16_384, 8, WhenFull::Refuse);
+            let index = index.expect("there should be memory");
             for number in 0..16_384_u64 {
                 let key = 0xffff_0000_0000_0000 + number * stride;
                 assert_eq!(
-                    index.update(&key.to_le_bytes(), UpdateFlag::NoExist, |_| {}),
+                    index.update(&key.to_le_bytes(), UpdateFlag::NoExist, |_, _| {}),
                     Ok(())
                 );
             }

@@ -82,7 +82,15 @@ impl MapKind {
 
     /// Whether such maps can be loaded.
     pub const fn is_implemented(self) -> bool {
-        matches!(self, Self::Hash | Self::Array | Self::PerCpuArray)
+        !matches!(self, Self::ProgArray | Self::ArrayOfMaps)
+    }
+
+    /// Whether each physical CPU has a value of its own for every key.
+    pub const fn is_per_cpu(self) -> bool {
+        matches!(
+            self,
+            Self::PerCpuArray | Self::PerCpuHash | Self::LruPerCpuHash
+        )
     }
 
     /// Whether `bytes` can be the size of a key.

@@ -6,22 +6,30 @@
 //! meanwhile. A map is allocated whole when its object is loaded; nothing here allocates on the hit
 //! path. Values lie in the object's arena and are accessed atomically ([`crate::arena`]), so a value
 //! of at most 8 aligned bytes is never seen half-written; larger ones can be, as in Linux' array
-//! maps. Only the hash map has locks; `hash` says why they are harmless.
+//! maps. Only hash maps, queues and stacks have locks; `hash` says why they are harmless.
 
 mod hash;
 mod kind;
+mod lru;
+mod queue;
+mod records;
 mod values;
 
 pub use kind::MapKind;
+pub use queue::PushFlag;
+pub use records::MAX_RECORD;
+pub(crate) use records::Records;
 pub(crate) use values::{Shape, Values};
 
 use crate::arena::{Arena, OutOfMemory};
-use crate::helper::{E2BIG, EEXIST, EINVAL, ENOENT, EPERM};
+use crate::helper::{E2BIG, EEXIST, EINVAL, ENOENT, ENOMEM, EPERM};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use hash::HashIndex;
+use core::sync::atomic::{AtomicU32, Ordering};
+use hash::{HashIndex, Origin, WhenFull};
+use queue::{Discipline, Order};
 
 /// Bytes of a key at most.
 pub const MAX_KEY_SIZE: u32 = 256;
@@ -121,9 +129,9 @@ impl MapDef {
     /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked
     /// definitions and at most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
     pub fn memory(&self, cpus: usize) -> u64 {
-        let index = match self.kind {
-            MapKind::Array | MapKind::PerCpuArray => 0,
-            _ => hash::overhead(self.key_size) * u64::from(self.max_entries),
+        let index = match WhenFull::of(self.kind) {
+            Some(_) => hash::overhead(self.key_size) * u64::from(self.max_entries),
+            None => 0,
         };
         Shape::of(self, cpus).bytes() as u64 + index
     }
@@ -148,6 +156,8 @@ pub enum MapError {
     Frozen,
     /// No such CPU.
     NoSuchCpu,
+    /// Other CPUs have taken every entry of the LRU map that could have been given up.
+    Contended,
 }
 
 impl MapError {
@@ -159,6 +169,7 @@ impl MapError {
             Self::Exists => EEXIST,
             Self::Unsupported | Self::WrongSize | Self::NoSuchCpu => EINVAL,
             Self::Frozen => EPERM,
+            Self::Contended => ENOMEM,
         }
     }
 }
@@ -174,6 +185,7 @@ impl fmt::Display for MapError {
             Self::WrongSize => "key or value has the wrong length for this map",
             Self::Frozen => "the map is read-only",
             Self::NoSuchCpu => "no such CPU",
+            Self::Contended => "other CPUs are taking every entry: try again",
         })
     }
 }
@@ -204,10 +216,32 @@ impl UpdateFlag {
     }
 }
 
+/// The number of a map: no other that was ever loaded has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+pub struct MapId(pub u32);
+
+impl MapId {
+    fn next() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+}
+
+/// What has come out of a perf event array or a ring buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// Records that programs have put out.
+    pub records: u64,
+    /// Records that there was no room for.
+    pub lost: u64,
+    /// Bytes that nobody has read yet, with 8 for each record.
+    pub unread: u64,
+}
+
 /// One value of a map, as [`Map::for_each`] shows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
-    /// The key; of an array the index, 4 bytes little-endian.
+    /// The key; of an array the index, 4 bytes little-endian; of a queue or a stack nothing.
     pub key: &'a [u8],
     /// The CPU whose value this is, for a per-CPU map.
     pub cpu: Option<usize>,
@@ -215,18 +249,47 @@ pub struct Entry<'a> {
     pub value: &'a [u8],
 }
 
-/// How a key becomes the place of a value.
+/// How a map finds its values.
 #[derive(Debug)]
 enum Index {
+    /// By their number.
     Array,
+    /// By their key.
     Hash(HashIndex),
+    /// In the order in which they came.
+    Order(Order),
+    /// It has none, only records that pass.
+    Records(Records),
+    /// It has none: nobody can put one in.
+    Empty,
+}
+
+impl Index {
+    fn allocate(definition: &MapDef, cpus: usize) -> Result<Self, OutOfMemory> {
+        let entries = definition.max_entries;
+        let order = |discipline| Self::Order(Order::new(discipline, entries as usize));
+        if let Some(when_full) = WhenFull::of(definition.kind) {
+            let key_size = definition.key_size as usize;
+            return HashIndex::allocate(entries, key_size, when_full).map(Self::Hash);
+        }
+        Ok(match definition.kind {
+            MapKind::Array | MapKind::PerCpuArray => Self::Array,
+            MapKind::Queue => order(Discipline::Queue),
+            MapKind::Stack => order(Discipline::Stack),
+            MapKind::PerfEventArray => Self::Records(Records::unlimited()),
+            MapKind::RingBuf => Self::Records(Records::ring(definition, cpus)?),
+            _ => Self::Empty,
+        })
+    }
 }
 
 /// A map. All methods may be called while programs on other CPUs use it, from where the CPU cannot
-/// be stopped by a debugger: a hash map takes short locks.
+/// be stopped by a debugger: some maps take short locks.
 #[derive(Debug)]
 pub struct Map {
+    id: MapId,
     definition: MapDef,
+    cpus: usize,
     index: Index,
     values: Values,
 }
@@ -243,19 +306,18 @@ impl Map {
         let shape = Shape::of(&definition, cpus);
         let values = Values::new(Arc::clone(arena), start, shape);
         values.fill(start, &definition.initial);
-        let index = match definition.kind {
-            MapKind::Array | MapKind::PerCpuArray => Index::Array,
-            // Kinds that are not implemented are not loaded.
-            _ => Index::Hash(HashIndex::allocate(
-                definition.max_entries,
-                definition.key_size as usize,
-            )?),
-        };
         Ok(Self {
+            id: MapId::next(),
+            index: Index::allocate(&definition, cpus)?,
             definition,
-            index,
+            cpus,
             values,
         })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> MapId {
+        self.id
     }
 
     /// Its definition. Its initial value is only what it started with.
@@ -269,16 +331,24 @@ impl Map {
     }
 
     /// Copies the value of `key` into `value`; of a per-CPU map that of `cpu`, which other maps
-    /// ignore.
+    /// ignore; of a queue or a stack the next one. Keeps no entry of an LRU map from being given up.
     pub fn lookup(&self, key: &[u8], cpu: usize, value: &mut [u8]) -> Result<(), MapError> {
+        if self.records().is_some() {
+            return Err(MapError::Unsupported);
+        }
         self.check_sizes(key, value.len())?;
         self.check_cpu(cpu)?;
-        let place = self.place(key, cpu).ok_or(MapError::NotFound)?;
+        if let Index::Order(_) = &self.index {
+            return self.peek(value);
+        }
+        let entry = self.find(key).ok_or(MapError::NotFound)?;
+        let place = self.values.at(entry, cpu).ok_or(MapError::NotFound)?;
         self.values.copy_out(place, value);
         Ok(())
     }
 
-    /// Sets the value of `key`; of a per-CPU map that of `cpu`, which other maps ignore.
+    /// Sets the value of `key`; of a per-CPU map that of `cpu`, which other maps ignore. A new entry
+    /// of a per-CPU map begins with zeros for the other CPUs.
     pub fn update(
         &self,
         key: &[u8],
@@ -297,7 +367,61 @@ impl Map {
         self.check_mutable()?;
         match &self.index {
             Index::Hash(index) => index.delete(key),
-            Index::Array => Err(MapError::Unsupported),
+            Index::Empty => Err(MapError::NotFound),
+            Index::Array | Index::Order(_) | Index::Records(_) => Err(MapError::Unsupported),
+        }
+    }
+
+    /// Adds a value to a queue or a stack.
+    pub fn push(&self, value: &[u8], flag: PushFlag) -> Result<(), MapError> {
+        self.order()?;
+        self.check_sizes(&[], value.len())?;
+        self.push_with(flag, |values, place| values.fill(place, value))
+    }
+
+    /// Takes the next value out of a queue or a stack.
+    pub fn pop(&self, value: &mut [u8]) -> Result<(), MapError> {
+        self.order()?;
+        self.check_sizes(&[], value.len())?;
+        self.pop_with(|place| self.values.copy_out(place, value))
+    }
+
+    /// Copies the next value of a queue or a stack.
+    pub fn peek(&self, value: &mut [u8]) -> Result<(), MapError> {
+        self.order()?;
+        self.check_sizes(&[], value.len())?;
+        self.peek_with(|place| self.values.copy_out(place, value))
+    }
+
+    /// How many entries it has; of an array all, of what passes records through none.
+    pub fn len(&self) -> usize {
+        match &self.index {
+            Index::Array => self.definition.max_entries as usize,
+            Index::Hash(index) => index.len(),
+            Index::Order(order) => order.len(),
+            Index::Records(_) | Index::Empty => 0,
+        }
+    }
+
+    /// Whether it has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has come out of it, if it is one that records pass through.
+    pub fn output(&self) -> Option<Output> {
+        let records = self.records()?;
+        Some(Output {
+            records: records.count(),
+            lost: records.lost(),
+            unread: records.unread(),
+        })
+    }
+
+    /// Takes note that a record of `length` bytes, which came out of it, has been read.
+    pub fn has_been_read(&self, length: usize) {
+        if let Some(records) = self.records() {
+            records.consume(length);
         }
     }
 
@@ -312,25 +436,43 @@ impl Map {
         } = self.values.shape();
         for (entry, cpu) in (0..entries).flat_map(|entry| (0..copies).map(move |cpu| (entry, cpu)))
         {
-            let Some(place) = self.values.at(entry, cpu) else {
+            let copy_value = |place| self.values.copy_out(place, &mut value);
+            if !self.copy_entry(entry, cpu, &mut key, copy_value) {
                 continue;
-            };
-            let mut copy_value = || self.values.copy_out(place, &mut value);
-            match &self.index {
-                Index::Array => {
-                    key.copy_from_slice(&(entry as u32).to_le_bytes());
-                    copy_value();
-                }
-                Index::Hash(index) if index.copy_key(entry, &mut key, copy_value) => {}
-                Index::Hash(_) => continue,
             }
-            if !visit(Entry {
+            let is_wanted = visit(Entry {
                 key: &key,
-                cpu: self.is_per_cpu().then_some(cpu),
+                cpu: self.definition.kind.is_per_cpu().then_some(cpu),
                 value: &value,
-            }) {
+            });
+            if !is_wanted {
                 return;
             }
+        }
+    }
+
+    /// Copies the key of an entry, whose value is for `copy_value`. `false` where there is none.
+    fn copy_entry(
+        &self,
+        entry: usize,
+        cpu: usize,
+        key: &mut [u8],
+        mut copy_value: impl FnMut(usize),
+    ) -> bool {
+        let place = |entry: usize| self.values.at(entry, cpu);
+        match &self.index {
+            Index::Array => {
+                key.copy_from_slice(&(entry as u32).to_le_bytes());
+                place(entry).map(copy_value).is_some()
+            }
+            Index::Hash(index) => {
+                let copy = || place(entry).into_iter().for_each(&mut copy_value);
+                index.copy_key(entry, key, copy)
+            }
+            Index::Order(order) => order.look(entry, |entry| {
+                place(entry).into_iter().for_each(&mut copy_value)
+            }),
+            Index::Records(_) | Index::Empty => false,
         }
     }
 
@@ -344,45 +486,127 @@ impl Map {
         self.definition.mutability == Mutability::Mutable
     }
 
-    /// Where in the arena the value of `key` on `cpu` is. The key has the map's key size, and there
-    /// is such a CPU.
+    /// Where in the arena the value of `key` on `cpu` is, for a program. The key has the map's key
+    /// size.
     pub(crate) fn place(&self, key: &[u8], cpu: usize) -> Option<usize> {
-        let entry = match &self.index {
-            Index::Array => u32::from_le_bytes(key.try_into().ok()?) as usize,
-            Index::Hash(index) => index.find(key)?,
-        };
+        let entry = self.find(key)?;
+        if let Index::Hash(index) = &self.index {
+            index.touch(entry);
+        }
         self.values.at(entry, cpu)
     }
 
-    /// Lets `write` set the value of `key` on `cpu`, whose place in the arena it gets. `write` runs
-    /// under a lock of the map: it is short and takes no lock. Key and CPU are as [`Self::place`]
-    /// wants them.
+    /// The entry of `key`, which has the map's key size.
+    fn find(&self, key: &[u8]) -> Option<usize> {
+        match &self.index {
+            Index::Array => Some(u32::from_le_bytes(key.try_into().ok()?) as usize),
+            Index::Hash(index) => index.find(key),
+            Index::Order(_) | Index::Records(_) | Index::Empty => None,
+        }
+    }
+
+    /// Lets `write` set the value of `key` on `cpu`, whose place in the arena it gets. `write` may
+    /// run under a lock of the map: it is short and takes no lock. The key has the map's key size,
+    /// and there is such a CPU.
     pub(crate) fn update_with(
         &self,
         key: &[u8],
         cpu: usize,
         flag: UpdateFlag,
-        write: impl FnOnce(&Values, usize),
+        mut write: impl FnMut(&Values, usize),
     ) -> Result<(), MapError> {
         self.check_mutable()?;
-        if let Index::Hash(index) = &self.index {
-            return index.update(key, flag, |entry| {
+        match &self.index {
+            Index::Hash(index) => index.update(key, flag, |entry, origin| {
+                if origin == Origin::Made {
+                    self.clear_others(entry, cpu);
+                }
                 // An entry of the index always has a value.
                 if let Some(place) = self.values.at(entry, cpu) {
                     write(&self.values, place);
                 }
-            });
+            }),
+            Index::Array => {
+                let entry = self.find(key).ok_or(MapError::OutOfRange)?;
+                let place = self.values.at(entry, cpu).ok_or(MapError::OutOfRange)?;
+                if flag == UpdateFlag::NoExist {
+                    return Err(MapError::Exists);
+                }
+                write(&self.values, place);
+                Ok(())
+            }
+            Index::Order(_) | Index::Records(_) | Index::Empty => Err(MapError::Unsupported),
         }
-        let place = self.place(key, cpu).ok_or(MapError::OutOfRange)?;
-        if flag == UpdateFlag::NoExist {
-            return Err(MapError::Exists);
-        }
-        write(&self.values, place);
-        Ok(())
     }
 
-    fn is_per_cpu(&self) -> bool {
-        self.definition.kind == MapKind::PerCpuArray
+    /// Clears the values that a new entry has on other CPUs than `cpu`.
+    fn clear_others(&self, entry: usize, cpu: usize) {
+        let copies = self.values.shape().copies;
+        for other in (0..copies).filter(|&other| copies > 1 && other != cpu) {
+            if let Some(place) = self.values.at(entry, other) {
+                self.values.fill_words(place, self.values.size(), |_| 0);
+            }
+        }
+    }
+
+    /// Lets `write` put a new value into a queue or a stack, under its lock.
+    pub(crate) fn push_with(
+        &self,
+        flag: PushFlag,
+        write: impl FnOnce(&Values, usize),
+    ) -> Result<(), MapError> {
+        self.check_mutable()?;
+        let write = |place| write(&self.values, place);
+        self.order()?
+            .push(flag, |index| self.with_place(index, write))
+    }
+
+    /// Lets `read` copy the next value of a queue or a stack, whose place in the arena it gets, under
+    /// the map's lock, and takes it out.
+    pub(crate) fn pop_with(&self, read: impl FnOnce(usize)) -> Result<(), MapError> {
+        self.check_mutable()?;
+        self.order()?.pop(|index| self.with_place(index, read))
+    }
+
+    /// The same, and the value stays.
+    pub(crate) fn peek_with(&self, read: impl FnOnce(usize)) -> Result<(), MapError> {
+        self.order()?.peek(|index| self.with_place(index, read))
+    }
+
+    fn order(&self) -> Result<&Order, MapError> {
+        match &self.index {
+            Index::Order(order) => Ok(order),
+            _ => Err(MapError::Unsupported),
+        }
+    }
+
+    fn with_place(&self, index: usize, access: impl FnOnce(usize)) {
+        // Every index below the room has a value.
+        if let Some(place) = self.values.at(index, 0) {
+            access(place);
+        }
+    }
+
+    /// The counts of what passes through, if it is a perf event array or a ring buffer.
+    pub(crate) fn records(&self) -> Option<&Records> {
+        match &self.index {
+            Index::Records(records) => Some(records),
+            _ => None,
+        }
+    }
+
+    /// How many CPUs have a value of their own for each key; 1 where they share it.
+    pub fn copies(&self) -> usize {
+        if self.definition.kind.is_per_cpu() {
+            self.cpus
+        } else {
+            1
+        }
+    }
+
+    /// How many CPUs it was made for.
+    pub(crate) fn cpus(&self) -> usize {
+        self.cpus
     }
 
     fn check_sizes(&self, key: &[u8], value_size: usize) -> Result<(), MapError> {
@@ -396,7 +620,7 @@ impl Map {
     }
 
     fn check_cpu(&self, cpu: usize) -> Result<(), MapError> {
-        if self.is_per_cpu() && cpu >= self.values.shape().copies {
+        if self.definition.kind.is_per_cpu() && cpu >= self.cpus {
             Err(MapError::NoSuchCpu)
         } else {
             Ok(())

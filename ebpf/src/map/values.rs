@@ -1,6 +1,6 @@
 //! Where the values of a map are in the arena.
 
-use super::{MapDef, MapKind};
+use super::{MapDef, MapKind, records};
 use crate::arena::{Arena, merge};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -26,17 +26,22 @@ pub(crate) struct Shape {
 impl Shape {
     /// The shape of a checked definition on a machine with `cpus` CPUs.
     pub(crate) fn of(definition: &MapDef, cpus: usize) -> Self {
-        let stride = (definition.value_size as usize).next_multiple_of(8);
         let entries = definition.max_entries as usize;
+        let size = definition.value_size as usize;
+        let (size, entries, copies) = match definition.kind {
+            // To a program, the memory for its records is one value.
+            MapKind::RingBuf => (records::reservable(definition.max_entries), 1, cpus),
+            MapKind::PerfEventArray | MapKind::CgroupArray | MapKind::StackTrace => (size, 0, 1),
+            kind if kind.is_per_cpu() => (size, entries, cpus),
+            _ => (size, entries, 1),
+        };
+        let stride = size.next_multiple_of(8);
         Self {
-            size: definition.value_size as usize,
+            size,
             stride,
             entries,
             block: (stride * entries).next_multiple_of(LINE),
-            copies: match definition.kind {
-                MapKind::PerCpuArray => cpus,
-                _ => 1,
-            },
+            copies,
         }
     }
 
@@ -91,7 +96,7 @@ impl Values {
     /// belongs to none.
     pub(crate) fn end_of(&self, offset: usize) -> Option<usize> {
         let in_values = offset.checked_sub(self.start)?;
-        let in_block = in_values % self.shape.block;
+        let in_block = in_values.checked_rem(self.shape.block)?;
         let in_value = in_block % self.shape.stride;
         let inside = in_values < self.shape.bytes()
             && in_block / self.shape.stride < self.shape.entries

@@ -54,15 +54,14 @@ fn the_number_of_cpus_is_checked() {
 
 #[test]
 fn maps_of_a_kind_that_is_not_implemented_are_refused_by_name() {
-    let events = MapDef {
-        name: "events".into(),
-        key_size: 0,
-        value_size: 0,
-        ..map(MapKind::RingBuf, 4096)
+    let inner = MapDef {
+        name: "inner".into(),
+        value_size: 4,
+        ..map(MapKind::ArrayOfMaps, 4096)
     };
-    let refused = linked(&[mov_imm(0, 0), exit()], &[events]);
+    let refused = linked(&[mov_imm(0, 0), exit()], &[inner]);
     let error = Object::load(&refused, 1).expect_err("there is nothing to run it");
-    let expected = "map events: maps of kind ringbuf are not supported";
+    let expected = "map inner: maps of kind array_of_maps are not supported";
     assert_eq!(error.to_string(), expected);
 }
 

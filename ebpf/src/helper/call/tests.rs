@@ -1,8 +1,8 @@
-use super::super::{E2BIG, EEXIST, ENOENT, EPERM};
+use super::super::{EEXIST, ENOENT, EPERM};
 use super::*;
 use crate::asm::reg::{FP, R0, R1, R2, R3, R4, R5, R6, R7};
 use crate::asm::{self, alu_imm, exit, load, mov, mov_imm, mov_imm64, store, store_imm};
-use crate::insn::{Insn, alu};
+use crate::insn::{Insn, alu, jmp};
 use crate::map::{MapDef, MapKind, Mutability};
 use crate::object::RunError;
 use crate::testing::{self, FakeHost, GUEST, context};
@@ -56,7 +56,14 @@ fn with_key(helper: Helper, map: i32) -> Vec<Insn> {
 
 #[test]
 fn a_map_gives_back_what_was_put_in() {
-    for kind in [MapKind::Hash, MapKind::Array, MapKind::PerCpuArray] {
+    for kind in [
+        MapKind::Hash,
+        MapKind::Array,
+        MapKind::PerCpuArray,
+        MapKind::PerCpuHash,
+        MapKind::LruHash,
+        MapKind::LruPerCpuHash,
+    ] {
         let mut program = update(0, 2, -9, 0);
         program.extend(with_key(Helper::MapLookupElem, 0));
         program.extend([load(R0, R0, 0), exit()]);
@@ -107,6 +114,51 @@ fn errors_of_maps_are_those_of_linux() {
     assert_eq!(result(array(), &[update(0, 0, 1, 1)]), Ok(EEXIST));
     assert_eq!(result(array(), &[update(0, 0, 1, 0), delete()]), Ok(EINVAL));
     assert_eq!(result(frozen(), &[update(0, 0, 1, 0)]), Ok(EPERM));
+}
+
+#[test]
+fn the_value_of_another_cpu_can_be_looked_up() {
+    for kind in [MapKind::PerCpuHash, MapKind::PerCpuArray, MapKind::Hash] {
+        for cpu in 0..5 {
+            let mut program = update(0, 2, 9, 0);
+            program.extend(asm::map(R1, 0));
+            program.extend(stack(R2, -4));
+            program.extend([
+                mov_imm(R3, cpu),
+                asm::call(Helper::MapLookupPercpuElem),
+                asm::jump_imm(jmp::JNE, R0, 0, 2),
+                mov_imm(R0, -1),
+                exit(),
+                load(R0, R0, 0),
+                exit(),
+            ]);
+            let host = FakeHost::on_cpu(1);
+            let result = run_with(&program, &[testing::map(kind, 3)], &host);
+            let expected = match (kind, cpu) {
+                (MapKind::Hash, _) | (_, 4) => u64::MAX,
+                (_, 1) => 9,
+                _ => 0,
+            };
+            assert_eq!(result, Ok(expected), "{kind} {cpu}");
+        }
+    }
+}
+
+#[test]
+fn an_array_without_groups_has_none() {
+    let groups = MapDef {
+        value_size: 4,
+        ..testing::map(MapKind::CgroupArray, 1)
+    };
+    for (index, expected) in [(0, EAGAIN), (1, E2BIG)] {
+        let mut program = Vec::from(asm::map(R1, 0));
+        program.extend([
+            mov_imm(R2, index),
+            asm::call(Helper::CurrentTaskUnderCgroup),
+            exit(),
+        ]);
+        assert_eq!(run(&program, core::slice::from_ref(&groups)), Ok(expected));
+    }
 }
 
 #[test]

@@ -1,3 +1,7 @@
+mod lru;
+mod queue;
+mod records;
+
 use super::*;
 use crate::testing::map;
 use alloc::collections::BTreeMap;
@@ -60,6 +64,69 @@ fn a_per_cpu_array_has_a_value_for_each_cpu() {
     assert_eq!(get(&map, 1, 3), Err(MapError::NoSuchCpu));
     assert_eq!(entries(&map).len(), 6);
     assert_eq!(entries(&map)[5], (1, Some(2), u64::from_le_bytes([9; 8])));
+}
+
+#[test]
+fn a_per_cpu_hash_map_has_a_value_for_each_cpu() {
+    for kind in [MapKind::PerCpuHash, MapKind::LruPerCpuHash] {
+        let map = allocate(map(kind, 2), 3);
+        let update = |key: u32, cpu, value: u64| {
+            map.update(
+                &key.to_le_bytes(),
+                cpu,
+                &value.to_le_bytes(),
+                UpdateFlag::Any,
+            )
+        };
+        assert_eq!(update(7, 2, 9), Ok(()));
+        assert_eq!(
+            [0, 1, 2].map(|cpu| get(&map, 7, cpu)),
+            [Ok(0), Ok(0), Ok(9)]
+        );
+        assert_eq!(update(7, 0, 4), Ok(()));
+        assert_eq!(
+            [0, 1, 2].map(|cpu| get(&map, 7, cpu)),
+            [Ok(4), Ok(0), Ok(9)]
+        );
+        assert_eq!(update(7, 3, 1), Err(MapError::NoSuchCpu));
+        // Another key in the same memory begins with zeros.
+        assert_eq!(map.delete(&7_u32.to_le_bytes()), Ok(()));
+        assert_eq!(update(8, 1, 5), Ok(()));
+        let expected = [(8, Some(0), 0), (8, Some(1), 5), (8, Some(2), 0)];
+        assert_eq!(entries(&map), expected);
+        let places = [0, 1, 2].map(|cpu| map.place(&8_u32.to_le_bytes(), cpu));
+        assert!(
+            places.is_sorted() && places.iter().all(Option::is_some),
+            "{places:?}"
+        );
+    }
+}
+
+#[test]
+fn maps_that_nobody_can_fill_are_empty() {
+    for kind in [MapKind::CgroupArray, MapKind::StackTrace] {
+        let definition = MapDef {
+            value_size: if kind == MapKind::StackTrace { 80 } else { 4 },
+            ..map(kind, 4)
+        };
+        let map = allocate(definition, 2);
+        let size = map.values().size();
+        assert_eq!(
+            map.lookup(&[0; 4], 0, &mut vec![0; size]),
+            Err(MapError::NotFound)
+        );
+        let update = map.update(&[0; 4], 0, &vec![0; size], UpdateFlag::Any);
+        assert_eq!(update, Err(MapError::Unsupported));
+        assert_eq!(map.delete(&[0; 4]), Err(MapError::NotFound));
+        assert_eq!((map.len(), map.definition().memory(2)), (0, 0));
+        assert!((0..64).all(|offset| map.values().end_of(offset).is_none()));
+    }
+}
+
+#[test]
+fn maps_have_numbers_of_their_own() {
+    let maps = [0; 3].map(|_| allocate(map(MapKind::Array, 1), 1));
+    assert!(maps.is_sorted_by(|a, b| a.id() < b.id()));
 }
 
 #[test]
