@@ -17,8 +17,9 @@ use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
+use ebpf::map::MapId;
 use ebpf::task::TaskFields;
-use ebpf::{Host, ReadFault, RunError, RunFault};
+use ebpf::{Host, Lost, ReadFault, RunError, RunFault};
 
 /// The first immediate of the reserved range: slot `n` of a VM traps with `HVC #(HVC_BASE + n)`, slot `n` of the
 /// hypervisor's own code with `BRK #(HVC_BASE + n)`.
@@ -583,6 +584,14 @@ impl Host for HitHost<'_> {
 
     fn print(&self, text: &[u8]) {
         self.push(EventKind::Print, text);
+    }
+
+    fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
+        let event = self
+            .space
+            .event_of(self.attachment, self.occasion, self.trap);
+        let events = self.space.events();
+        events.write_words(&event.gives(map), length, words)
     }
 }
 

@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use ebpf::linked::{Linked, ParseError};
+use ebpf::map::{Map, MapId};
 use ebpf::{LoadError, Object, Program};
 use spin::RwLock;
 
@@ -222,6 +223,13 @@ impl ProgramStore {
         self.program(name).map_err(|_| LoadError::NoSuchBuiltin)
     }
 
+    /// Looks at the map of that number; `None` where its object has gone.
+    pub fn with_map<R>(&self, id: MapId, look: impl FnOnce(&Map) -> R) -> Option<R> {
+        let objects = self.objects.read();
+        let mut maps = objects.values().flat_map(|object| object.maps());
+        maps.find(|map| map.id() == id).map(look)
+    }
+
     /// Names of all objects, in order.
     pub fn names(&self) -> Vec<String> {
         self.objects.read().keys().cloned().collect()
@@ -247,16 +255,31 @@ impl ProgramStore {
     /// Whether there is memory for the maps of `linked` beside those of all objects but `name`,
     /// which it would replace.
     fn check_map_memory(&self, name: &str, linked: &Linked) -> Result<(), StoreError> {
-        let objects = self.objects.read();
-        let others = objects.iter().filter(|(other, _)| *other != name);
-        let maps = others.flat_map(|(_, object)| object.maps());
-        let taken: u64 = maps.map(|map| map.definition().memory(self.cpus)).sum();
+        let taken = self.memory_of(|other| other != name);
         let needed = linked.maps.iter().map(|map| map.memory(self.cpus)).sum();
         let left = MAP_MEMORY.saturating_sub(taken);
         if needed > left {
             return Err(StoreError::NoMapMemory { needed, left });
         }
         Ok(())
+    }
+
+    /// Bytes that the maps of the objects with such names take.
+    fn memory_of(&self, is_wanted: impl Fn(&str) -> bool) -> u64 {
+        let objects = self.objects.read();
+        let wanted = objects.iter().filter(|(name, _)| is_wanted(name));
+        let maps = wanted.flat_map(|(_, object)| object.maps());
+        maps.map(|map| map.definition().memory(self.cpus)).sum()
+    }
+
+    /// Bytes that the maps of all objects take, of [`MAP_MEMORY`].
+    pub fn map_memory(&self) -> u64 {
+        self.memory_of(|_| true)
+    }
+
+    /// For how many CPUs objects are loaded.
+    pub fn cpus(&self) -> usize {
+        self.cpus
     }
 
     /// Forgets the object `name`.

@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::map::MapId;
 use probes::event::EventSource;
 use probes::machine::VmId;
 use probes::periscope::Periscope;
@@ -40,6 +41,13 @@ impl Naming for Names {
 
     fn fields(&self, source: &EventSource) -> &'static [Field] {
         self.0.fields_of(source)
+    }
+
+    fn read_record(&self, map: MapId, length: usize) -> Option<String> {
+        self.0.programs().with_map(map, |map| {
+            map.has_been_read(length);
+            map.name().to_string()
+        })
     }
 }
 

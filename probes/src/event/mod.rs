@@ -2,17 +2,20 @@
 //!
 //! Every source writes the same thing, a [`TraceEvent`] of 64 bytes, into the ring of its physical
 //! CPU ([`Rings`]). One consumer drains all rings merged by time. What programs print, errors of
-//! programs and notes of the debugger travel the same way: their text is spread over as many
-//! records as it takes ([`Record`]). `docs/events.md` describes the bytes.
+//! programs, notes of the debugger and the records that programs put out through maps travel the same
+//! way: their bytes are spread over as many records as it takes ([`Record`]). `docs/events.md` describes the bytes.
 
 mod record;
 mod ring;
 
-pub use record::{FIRST_TEXT, MAX_TEXT, MORE_TEXT, Record, Template, encode_text};
+pub use record::{
+    FIRST_TEXT, MAX_BYTES, MAX_TEXT, MORE_TEXT, Record, Template, encode_text, word_of,
+};
 pub use ring::{RING_RECORDS, Rings};
 
 use crate::addr::Gva;
 use crate::machine::{VcpuId, VmId};
+use ebpf::map::MapId;
 
 /// How many physical CPUs can have a ring.
 pub const MAX_CPUS: usize = 8;
@@ -40,11 +43,13 @@ pub enum EventKind {
     ProgramError = 17,
     /// Text: a site armed, disarmed or changed, and how.
     Note = 18,
+    /// Bytes that a program put out through a perf event array or a ring buffer.
+    Record = 20,
 }
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tracepoint,
         Self::Hprobe,
         Self::Hretprobe,
@@ -53,6 +58,7 @@ impl EventKind {
         Self::Print,
         Self::ProgramError,
         Self::Note,
+        Self::Record,
     ];
 
     /// Of a probe at an entry in the space of `vm`.
@@ -82,12 +88,22 @@ impl EventKind {
             Self::Print => "print",
             Self::ProgramError => "error",
             Self::Note => "note",
+            Self::Record => "record",
         }
     }
 
-    /// Whether the event is a text, not a hit.
+    /// Whether the event is a text or a record of a program, not a hit.
     pub const fn is_text(self) -> bool {
-        matches!(self, Self::Print | Self::ProgramError | Self::Note)
+        self.max_length() > 0
+    }
+
+    /// How many bytes it can have beside what every event has; 0 for a hit.
+    pub const fn max_length(self) -> usize {
+        match self {
+            Self::Print | Self::ProgramError | Self::Note => MAX_TEXT,
+            Self::Record => MAX_BYTES,
+            _ => 0,
+        }
     }
 
     const fn from_byte(byte: u8) -> Option<Self> {
@@ -100,6 +116,7 @@ impl EventKind {
             16 => Self::Print,
             17 => Self::ProgramError,
             18 => Self::Note,
+            20 => Self::Record,
             _ => return None,
         })
     }
@@ -121,7 +138,7 @@ pub struct TraceEvent {
     /// Number of the probe in its space, or of the tracepoint; 0 where there is none.
     pub id: u32,
     /// For a probe at an entry x0 to x3, for one at a return x0 first; for a tracepoint its fields;
-    /// for a text nothing.
+    /// for a record of a program the number of the map ([`ebpf::map::MapId`]); for a text nothing.
     pub args: [u64; ARGS],
     /// How long what ends here took, at least 1; 0 where nothing ends.
     pub duration_ns: u64,
@@ -141,6 +158,14 @@ impl TraceEvent {
             duration_ns: 0,
             ..*self
         }
+    }
+
+    /// A record of a program from where `self` comes from, through `map`.
+    #[must_use]
+    pub fn gives(&self, map: MapId) -> Self {
+        let mut event = self.says(EventKind::Record);
+        event.args[0] = map.0.into();
+        event
     }
 
     /// Whose event it is: what has a name and statistics of its own.

@@ -1,7 +1,7 @@
 //! Events as bytes: 64 of them, little-endian, the same in the rings and in the file that a client
 //! fetches. `docs/events.md` is the description for readers elsewhere.
 
-use super::{ARGS, EventKind, TraceEvent};
+use super::{EventKind, TraceEvent};
 use crate::addr::Gva;
 use crate::machine::{Stamp, VcpuId, VmId};
 use crate::regs::CoreRegs;
@@ -12,7 +12,7 @@ use crate::regs::CoreRegs;
 /// |---|---|---|---|
 /// | 0 | time in ns | the same | the same |
 /// | 1 | kind, CPU, VM, vCPU, id (32 bits) | the same | kind 19, else the same |
-/// | 2 | argument 0 | length (16 bits), kind of source (8 bits) | text |
+/// | 2 | argument 0 | length (16 bits), kind of source (8 bits), 0 (8 bits), map (32 bits) | text |
 /// | 3–5 | arguments 1 to 3 | text | text |
 /// | 6 | duration in ns, or 0 | text | text |
 /// | 7 | PC | PC | text |
@@ -20,6 +20,9 @@ pub type Record = [u64; 8];
 
 /// Bytes of text at most; what is longer is cut.
 pub const MAX_TEXT: usize = 1024;
+/// Bytes of what a program puts out at most.
+pub const MAX_BYTES: usize = ebpf::map::MAX_RECORD;
+const _: () = assert!(MAX_BYTES <= u16::MAX as usize);
 /// Bytes of text in its first record.
 pub const FIRST_TEXT: usize = 8 * 4;
 /// Bytes of text in each record that follows.
@@ -69,7 +72,7 @@ impl TraceEvent {
         };
         if kind.is_text() {
             event.origin = EventKind::from_byte((record[2] >> 16) as u8)?;
-            event.args = [0; ARGS];
+            event.args = [record[2] >> 32, 0, 0, 0];
             event.duration_ns = 0;
         }
         Some(event)
@@ -119,24 +122,46 @@ pub(super) fn records_of(length: usize) -> usize {
 
 /// Bytes of text behind the head `record`.
 pub(super) fn text_length(record: &Record) -> usize {
-    usize::from(record[2] as u16).min(MAX_TEXT)
+    usize::from(record[2] as u16).min(MAX_BYTES)
 }
 
-/// Hands the records of a text to `put`, in order. Of `text`, at most [`MAX_TEXT`] bytes.
+/// Hands the records of a text to `put`, in order. Of `text`, as many bytes as the kind of `head` can
+/// have.
 pub fn encode_text(head: &TraceEvent, text: &[u8], put: &mut dyn FnMut(Record)) {
-    let text = &text[..text.len().min(MAX_TEXT)];
-    let (first, rest) = text.split_at(text.len().min(FIRST_TEXT));
+    encode_words(head, text.len(), &|index| word_of(text, index), put);
+}
+
+/// The same with the text in words, by number, of which those behind the end are 0.
+pub(super) fn encode_words(
+    head: &TraceEvent,
+    length: usize,
+    word: &dyn Fn(usize) -> u64,
+    put: &mut dyn FnMut(Record),
+) {
+    let length = length.min(head.kind.max_length());
     let mut record = head.encode();
-    record[2] = text.len() as u64 | (head.origin as u64) << 16;
-    pack(first, &mut record[3..7]);
+    record[2] = length as u64 | (head.origin as u64) << 16 | head.args[0] << 32;
+    record[3..7].copy_from_slice(&core::array::from_fn::<_, { FIRST_TEXT / 8 }, _>(word));
     put(record);
-    for bytes in rest.chunks(MORE_TEXT) {
+    let more = length.saturating_sub(FIRST_TEXT);
+    for start in (FIRST_TEXT..FIRST_TEXT + more).step_by(MORE_TEXT) {
         let mut record = [0; 8];
         record[0] = head.time_ns;
         record[1] = head.header(MORE);
-        pack(bytes, &mut record[2..]);
+        let words =
+            core::array::from_fn::<_, { MORE_TEXT / 8 }, _>(|index| word(start / 8 + index));
+        record[2..].copy_from_slice(&words);
         put(record);
     }
+}
+
+/// The eight bytes number `index` of `bytes`, with zeros behind the end.
+pub fn word_of(bytes: &[u8], index: usize) -> u64 {
+    let rest = bytes.get(8 * index..).unwrap_or(&[]);
+    let mut word = [0; 8];
+    let length = rest.len().min(8);
+    word[..length].copy_from_slice(&rest[..length]);
+    u64::from_le_bytes(word)
 }
 
 /// Copies the text of record `index` of a chain into its place in `text`.
@@ -153,17 +178,10 @@ pub(super) fn unpack_text(record: &Record, index: usize, text: &mut [u8]) {
     }
 }
 
-fn pack(bytes: &[u8], words: &mut [u64]) {
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
-        let mut buffer = [0; 8];
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        *word = u64::from_le_bytes(buffer);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebpf::map::MapId;
     use proptest::prelude::*;
 
     proptest! {
@@ -244,6 +262,17 @@ mod tests {
         assert_eq!(bytes[24..56], [b'x'; 32]);
         assert_eq!(bytes[64..72], bytes[..8]);
         assert_eq!(bytes[72..84], [19, 1, 2, 3, 4, 3, 2, 1, b'x', 0, 0, 0]);
+
+        let mut records = alloc::vec::Vec::new();
+        let head = event.gives(MapId(0x0908_0706));
+        encode_text(&head, &[1, 2, 3], &mut |record| records.push(record));
+        let bytes = records.concat().into_iter().flat_map(u64::to_le_bytes);
+        let bytes: alloc::vec::Vec<u8> = bytes.collect();
+        assert_eq!(
+            bytes[8..24],
+            [20, 1, 2, 3, 4, 3, 2, 1, 3, 0, 5, 0, 6, 7, 8, 9]
+        );
+        assert_eq!((&bytes[24..27], bytes.len()), (&[1, 2, 3][..], 64));
     }
 
     #[test]
@@ -266,12 +295,16 @@ mod tests {
         fn a_text_survives_its_records(
             event in any_event(),
             kind in prop::sample::select(EventKind::ALL[5..].to_vec()),
+            map: u32,
             text in prop::collection::vec(any::<u8>(), 0..MAX_TEXT + 100),
         ) {
-            let head = event.says(kind);
+            let head = match kind {
+                EventKind::Record => event.gives(MapId(map)),
+                kind => event.says(kind),
+            };
             let mut records = alloc::vec::Vec::new();
             encode_text(&head, &text, &mut |record| records.push(record));
-            let kept = &text[..text.len().min(MAX_TEXT)];
+            let kept = &text[..text.len().min(kind.max_length())];
             prop_assert_eq!(records.len(), records_of(kept.len()));
             prop_assert_eq!(TraceEvent::decode(&records[0]), Some(head));
             prop_assert_eq!(text_length(&records[0]), kept.len());

@@ -9,11 +9,13 @@
 //! store of `head`, a text with all its records at once; the consumer gives slots back with a
 //! release store of `tail`.
 
-use super::record::{Record, encode_text, records_of, text_length, unpack_text};
-use super::{MAX_CPUS, MAX_TEXT, TraceEvent};
+use super::record::{Record, encode_words, records_of, text_length, unpack_text, word_of};
+use super::{MAX_BYTES, MAX_CPUS, TraceEvent};
 use crate::fixed::filled;
 use alloc::boxed::Box;
+use alloc::vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use ebpf::Lost;
 use spin::Mutex;
 
 /// Records per CPU. A power of two.
@@ -77,8 +79,9 @@ impl Ring {
 /// The rings of all CPUs.
 pub struct Rings {
     rings: Box<[Ring]>,
-    /// Makes servers take turns. Never taken on the hit path.
-    consumer: Mutex<()>,
+    /// Makes servers take turns, and holds the bytes of the event that is taken out. Never taken on
+    /// the hit path.
+    consumer: Mutex<Box<[u8]>>,
 }
 
 impl Rings {
@@ -87,7 +90,7 @@ impl Rings {
         let cpus = cpus.min(MAX_CPUS);
         Self {
             rings: core::iter::repeat_with(Ring::new).take(cpus).collect(),
-            consumer: Mutex::new(()),
+            consumer: Mutex::new(vec![0; MAX_BYTES].into()),
         }
     }
 
@@ -111,27 +114,37 @@ impl Rings {
     }
 
     /// Adds a text, of which `head` is the head ([`TraceEvent::says`]), as [`Self::write`] does.
-    /// Where not all of it fits it is lost as a whole. What is longer than [`MAX_TEXT`] is cut.
+    /// Where not all of it fits it is lost as a whole. What is longer than the kind of event can be
+    /// is cut.
     pub fn write_text(&self, head: &TraceEvent, text: &[u8]) {
-        let Some(ring) = self.rings.get(usize::from(head.cpu)) else {
-            return;
-        };
-        let count = records_of(text.len().min(MAX_TEXT));
-        let Some(first) = ring.reserve(count) else {
-            return;
-        };
+        // Its loss is counted for the CPU.
+        let _ = self.write_words(head, text.len(), &|index| word_of(text, index));
+    }
+
+    /// The same with a text of `length` bytes that is given in words, by number, of which those
+    /// behind the end are 0. Says whether it is lost.
+    pub fn write_words(
+        &self,
+        head: &TraceEvent,
+        length: usize,
+        word: &dyn Fn(usize) -> u64,
+    ) -> Result<(), Lost> {
+        let ring = self.rings.get(usize::from(head.cpu)).ok_or(Lost)?;
+        let count = records_of(length.min(head.kind.max_length()));
+        let first = ring.reserve(count).ok_or(Lost)?;
         let mut next = first;
-        encode_text(head, text, &mut |record| {
+        encode_words(head, length, word, &mut |record| {
             ring.put(next, &record);
             next = next.wrapping_add(1);
         });
         ring.head.store(next, Ordering::Release);
+        Ok(())
     }
 
     /// Hands every event that waits to `visit`, with its text (empty for a hit), merged by time.
     /// Each CPU's are in order. Returns at once where another server drains already.
     pub fn drain(&self, visit: &mut dyn FnMut(&TraceEvent, &[u8])) {
-        let Some(_turn) = self.consumer.try_lock() else {
+        let Some(mut text) = self.consumer.try_lock() else {
             return;
         };
         // What comes in meanwhile waits for the next time: a busy producer cannot keep a server.
@@ -140,7 +153,6 @@ impl Rings {
             let tail = ring.tail.load(Ordering::Relaxed);
             *waiting = Waiting::new(ring, tail, ring.head.load(Ordering::Acquire));
         }
-        let mut text = [0; MAX_TEXT];
         loop {
             let with_time = waiting.iter_mut().zip(&self.rings);
             let oldest = with_time

@@ -12,7 +12,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
-use ebpf::{Context, Host, Object, ReadFault, RunFault};
+use ebpf::map::MapId;
+use ebpf::{Context, Host, Lost, Object, ReadFault, RunFault};
 
 /// How many similar names a refusal suggests.
 const SUGGESTIONS: usize = 3;
@@ -338,6 +339,11 @@ impl Host for TraceHost<'_> {
     fn print(&self, text: &[u8]) {
         let head = self.event.says(EventKind::Print);
         self.rings.write_text(&head, text);
+    }
+
+    fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
+        let head = self.event.gives(map);
+        self.rings.write_words(&head, length, words)
     }
 }
 

@@ -4,13 +4,14 @@ use super::event_args::{EventArgs, Follow};
 use super::output::Format;
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem};
-use crate::events::{Entry, Stat, dump_line};
+use crate::events::{Entry, Stat, dump_line, hex};
 use alloc::format;
 use alloc::string::{String, ToString};
+use probes::event::EventKind;
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "dump"],
-    arguments: "[-n N] [--filter hprobe|kprobe|tracepoint|vmN|NAME]...",
+    arguments: "[-n N] [--filter hprobe|kprobe|tracepoint|record|vmN|NAME]...",
     summary: "show all events that are kept (or the last N), whole, for programs to read",
     run,
 };
@@ -38,7 +39,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
 pub(super) fn table(events: &[(&Entry, Option<&Stat>)]) -> Table {
     let names = [
         "TIME", "CPU", "VM", "VCPU", "KIND", "ID", "NAME", "PC", "ARG0", "ARG1", "ARG2", "ARG3",
-        "DURATION", "TEXT",
+        "DURATION", "TEXT", "MAP", "BYTES",
     ];
     let mut table = Table::new(&names.map(|name| (name, Align::Left)));
     for (entry, stat) in events {
@@ -47,8 +48,12 @@ pub(super) fn table(events: &[(&Entry, Option<&Stat>)]) -> Table {
     table
 }
 
-fn cells(entry: &Entry, stat: Option<&Stat>) -> [String; 14] {
-    let Entry { event, text } = entry;
+fn cells(entry: &Entry, stat: Option<&Stat>) -> [String; 16] {
+    let Entry { event, text, map } = entry;
+    let (text, bytes) = match event.kind {
+        EventKind::Record => (String::new(), hex(text)),
+        _ => (String::from_utf8_lossy(text).into_owned(), String::new()),
+    };
     let [a, b, c, d] = event.args.map(|value| format!("{value:#x}"));
     [
         event.time_ns.to_string(),
@@ -64,6 +69,8 @@ fn cells(entry: &Entry, stat: Option<&Stat>) -> [String; 14] {
         c,
         d,
         event.duration_ns.to_string(),
-        String::from_utf8_lossy(text).into_owned(),
+        text,
+        map.to_string(),
+        bytes,
     ]
 }

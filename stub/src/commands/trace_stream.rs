@@ -13,7 +13,7 @@ const DEFAULT: usize = 20;
 
 pub(super) const COMMAND: Command = Command {
     path: &["trace", "stream"],
-    arguments: "[-n N] [--follow] [--filter hprobe|kprobe|tracepoint|vmN|NAME]...",
+    arguments: "[-n N] [--follow] [--filter hprobe|kprobe|tracepoint|record|vmN|NAME]...",
     summary: "show the last events (20, or N); --follow: and those that come",
     run,
 };

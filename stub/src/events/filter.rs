@@ -16,7 +16,7 @@ pub(crate) enum Filter {
     Space(VmId),
     /// Of one space or the hypervisor itself.
     Concerns(VmId),
-    /// Of a source that is called so.
+    /// Of a source, or out of a map, that is called so.
     Name(String),
 }
 
@@ -49,7 +49,8 @@ impl Filter {
             Self::Space(vm) => event.vm == *vm,
             Self::Concerns(vm) => event.vm == *vm || event.vm == VmId(0),
             Self::Name(wanted) => {
-                stat.is_some_and(|stat| is_called(&event.source(), stat.name(), wanted))
+                let is_source = |stat: &Stat| is_called(&event.source(), stat.name(), wanted);
+                *entry.map == **wanted || stat.is_some_and(is_source)
             }
         }
     }

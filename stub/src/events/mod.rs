@@ -14,14 +14,16 @@ mod statistics;
 pub(crate) use filter::{Filter, is_called};
 pub(crate) use histogram::Octave;
 pub(crate) use history::Entry;
-pub(crate) use render::{dump_line, duration, stream_line};
+pub(crate) use render::{dump_line, duration, hex, stream_line};
 pub(crate) use statistics::{Naming, Stat};
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use ebpf::map::MapId;
 use history::History;
 use live::Live;
-use probes::event::{EventSource, MAX_CPUS, Record, Rings, TraceEvent, encode_text};
+use probes::event::{EventKind, EventSource, MAX_CPUS, Record, Rings, TraceEvent, encode_text};
 use probes::machine::VmId;
 use statistics::Statistics;
 
@@ -67,7 +69,15 @@ impl Events {
 
     fn take(&mut self, event: &TraceEvent, text: &[u8], naming: &dyn Naming) {
         let stat = self.statistics.take(event, naming);
-        let entry = Entry::new(event, text);
+        let entry = match event.kind {
+            EventKind::Record => {
+                let map = MapId(event.args[0] as u32);
+                let name = naming.read_record(map, text.len());
+                let name = name.unwrap_or_else(|| format!("map {}", map.0));
+                Entry::of_record(event, text, name.into())
+            }
+            _ => Entry::new(event, text),
+        };
         if event.kind.is_text() || self.verbosity == Verbosity::Hits {
             self.live.push(event.vm, &render::live_line(&entry, stat));
         }

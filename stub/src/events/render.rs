@@ -11,9 +11,13 @@ use probes::tracepoint::Field;
 /// Return values from here on are shown as errors too: Linux' `MAX_ERRNO`.
 const MAX_ERRNO: i64 = 4095;
 
+/// Bytes of a record that a line shows at most. `trace dump` shows all.
+const MAX_SHOWN: usize = 64;
+
 /// As a session shows it while the guest runs: `[vm1/vcpu0] vfs_read x0=…`.
 pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
-    let Entry { event, text } = entry;
+    let Entry { event, text, map } = entry;
+    let bytes = text;
     let text = String::from_utf8_lossy(text);
     let text = text.trim_end_matches('\n');
     let place = short_name(event, stat.name());
@@ -21,6 +25,7 @@ pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
     match (event.kind, event.id) {
         (EventKind::Note, _) => format!("{}: {text}", event.vm),
         (EventKind::Print, _) => format!("[{who}] {place} {text}"),
+        (EventKind::Record, _) => format!("[{who}] {place} {map}{}", record(bytes)),
         (EventKind::ProgramError, 0) => format!("[{who}] {place} program failed: {text}"),
         (EventKind::ProgramError, _) if event.origin == EventKind::Tracepoint => {
             format!("[{who}] {place} program failed: {text}")
@@ -38,7 +43,7 @@ pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
 
 /// As `trace stream` shows it: seconds, CPU, vCPU, kind, name, arguments.
 pub(crate) fn stream_line(entry: &Entry, stat: Option<&Stat>) -> String {
-    let Entry { event, text } = entry;
+    let Entry { event, text, map } = entry;
     let name = stat.map_or_else(|| event.pc.to_string(), |stat| stat.name().to_string());
     let mut line = format!(
         "{} cpu{} {:<9} {:<10} {}",
@@ -48,7 +53,11 @@ pub(crate) fn stream_line(entry: &Entry, stat: Option<&Stat>) -> String {
         event.kind.name(),
         short_name(event, &name),
     );
-    if event.kind.is_text() {
+    if event.kind == EventKind::Record {
+        line.push(' ');
+        line.push_str(map);
+        line.push_str(&record(text));
+    } else if event.kind.is_text() {
         let text = String::from_utf8_lossy(text);
         // A line stays a line.
         let text = text.trim_end_matches('\n').replace('\n', "\\n");
@@ -63,7 +72,7 @@ pub(crate) fn stream_line(entry: &Entry, stat: Option<&Stat>) -> String {
 
 /// As `trace dump` shows it: everything, as `key=value`.
 pub(crate) fn dump_line(entry: &Entry, stat: Option<&Stat>) -> String {
-    let Entry { event, text } = entry;
+    let Entry { event, text, map } = entry;
     let name = stat.map_or("?", Stat::name);
     let mut line = format!(
         "time={} cpu={} vm={} vcpu={} kind={} id={} name={name} pc={}",
@@ -76,7 +85,9 @@ pub(crate) fn dump_line(entry: &Entry, stat: Option<&Stat>) -> String {
         event.pc,
     );
     // Writing to a string does not fail.
-    let _ = if event.kind.is_text() {
+    let _ = if event.kind == EventKind::Record {
+        write!(line, " map={map} bytes={}", hex(text))
+    } else if event.kind.is_text() {
         write!(line, " text={:?}", String::from_utf8_lossy(text))
     } else {
         let [a, b, c, d] = event.args;
@@ -87,6 +98,32 @@ pub(crate) fn dump_line(entry: &Entry, stat: Option<&Stat>) -> String {
         )
     };
     line
+}
+
+/// The size of a record and its first bytes: ` 6 bytes 61 62 00 00 07 00 |ab....|`.
+fn record(bytes: &[u8]) -> String {
+    let (shown, rest) = bytes.split_at(bytes.len().min(MAX_SHOWN));
+    let mut text = format!(" {} bytes", bytes.len());
+    for byte in shown {
+        // Writing to a string does not fail.
+        let _ = write!(text, " {byte:02x}");
+    }
+    if !rest.is_empty() {
+        text.push_str(" …");
+    }
+    let printable = |&byte: &u8| match byte {
+        b' '..=b'~' => char::from(byte),
+        _ => '.',
+    };
+    text.push_str(" |");
+    text.extend(shown.iter().map(printable));
+    text.push('|');
+    text
+}
+
+/// All bytes, without anything between them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Arguments and duration, with a space before each.

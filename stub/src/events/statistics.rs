@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use ebpf::map::MapId;
 use probes::event::{EventSource, TraceEvent};
 use probes::tracepoint::Field;
 
@@ -19,6 +20,9 @@ pub(crate) trait Naming {
     fn name(&self, source: &EventSource) -> Option<String>;
     /// The fields of a tracepoint; nothing for anything else.
     fn fields(&self, source: &EventSource) -> &'static [Field];
+    /// Lets the map of that number know that a record of `length` bytes has been read, and tells its
+    /// name; `None` for one that has gone.
+    fn read_record(&self, map: MapId, length: usize) -> Option<String>;
 }
 
 /// One source.

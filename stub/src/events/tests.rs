@@ -1,6 +1,7 @@
 use super::*;
 use alloc::format;
 use alloc::string::ToString;
+use core::cell::Cell;
 use probes::addr::Gva;
 use probes::event::EventKind;
 use probes::machine::VcpuId;
@@ -22,8 +23,12 @@ fn hit(vm: u8) -> TraceEvent {
     }
 }
 
-/// Knows probe 7 only, and tracepoint 1.
-struct Seven;
+/// Knows probe 7 only, tracepoint 1, and map 3.
+#[derive(Default)]
+struct Seven {
+    /// Bytes of records that were read.
+    read: Cell<usize>,
+}
 
 impl Naming for Seven {
     fn name(&self, source: &EventSource) -> Option<String> {
@@ -52,11 +57,17 @@ impl Naming for Seven {
             _ => &[],
         }
     }
+
+    fn read_record(&self, map: MapId, length: usize) -> Option<String> {
+        self.read.set(self.read.get() + length);
+        (map == MapId(3)).then(|| "events".to_string())
+    }
 }
 
 struct Pipe {
     rings: Rings,
     events: Events,
+    naming: Seven,
 }
 
 impl Pipe {
@@ -64,11 +75,12 @@ impl Pipe {
         Self {
             rings: Rings::new(2),
             events: Events::new([VmId(1), VmId(2)].into_iter()),
+            naming: Seven::default(),
         }
     }
 
     fn collect(&mut self) {
-        self.events.collect(&self.rings, &Seven);
+        self.events.collect(&self.rings, &self.naming);
     }
 
     fn print(&mut self, vm: u8, text: &str) {
@@ -237,6 +249,51 @@ fn losses_are_counted_by_cpu_until_they_are_forgotten() {
     assert_eq!(pipe.events.lost(&pipe.rings), [(1, 3)]);
     pipe.events.reset(&pipe.rings);
     assert_eq!(pipe.events.lost(&pipe.rings), []);
+}
+
+#[test]
+fn records_are_shown_as_bytes_with_their_map() {
+    let mut pipe = Pipe::new();
+    let head = hit(1).gives(MapId(3));
+    pipe.rings.write_text(&head, b"ab\0\n\xff");
+    pipe.rings.write_text(&hit(1).gives(MapId(4)), &[7; 65]);
+    pipe.collect();
+    let lines = pipe.stream();
+    assert_eq!(
+        lines[0],
+        "     0.000001 cpu0 vm1/vcpu1 record     f events 5 bytes 61 62 00 0a ff |ab...|"
+    );
+    assert!(lines[1].contains(" f map 4 65 bytes 07 07 "), "{lines:?}");
+    assert!(
+        lines[1]
+            .ends_with(" 07 … |................................................................|")
+    );
+    let (_, line) = pipe.events.line(VmId(1), 0).expect("it is live");
+    assert_eq!(line, "[vm1/vcpu1] f events 5 bytes 61 62 00 0a ff |ab...|");
+    let events = pipe.events.since(0, &[Filter::parse("events")]);
+    let [(entry, stat)] = events[..] else {
+        panic!("the filter is for one of them");
+    };
+    let dumped = dump_line(entry, stat);
+    assert!(dumped.ends_with(" map=events bytes=6162000aff"), "{dumped}");
+    assert_eq!(pipe.naming.read.get(), 70);
+    // Head and one more record, as long as they are.
+    assert_eq!(pipe.events.raw().len(), 64 + 2 * 64);
+}
+
+#[test]
+fn long_records_push_old_events_out() {
+    let mut pipe = Pipe::new();
+    let long = [1; probes::event::MAX_BYTES];
+    let kept = history::KEPT_BYTES / (long.len() + "events".len());
+    for _ in 0..kept + 3 {
+        pipe.rings.write_text(&hit(1).gives(MapId(3)), &long);
+        pipe.collect();
+    }
+    assert_eq!(pipe.events.since(0, &[]).len(), kept);
+    assert_eq!(pipe.events.first_event(), 3);
+    pipe.print(1, "short");
+    assert_eq!(pipe.events.next_event(), kept as u64 + 4);
 }
 
 #[test]
