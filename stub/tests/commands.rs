@@ -21,7 +21,8 @@ fn help_shows_every_command_and_one_alone() {
     for command in [
         "vm reset VM",
         "trace stream [-n N] [--follow]",
-        "map dump PROGRAM MAP",
+        "map dump PROGRAM MAP [--hist]",
+        "map update PROGRAM MAP [KEY] VALUE [--cpu N]",
         "phys ",
     ] {
         assert!(help.contains(command), "{help}");

@@ -41,6 +41,10 @@ fn main() -> ExitCode {
                 run: exits,
             },
             Case {
+                name: "programs_put_records_out_and_keep_maps",
+                run: records_and_maps,
+            },
+            Case {
                 name: "tracepoints_of_interrupts_and_timers",
                 run: interrupts,
             },
@@ -268,6 +272,113 @@ fn exits(world: &World) -> Result<()> {
         ensure!(stat.contains(" p50 "), "times in the guest:\n{stat}");
         Ok(())
     })
+}
+
+/// What the example `records` puts out and counts of the calls of a function, on two vCPUs at once.
+fn records_and_maps(world: &World) -> Result<()> {
+    const CALLS: u64 = 40;
+    let linked = link_example("records", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    observe(world, |tiny, shell| {
+        let mut gdb = world.machine().gdb(1)?;
+        gdb.console(&format!("remote put {} records.lp", linked.display()))?;
+        gdb.detach()?;
+        let probe = shell.kprobe(world.subject("fn_cbz")?.address, "records")?;
+        tiny.run(&format!("callboth fn_cbz {CALLS}"))?;
+        ensure!(shell.hits(probe)? == 2 * CALLS, "hits");
+
+        for (map, tag) in [("calls", "ring|"), ("events", "perf|")] {
+            let stream = shell.run(&format!("trace stream -n 1000 --filter {map}"))?;
+            for vcpu in ["vm1/vcpu0", "vm1/vcpu1"] {
+                let is_record = |line: &&str| line.contains(vcpu) && line.contains(" record ");
+                let of_vcpu = stream.lines().filter(is_record);
+                let arguments: Result<Vec<u64>> = of_vcpu.map(first_word_of_record).collect();
+                let mut arguments = arguments?;
+                // In the order of the calls, whichever that is.
+                let in_order = arguments.is_sorted() || arguments.is_sorted_by(|a, b| a >= b);
+                ensure!(in_order, "{map}: {arguments:?}");
+                arguments.sort_unstable();
+                ensure!(arguments.iter().copied().eq(1..=CALLS), "{map}: {stream}");
+            }
+            let tagged = stream.lines().filter(|line| line.ends_with(tag)).count();
+            ensure!(tagged as u64 == 2 * CALLS, "{stream}");
+        }
+
+        let list = shell.run("map list records --json")?;
+        for (map, entries) in [
+            ("calls", 80),
+            ("events", 80),
+            ("arguments", 40),
+            ("late", 8),
+            ("last", 4),
+        ] {
+            let row = list
+                .lines()
+                .find(|row| row.contains(&format!("\"map\":\"{map}\"")));
+            let row = row.with_context(|| format!("no {map} in {list}"))?;
+            ensure!(row.contains(&format!("\"entries\":{entries},")), "{row}");
+            let lost = row.contains("\"lost\":0") || row.contains("\"lost\":\"-\"");
+            ensure!(lost, "{row}");
+        }
+        let arguments = shell.run("map dump records arguments")?;
+        let sums: Vec<&str> = arguments
+            .lines()
+            .filter(|row| row.contains(" sum "))
+            .collect();
+        ensure!(sums.len() as u64 == CALLS, "{arguments}");
+        ensure!(
+            sums.iter().all(|row| row.trim_end().ends_with(" 2")),
+            "{arguments}"
+        );
+        // 32 to 40, twice.
+        let sizes = shell.run("map dump records sizes --hist")?;
+        let last = sizes.trim_end().lines().last().unwrap_or_default();
+        ensure!(
+            last.contains(" 32 … 63 ") && last.ends_with(" 18"),
+            "{sizes}"
+        );
+
+        // The debugger writes what the program reads, and reads what it writes.
+        shell.run("map update records arguments 1 100 --cpu 0")?;
+        shell.run("map update records arguments 2 0")?;
+        tiny.run(&format!("callboth fn_cbz {CALLS}"))?;
+        let two = shell.run("map lookup records arguments 2")?;
+        ensure!(
+            two.lines()
+                .any(|row| row.contains(" sum ") && row.trim_end().ends_with(" 2")),
+            "{two}"
+        );
+        let one = shell.run("map lookup records arguments 1 --json")?;
+        let first = one.lines().next().unwrap_or_default();
+        ensure!(
+            number(
+                first
+                    .rsplit(':')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end_matches('}')
+            )? >= 100,
+            "{one}"
+        );
+        shell.run("map delete records arguments 2")?;
+        let gone = shell.run("map lookup records arguments 2")?;
+        ensure!(gone.contains("no such entry"), "{gone}");
+        shell.detach(probe)?;
+        shell.run("trace unload records").map(drop)
+    })
+}
+
+/// The first eight bytes of a record that `trace stream` shows, as a number.
+fn first_word_of_record(line: &str) -> Result<u64> {
+    let (_, bytes) = line
+        .split_once(" bytes ")
+        .with_context(|| format!("no record: {line}"))?;
+    let bytes = bytes.split_whitespace().take(8);
+    let bytes: Result<Vec<u8>, _> = bytes.map(|byte| u8::from_str_radix(byte, 16)).collect();
+    let bytes = bytes?
+        .try_into()
+        .ok()
+        .with_context(|| format!("a short record: {line}"))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// A vCPU leaves and enters by turns; one turn may miss its partner, where one of the two was switched before the other.

@@ -2,6 +2,7 @@
 //!
 //! Every word may be shortened as far as it stays unambiguous: `mon tr li`. An error says what is wrong and what to do.
 
+mod bar;
 mod complete;
 mod event_args;
 mod from_hypervisor;
@@ -9,7 +10,7 @@ mod gsym;
 mod help;
 mod ksym;
 mod log;
-mod map_dump;
+mod map;
 mod number;
 mod output;
 mod parse;
@@ -153,7 +154,11 @@ const COMMANDS: &[Command] = &[
     trace_progs::COMMAND,
     trace_unload::COMMAND,
     trace_loadsyms::COMMAND,
-    map_dump::COMMAND,
+    map::LIST,
+    map::DUMP,
+    map::LOOKUP,
+    map::UPDATE,
+    map::DELETE,
     gsym::COMMAND,
     ksym::LOOKUP,
     ksym::SEARCH,

@@ -40,13 +40,31 @@ typedef long long __s64;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_CGROUP_ARRAY = 8,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
+	BPF_MAP_TYPE_QUEUE = 22,
+	BPF_MAP_TYPE_STACK = 23,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_EXIST = 2,
+};
+
+#define BPF_F_CURRENT_CPU 0xffffffffULL
+
+/* What bpf_ringbuf_query() can be asked. */
+enum {
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
+	BPF_RB_CONS_POS = 2,
+	BPF_RB_PROD_POS = 3,
 };
 
 /* Helpers. Guest memory is reached by bpf_probe_read_…() only, never through a pointer. What is said of the
@@ -62,8 +80,14 @@ static __u32 (*const bpf_get_smp_processor_id)(void) = (void *)8;
 static __u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static __u64 (*const bpf_get_current_uid_gid)(void) = (void *)15;
 static long (*const bpf_get_current_comm)(void *buf, __u32 size) = (void *)16;
+static long (*const bpf_perf_event_output)(void *ctx, void *map, __u64 flags, void *data,
+					   __u64 size) = (void *)25;
 static __u64 (*const bpf_get_current_task)(void) = (void *)35;
+static long (*const bpf_current_task_under_cgroup)(void *map, __u32 index) = (void *)37;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
+static long (*const bpf_map_push_elem)(void *map, const void *value, __u64 flags) = (void *)87;
+static long (*const bpf_map_pop_elem)(void *map, void *value) = (void *)88;
+static long (*const bpf_map_peek_elem)(void *map, void *value) = (void *)89;
 static long (*const bpf_probe_read_user)(void *dst, __u32 size,
 					 const void *guest_address) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, __u32 size,
@@ -73,12 +97,20 @@ static long (*const bpf_probe_read_user_str)(void *dst, __u32 size,
 static long (*const bpf_probe_read_kernel_str)(void *dst, __u32 size,
 					       const void *guest_address) = (void *)115;
 static __u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
+static long (*const bpf_ringbuf_output)(void *map, void *data, __u64 size,
+					__u64 flags) = (void *)130;
+static void *(*const bpf_ringbuf_reserve)(void *map, __u64 size, __u64 flags) = (void *)131;
+static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
+static void (*const bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
+static __u64 (*const bpf_ringbuf_query)(void *map, __u64 flags) = (void *)134;
 static long (*const bpf_snprintf)(char *str, __u32 str_size, const char *fmt, const __u64 *data,
 				  __u32 data_size) = (void *)165;
 static __u64 (*const bpf_get_func_ip)(void *ctx) = (void *)173;
 static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
 				       __u32 data_size) = (void *)177;
 static int (*const bpf_strncmp)(const char *s1, __u32 s1_size, const char *s2) = (void *)182;
+static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
+						 __u32 cpu) = (void *)195;
 
 /* bpf_printk("x0=%lx comm=%s", x0, address): up to 12 arguments, integers or pointers. %s takes a
  * guest address or one of the program's own. */

@@ -4,7 +4,8 @@ mod common;
 
 use common::{argument, compile, compile_text, succeed};
 use ebpf::linked::Linked;
-use ebpf::{Context, Host, Object, ReadFault};
+use ebpf::map::MapId;
+use ebpf::{Context, Host, Lost, Object, ReadFault};
 use std::cell::RefCell;
 use std::fs;
 
@@ -12,6 +13,7 @@ use std::fs;
 struct FakeHost {
     cpu: usize,
     printed: RefCell<Vec<String>>,
+    records: RefCell<Vec<(MapId, Vec<u64>)>>,
 }
 
 const GUEST_STRING: u64 = 0xffff_8000_1234_0000;
@@ -21,6 +23,7 @@ impl FakeHost {
         Self {
             cpu,
             printed: RefCell::default(),
+            records: RefCell::default(),
         }
     }
 }
@@ -47,6 +50,12 @@ impl Host for FakeHost {
         self.printed
             .borrow_mut()
             .push(String::from_utf8_lossy(text).into_owned());
+    }
+
+    fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
+        let words = (0..length.div_ceil(8)).map(words).collect();
+        self.records.borrow_mut().push((map, words));
+        Ok(())
     }
 }
 
@@ -183,6 +192,30 @@ fn the_count_example_counts() {
         run(&object, "count", &[key], &host);
     }
     assert_eq!(number(&object, ".bss", &[0; 4], 0), 2000 - 1024);
+}
+
+#[test]
+fn the_records_example_puts_records_out() {
+    let object = load("examples/records.bpf.c", "records", &[]);
+    let host = FakeHost::on_cpu(1);
+    for argument in [3, 300, 3, 4, 5] {
+        assert_eq!(run(&object, "records", &[argument], &host), 0);
+    }
+    let map = |name: &str| object.map(name).expect("the example has it");
+    let tagged = |tag: [u8; 4]| u64::from(u32::from_le_bytes(tag)) << 32 | 1;
+    let expected = [3, 300, 3, 4, 5].into_iter().flat_map(|argument| {
+        [("calls", *b"ring"), ("events", *b"perf")]
+            .map(|(name, tag)| (map(name).id(), vec![argument, tagged(tag)]))
+    });
+    assert_eq!(host.records.take(), expected.collect::<Vec<_>>());
+    assert_eq!(number(&object, "arguments", &3_u64.to_le_bytes(), 1), 2);
+    assert_eq!(number(&object, "arguments", &3_u64.to_le_bytes(), 0), 0);
+    // 2 and 3; 256 to 511.
+    assert_eq!(number(&object, "sizes", &1_u32.to_le_bytes(), 0), 2);
+    assert_eq!(number(&object, "sizes", &8_u32.to_le_bytes(), 0), 1);
+    let mut last = [0; 8];
+    map("last").pop(&mut last).expect("it holds four");
+    assert_eq!(u64::from_le_bytes(last), 300);
 }
 
 #[test]
