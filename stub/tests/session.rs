@@ -688,6 +688,11 @@ fn an_uploaded_system_map_gives_the_symbols() {
 fn a_bad_upload_is_refused_and_says_why() {
     let mut bench = Bench::connected(1);
     assert_eq!(put(&mut bench, "bad.lp", b"not a program"), "F-1,16");
+    let why = bench.monitor("trace load bad.lp");
+    assert!(
+        why.starts_with("bad: this is not a linked program"),
+        "{why}"
+    );
     let told = bench.monitor("trace progs");
     assert!(told.contains("not loaded: bad: "), "{told}");
     assert!(
