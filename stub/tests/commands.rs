@@ -5,7 +5,7 @@ mod support;
 use probes::machine::{Lifecycle, RunControl, VmState};
 use stub::Log;
 use stub::commands::{Caller, run};
-use support::{AGAIN, Bench, WORK};
+use support::{AGAIN, Bench, WORK, object};
 
 /// What the shell prints.
 fn shell(bench: &Bench, line: &str) -> String {
@@ -230,18 +230,6 @@ fn probes_have_options_and_switches() {
     bench.vm().run(3 + 10 * 6);
     let list = shell(&bench, "trace list");
     assert!(list.contains("go x1  done      1       0"), "{list}");
-}
-
-/// An object with programs like `count`, by name and section.
-fn object(programs: &[(&str, &str)]) -> Vec<u8> {
-    let mut linked = ebpf::builtin::linked("count").expect("it is built in");
-    let count = linked.programs.remove(0);
-    for (name, section) in programs {
-        let mut program = count.clone();
-        (program.name, program.section) = ((*name).into(), (*section).into());
-        linked.programs.push(program);
-    }
-    linked.encode().expect("it is within the limits")
 }
 
 #[test]

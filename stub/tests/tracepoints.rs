@@ -95,6 +95,30 @@ fn tracepoints_are_listed_switched_and_fire() {
 
     shell(&bench, "trace disable *");
     assert!(!bench.server.wants_poll());
+
+    // Programs know theirs.
+    let watch = support::object(&[
+        ("watch", "tp/debug/stop"),
+        ("go", "tracepoint/debug/resume"),
+    ]);
+    bench.periscope.load_program("watch", &watch).unwrap();
+    let on = "debug:stop is on, runs watch:watch\ndebug:resume is on, runs watch:go\n";
+    assert_eq!(shell(&bench, "trace attach watch vm1"), on);
+    let taken = shell(&bench, "trace attach watch vm1");
+    let expected =
+        "watch:watch: tracepoint debug:stop is on already: `trace disable debug:stop` first";
+    assert!(taken.starts_with(expected), "{taken}");
+    let off = "detached watch: tracepoint debug:stop\ndetached watch: tracepoint debug:resume\n";
+    assert_eq!(shell(&bench, "trace detach watch"), off);
+    assert!(!bench.server.wants_poll());
+    let lost = support::object(&[("stop", "tp/debug/stop"), ("lost", "tp/debug/nothing")]);
+    bench.periscope.load_program("watch", &lost).unwrap();
+    let refused = shell(&bench, "trace attach watch vm1");
+    assert!(
+        refused.starts_with("watch:lost: no tracepoint debug:nothing."),
+        "{refused}"
+    );
+    assert!(!bench.server.wants_poll(), "all or none");
     bench.session.opened();
     bench.raw(&support::frame("qSupported:swbreak+"));
     bench.session.closed();

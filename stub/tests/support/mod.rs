@@ -250,3 +250,15 @@ fn console(body: &str) -> Option<String> {
         .collect();
     Some(format!("O:{}", String::from_utf8_lossy(&bytes?)))
 }
+
+/// An object with programs like `count`, by name and section.
+pub fn object(programs: &[(&str, &str)]) -> Vec<u8> {
+    let mut linked = ebpf::builtin::linked("count").expect("it is built in");
+    let count = linked.programs.remove(0);
+    for (name, section) in programs {
+        let mut program = count.clone();
+        (program.name, program.section) = ((*name).into(), (*section).into());
+        linked.programs.push(program);
+    }
+    linked.encode().expect("it is within the limits")
+}
