@@ -53,12 +53,7 @@ pub(super) struct Maps {
 }
 
 impl Maps {
-    pub(super) fn new(
-        elf: &Elf<'_>,
-        btf: Option<&Btf<'_>>,
-        externs: &Externs,
-        entries: &Entries,
-    ) -> Result<Self> {
+    pub(super) fn new(elf: &Elf<'_>, btf: Option<&Btf<'_>>, externs: &Externs) -> Result<Self> {
         let mut maps = Self::default();
         for (index, section) in elf.sections.iter().enumerate() {
             match section.role {
@@ -76,7 +71,6 @@ impl Maps {
             let definition = global_data(KCONFIG, Mutability::Frozen, &externs.data);
             maps.kconfig = Some(maps.add(definition, MapTypes::default()));
         }
-        maps.complete(entries)?;
         Ok(maps)
     }
 
@@ -97,7 +91,7 @@ impl Maps {
     }
 
     /// Supplies what definitions leave open, and checks them.
-    fn complete(&mut self, entries: &Entries) -> Result<()> {
+    pub(super) fn complete(&mut self, entries: &Entries) -> Result<()> {
         for map in &mut self.definitions {
             let name = &map.name;
             if let Some(&count) = entries.0.get(name) {

@@ -192,13 +192,15 @@ fn link(
         );
     }
     let externs = Externs::new(&elf, btf.as_ref(), kernel.and_then(|kernel| kernel.version))?;
-    let maps = Maps::new(&elf, btf.as_ref(), &externs, &wishes.entries)?;
+    let mut maps = Maps::new(&elf, btf.as_ref(), &externs)?;
     let targets = Targets {
         maps: &maps,
         externs: &externs,
     };
     let functions = Functions::new(&elf, &ext, &targets, relocator.as_mut())?;
     let choice = choose(&elf, &functions, wishes.programs)?;
+    // Who has no program here need not say how large the maps are.
+    maps.complete(&wishes.entries)?;
     let mut types = types::Subset::new(btf.as_ref());
     let mut programs = Vec::new();
     for (key, section, name) in choice.taken {
