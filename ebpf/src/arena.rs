@@ -12,6 +12,7 @@
 use crate::width::{Width, extract};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Arenas are so many bytes, or a multiple: a compiled program compares offsets with the size, and
@@ -151,6 +152,13 @@ impl Arena {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change)
             .unwrap_or_else(|old| old);
         Some((whole & mask) >> shift)
+    }
+
+    /// Zeroes bytes from a multiple of 8 to another, where nobody else writes.
+    pub(crate) fn clear(&self, bytes: &Range<usize>) {
+        for word in self.words(bytes.start, bytes.len()) {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The words from `offset`, a multiple of 8, on that `length` bytes lie in; none past the end.

@@ -34,7 +34,7 @@ pub mod reg {
 }
 
 /// Any instruction, encodable or not.
-pub(crate) const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
+pub const fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
     Insn {
         code,
         dst,

@@ -214,6 +214,7 @@ fn decode_jump(insn: Insn) -> Op {
     let condition = match insn.operation() {
         jmp::JA => return Op::Jump,
         jmp::CALL if insn.src == PSEUDO_CALL => return Op::Call,
+        jmp::CALL if insn.src != 0 => return Op::Invalid,
         jmp::CALL => return Helper::from_number(insn.imm).map_or(Op::Invalid, Op::Helper),
         jmp::EXIT => return Op::Exit,
         jmp::JEQ => Condition::Eq,

@@ -159,6 +159,8 @@ pub const BAD_RELO: i32 = 195_896_080;
 /// `src` of a call: the immediate is the distance to a subprogram, not a helper's number
 /// (`BPF_PSEUDO_CALL`).
 pub const PSEUDO_CALL: u8 = 1;
+/// `src` of a call: the immediate is the number of a kernel function (`BPF_PSEUDO_KFUNC_CALL`).
+pub const PSEUDO_KERNEL_CALL: u8 = 2;
 /// The call opcode.
 pub const CALL: u8 = class::JMP | jmp::CALL;
 /// The exit opcode.

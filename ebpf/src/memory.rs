@@ -59,8 +59,12 @@ impl<'a> Memory<'a> {
         self.arena.atomic(offset, atomic).ok_or(OutOfBounds)
     }
 
-    /// Whether `length` bytes at `address` can be read.
+    /// Whether `length` bytes at `address` can be read. None can anywhere, also behind the end of a
+    /// value.
     pub(crate) fn check_read(&self, address: u64, length: usize) -> Result<(), OutOfBounds> {
+        if length == 0 {
+            return Ok(());
+        }
         match Place::parse(address) {
             Some(Place::Arena(offset)) => self.check_arena(offset, length).map(|_| ()),
             Some(Place::Context(offset)) if offset.saturating_add(length) <= CONTEXT_SIZE => Ok(()),
@@ -68,8 +72,11 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Whether `length` bytes at `address` can be written.
+    /// Whether `length` bytes at `address` can be written. None can anywhere.
     pub(crate) fn check_write(&self, address: u64, length: usize) -> Result<(), OutOfBounds> {
+        if length == 0 {
+            return Ok(());
+        }
         self.writable(address, length).map(|_| ())
     }
 

@@ -11,7 +11,7 @@ use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
-use crate::verify::{VerifyError, verify};
+use crate::verify::{Verified, VerifyError, verify};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -32,7 +32,7 @@ pub enum LoadError {
     /// The object is not one that [`Linked::parse`] would give.
     Malformed(ParseError),
     /// A program is refused.
-    Verify(VerifyError),
+    Verify(Box<VerifyError>),
     /// A map is of a kind that is not implemented.
     MapKind {
         /// The map's name.
@@ -197,6 +197,8 @@ pub struct Program {
     insns: Box<[Insn]>,
     code: Code,
     compiled: Option<Compiled>,
+    /// What the verifier found out; `None` only in tests, which load what it would refuse.
+    verified: Option<Verified>,
     data: Arc<Data>,
 }
 
@@ -231,6 +233,11 @@ impl Program {
         helpers.any(is_one)
     }
 
+    /// What the verifier found out.
+    pub fn verified(&self) -> Option<&Verified> {
+        self.verified.as_ref()
+    }
+
     /// The program as A64 code.
     pub fn to_a64(&self, options: &jit::Options) -> Result<jit::Code, NotCompiled> {
         let arena = self.data.arena.size();
@@ -248,6 +255,10 @@ impl Program {
     /// What it was compiled to, if it runs compiled.
     pub fn compiled(&self) -> Option<&jit::Code> {
         self.compiled.as_ref().map(|compiled| &compiled.code)
+    }
+
+    fn reads_unset_stack(&self) -> bool {
+        self.verified().is_some_and(|it| it.reads_unset_stack)
     }
 
     /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
@@ -270,6 +281,9 @@ impl Program {
             return Err(refuse(RunFault::NoSuchCpu { cpu: cpu as u32 }));
         }
         let stack = stacks.take(cpu).ok_or(refuse(RunFault::Nested))?;
+        if self.reads_unset_stack() {
+            self.data.arena.clear(stack.range());
+        }
         let mut run = Run {
             memory: Memory {
                 context,
@@ -364,9 +378,27 @@ impl Object {
                 kind: map.kind,
             });
         }
-        for program in &linked.programs {
-            verify(program, &linked.maps).map_err(LoadError::Verify)?;
+        let verified: Result<Vec<_>, _> = linked
+            .programs
+            .iter()
+            .map(|program| verify(program, &linked.maps))
+            .collect();
+        let verified = verified.map_err(|error| LoadError::Verify(error.into()))?;
+        let mut object = Self::allocate(linked, cpus)?;
+        for (program, verified) in object.programs.iter_mut().zip(verified) {
+            program.verified = Some(verified);
         }
+        Ok(object)
+    }
+
+    /// Loads programs that the verifier might refuse, to see what becomes of them when they run.
+    /// For tests of what is behind the verifier.
+    #[cfg(any(test, feature = "unverified"))]
+    pub fn load_unverified(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
+        Self::allocate(linked, cpus)
+    }
+
+    fn allocate(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
         let needed = linked.maps.iter().map(|map| map.memory(cpus)).sum();
         if needed > MAP_QUOTA {
             return Err(LoadError::Quota { needed });
@@ -379,6 +411,7 @@ impl Object {
             insns: program.insns.as_slice().into(),
             code: Code::decode(&program.insns, &data.maps),
             compiled: None,
+            verified: None,
             data: Arc::clone(&data),
         };
         Ok(Self {

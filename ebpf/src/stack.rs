@@ -1,8 +1,8 @@
 //! The stacks of an object's programs: one for each CPU, at the beginning of the arena.
 //!
-//! A stack grows downwards by one frame of 512 bytes for each function. It is not cleared between
-//! runs: what a program finds where it has not written is what an earlier run of the same object
-//! left.
+//! A stack grows downwards by one frame of 512 bytes for each function. It is cleared before a run
+//! only for programs that may read what they have not written, which the verifier knows; clearing
+//! it is most of what a short program costs.
 
 use crate::arena::{OutOfMemory, allocate};
 use alloc::boxed::Box;

@@ -4,6 +4,7 @@
 mod call;
 mod format;
 mod print;
+mod prototype;
 mod queue;
 mod random;
 mod read;
@@ -11,6 +12,7 @@ mod records;
 mod task;
 
 pub(crate) use call::call;
+pub(crate) use prototype::{Argument, Returned};
 
 /// Bytes that one call of `trace_printk` or `trace_vprintk` prints at most; what is longer is cut.
 pub const MAX_PRINT: usize = 512;

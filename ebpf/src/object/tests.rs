@@ -1,5 +1,6 @@
 use super::*;
-use crate::asm::{exit, map_value, mov_imm};
+use crate::asm::reg::{FP, R0};
+use crate::asm::{self, exit, map_value, mov_imm};
 use crate::map::{MapDef, MapKind};
 use crate::testing::{FakeHost, context, linked, load, map, program};
 use alloc::string::ToString;
@@ -102,4 +103,12 @@ fn several_cpus_run_one_program() {
         .lookup(&[0; 4], 0, &mut value)
         .expect("the array has an entry 0");
     assert_eq!(u64::from_le_bytes(value), 4000);
+}
+
+#[test]
+fn a_stack_that_is_read_before_it_is_written_holds_zeros() {
+    let insns = [asm::load(R0, FP, -16), asm::store_imm(FP, -16, 7), exit()];
+    let object = Object::load(&linked(&insns, &[]), 1).expect("reading the stack is allowed");
+    let run = || object.programs()[0].run(&context(), &FakeHost::new());
+    assert_eq!([run(), run()], [Ok(0), Ok(0)]);
 }

@@ -138,8 +138,8 @@ fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
 
 /// Runs the program on every CPU, by the interpreter and compiled.
 fn compare(linked: &Linked, compiler: &Linux, budget: u64) -> Result<Ended, Failure> {
-    let interpreted = Object::load(linked, CPUS).map_err(Failure::Load)?;
-    let mut compiled = Object::load(linked, CPUS).map_err(Failure::Load)?;
+    let interpreted = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
+    let mut compiled = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
     for program in compiled.programs_mut() {
         program.compile(compiler).map_err(Failure::Compile)?;
     }
@@ -188,7 +188,7 @@ fn contents(map: &ebpf::map::Map) -> Vec<u8> {
 
 /// Prints a program and what it is compiled to.
 fn show(linked: &Linked, compiler: &Linux) {
-    let Ok(object) = Object::load(linked, CPUS) else {
+    let Ok(object) = Object::load_unverified(linked, CPUS) else {
         return;
     };
     let program = &object.programs()[0];

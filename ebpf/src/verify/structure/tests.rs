@@ -1,7 +1,11 @@
 use super::*;
 use crate::asm::reg::{FP, R0, R1, R2};
 use crate::asm::{alu_imm, call, exit, insn, map as map_insn, map_value, mov, mov_imm, mov_imm64};
+use crate::helper::Helper;
+use crate::stack::MAX_FRAMES;
 use crate::testing::{self, program};
+use crate::verify::verify;
+use alloc::string::ToString;
 use proptest::prelude::*;
 
 fn verdict(insns: &[Insn]) -> Result<(), Refusal> {
@@ -9,7 +13,7 @@ fn verdict(insns: &[Insn]) -> Result<(), Refusal> {
         testing::map(MapKind::Array, 1),
         testing::map(MapKind::Hash, 1),
     ];
-    check(insns, &maps)
+    check(insns, &maps).map(|_| ())
 }
 
 fn jump(off: i16) -> Insn {
@@ -49,8 +53,7 @@ fn single_instructions_are_checked() {
         (insn(0xb7, R0, 0, 1, 0), Reason::Reserved),
         (insn(0x05, R1, 0, 0, 0), Reason::Reserved),
         (Insn { src: 4, ..wide }, Reason::Immediate(4)),
-        (insn(CALL, 0, 2, 0, 1), Reason::KernelFunction),
-        (insn(CALL, 0, 0, 0, 12), Reason::Helper(12)),
+        (insn(CALL, 0, 3, 0, 1), Reason::Reserved),
     ];
     for (refused, reason) in cases {
         let program = [refused, second, mov_imm(R0, 0), exit()];

@@ -1,0 +1,175 @@
+//! Verification of a program before it is run.
+//!
+//! First the [`structure`]: instructions, jumps and calls are ones that there are. Then every path
+//! is followed, each register and each byte of the stack holding what is known of it on that path:
+//! a set of numbers ([`domain`]) or a pointer with the set of offsets that it may have
+//! ([`value`]). An instruction is accepted if nothing that it may do with any of these is unsafe.
+//! A path ends at the program's exit, or where an explored one includes it ([`checkpoint`],
+//! [`prune`]), or where it cannot go ([`domain`]'s `assume`).
+//!
+//! What is accepted: all that Linux 6.12 accepts of a privileged kprobe program and that there is
+//! here (`kernel/bpf/verifier.c`, with `allow_ptr_leaks` and `allow_uninit_stack`), and little more.
+//! What an accepted program cannot do, whatever the guest's registers, memory and the maps hold:
+//! access anything but its context, its stack and whole values of maps, or write what is read-only;
+//! hand a helper what it does not take; execute more instructions than were explored, the cost of
+//! helpers aside; use more stack than there is; keep what it must give back.
+
+mod access;
+mod arithmetic;
+mod branch;
+mod call;
+mod checkpoint;
+mod domain;
+mod log;
+mod output;
+mod prune;
+mod reason;
+mod stack;
+mod state;
+mod structure;
+mod touched;
+mod value;
+mod verifier;
+
+use crate::decode;
+use crate::insn::Text;
+use crate::linked::ProgramDef;
+use crate::map::MapDef;
+use crate::memory::CONTEXT_SIZE;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use core::fmt;
+pub use log::{Log, Observer, Silent, Step};
+pub use output::{MemoryKind, Verified};
+pub use reason::Reason;
+
+/// What a program may cost to verify.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Instructions that are followed, on all paths together (Linux: 1,000,000,
+    /// `BPF_COMPLEXITY_LIMIT_INSNS`).
+    pub insns: usize,
+    /// Bytes that remembered states take, about.
+    pub memory: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            insns: 1_000_000,
+            memory: 8 << 20,
+        }
+    }
+}
+
+/// What a program is verified against.
+#[derive(Clone, Copy)]
+struct Environment<'a> {
+    maps: &'a [MapDef],
+    limits: Limits,
+    /// Bytes of the context.
+    context_size: usize,
+}
+
+impl<'a> Environment<'a> {
+    fn new(maps: &'a [MapDef], limits: Limits) -> Self {
+        Self {
+            maps,
+            limits,
+            context_size: CONTEXT_SIZE,
+        }
+    }
+}
+
+/// A refused program: where and why. `Display` is what a user reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifyError {
+    /// The section of the program, or its name where it has none.
+    pub program: String,
+    /// The number of the instruction.
+    pub insn: usize,
+    /// That instruction as text.
+    pub text: String,
+    /// The line of the source that it comes from, if the caller knows it and has put it here.
+    pub line: Option<Box<str>>,
+    /// What is wrong with it.
+    pub reason: Reason,
+    /// How a path came there, and what was known then. None where no path matters.
+    pub path: Option<Box<Path>>,
+}
+
+/// How a path came to an instruction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Path {
+    /// The last stretches of instructions that it went through.
+    pub steps: String,
+    /// Registers and stack before the instruction.
+    pub state: String,
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, instruction {}", self.program, self.insn)?;
+        if let Some(line) = &self.line {
+            write!(f, " ({line})")?;
+        }
+        write!(f, "\n  {}\n  {}", self.text, self.reason)?;
+        match &self.path {
+            Some(path) => write!(f, "\n  known: {}\n  path: {}", path.state, path.steps),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for VerifyError {}
+
+/// Verifies a program that may refer to `maps`.
+pub fn verify(program: &ProgramDef, maps: &[MapDef]) -> Result<Verified, VerifyError> {
+    verify_with(program, maps, Limits::default(), &mut Silent)
+}
+
+/// The same, within other limits, and telling an observer every step.
+pub fn verify_with(
+    program: &ProgramDef,
+    maps: &[MapDef],
+    limits: Limits,
+    observer: &mut dyn Observer,
+) -> Result<Verified, VerifyError> {
+    let environment = Environment::new(maps, limits);
+    check(program, environment, observer).map_err(|error| VerifyError {
+        program: program.label().into(),
+        insn: error.insn,
+        text: Text::new(&program.insns, error.insn).to_string(),
+        line: None,
+        reason: error.reason,
+        path: error.path,
+    })
+}
+
+/// A reason, the instruction that it is about, and how it was reached.
+#[derive(Debug)]
+struct Refused {
+    insn: usize,
+    reason: Reason,
+    path: Option<Box<Path>>,
+}
+
+fn check(
+    program: &ProgramDef,
+    environment: Environment<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Verified, Refused> {
+    let insns = &program.insns;
+    let functions =
+        structure::check(insns, environment.maps).map_err(|(insn, reason)| Refused {
+            insn,
+            reason,
+            path: None,
+        })?;
+    // Addresses of map values do not matter here: the maps need not exist.
+    let steps = decode::decode(insns, &[]);
+    verifier::Verifier::new(insns, &steps, &functions, environment, observer).run()
+}
+
+#[cfg(test)]
+mod tests;
