@@ -37,6 +37,15 @@ fn link_dump_and_verify() {
     }
     let said = succeed(&["verify", argument(&output)]);
     assert!(said.starts_with("verified: 2 programs,"), "{said}");
+    let log = succeed(&["verify", "-v", argument(&output)]);
+    for expected in [
+        "kprobe/vfs_read:\n0: r",
+        "R1=ctx R10=fp",
+        "map_value_or_null",
+        "of the context, ",
+    ] {
+        assert!(log.contains(expected), "no {expected:?} in\n{log}");
+    }
 }
 
 #[test]
@@ -139,6 +148,24 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "static __noinline long f(long n) { return n < 2 ? n : f(n - 1) * f(n - 2); }
              SEC(\"kprobe/f\") int p(long *c) { return f(c[0]); }",
             "the function calls itself",
+        ),
+        (
+            "no-null-check",
+            "struct { __uint(type, 1); __uint(max_entries, 1); __type(key, __u64);
+                      __type(value, __u64); } counts SEC(\".maps\");
+             SEC(\"kprobe/f\") int p(long *c)
+             { __u64 key = c[0]; return *(int *)bpf_map_lookup_elem(&counts, &key); }",
+            "r0 may be null: compare it with 0 first\n  known: R0=map_value_or_null[0]",
+        ),
+        (
+            "guest-pointer",
+            "SEC(\"kprobe/f\") int p(long **c) { return *c[0]; }",
+            "is a number, and is used as an address: to read guest memory, call probe_read_kernel",
+        ),
+        (
+            "unchecked-index",
+            "long values[8]; SEC(\"kprobe/f\") int p(unsigned *c) { return values[c[0]]; }",
+            "a number without limits is added to the pointer in r",
         ),
         ("no-program", "int x;", "there is no program in it"),
     ];
