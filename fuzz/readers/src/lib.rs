@@ -11,6 +11,7 @@ pub mod linked;
 pub mod program;
 pub mod system_map;
 pub mod translate;
+pub mod verify_run;
 
 #[cfg(test)]
 mod tests;

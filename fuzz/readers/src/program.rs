@@ -27,13 +27,28 @@ pub fn check(bytes: &[u8]) {
         off: 0,
         imm: 0,
     });
-    let linked = Linked {
+    match Object::load(&linked(insns), 2) {
+        Ok(object) => run(&object.programs()[0]),
+        Err(refusal) => assert!(!refusal.to_string().is_empty()),
+    }
+}
+
+/// An object of one program that may use a hash map, an array, a per-CPU array and a read-only
+/// value.
+pub fn linked(insns: Vec<Insn>) -> Linked {
+    Linked {
         name: "fuzz".to_owned(),
         license: "GPL".to_owned(),
         maps: vec![
             map(MapKind::Hash, 4, 8),
             map(MapKind::Array, 3, 16),
             map(MapKind::PerCpuArray, 2, 12),
+            MapDef {
+                name: ".rodata".to_owned(),
+                mutability: Mutability::Frozen,
+                initial: (0..16).collect(),
+                ..map(MapKind::Array, 1, 16)
+            },
         ],
         programs: vec![ProgramDef {
             name: "fuzz".to_owned(),
@@ -42,10 +57,6 @@ pub fn check(bytes: &[u8]) {
             lines: Vec::new(),
         }],
         ..Linked::default()
-    };
-    match Object::load(&linked, 2) {
-        Ok(object) => run(&object.programs()[0]),
-        Err(refusal) => assert!(!refusal.to_string().is_empty()),
     }
 }
 
@@ -74,18 +85,23 @@ fn map(kind: MapKind, max_entries: u32, value_size: u32) -> MapDef {
     }
 }
 
-/// Runs a program that the verifier has accepted: it ends, and never does what the verifier promised to exclude.
+/// Runs a program that the verifier has accepted: it ends or uses up its budget, and does nothing that the verifier has
+/// promised to exclude.
 pub fn run(program: &Program) {
     let context: Context = core::array::from_fn(|index| 0x100 + index as u64);
-    let host = FuzzHost::default();
-    match program.run_within(BUDGET, &context, &host) {
+    match run_with(program, &context, BUDGET) {
         Err(RunError {
-            fault: RunFault::Corrupt,
-            insn,
-        }) => panic!("instruction {insn} was accepted and cannot run"),
-        Err(error) => assert!((error.insn as usize) < program.insn_count()),
-        Ok(_) => {}
+            fault: RunFault::Budget,
+            ..
+        })
+        | Ok(_) => {}
+        Err(error) => panic!("{} was accepted: {error}", program.name()),
     }
+}
+
+/// Runs a program on the fuzzed guest.
+pub fn run_with(program: &Program, context: &Context, budget: u64) -> Result<u64, RunError> {
+    program.run_within(budget, context, &FuzzHost::default())
 }
 
 /// Guest memory that is mapped in the lower half only.

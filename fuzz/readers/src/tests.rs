@@ -5,7 +5,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const READERS: [(&str, Check); 7] = [
+const READERS: [(&str, Check); 8] = [
     ("btf", crate::btf::check),
     ("kallsyms", crate::kallsyms::check),
     ("ksyms", crate::ksyms::check),
@@ -13,6 +13,7 @@ const READERS: [(&str, Check); 7] = [
     ("program", crate::program::check),
     ("system_map", crate::system_map::check),
     ("translate", crate::translate::check),
+    ("verify_run", crate::verify_run::check),
 ];
 
 proptest! {
