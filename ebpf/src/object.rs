@@ -11,7 +11,7 @@ use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
-use crate::verify::{Verified, VerifyError, verify};
+use crate::verify::{Verified, VerifyError, verify_object};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -378,12 +378,7 @@ impl Object {
                 kind: map.kind,
             });
         }
-        let verified: Result<Vec<_>, _> = linked
-            .programs
-            .iter()
-            .map(|program| verify(program, &linked.maps))
-            .collect();
-        let verified = verified.map_err(|error| LoadError::Verify(error.into()))?;
+        let verified = verify_object(linked).map_err(|error| LoadError::Verify(error.into()))?;
         let mut object = Self::allocate(linked, cpus)?;
         for (program, verified) in object.programs.iter_mut().zip(verified) {
             program.verified = Some(verified);

@@ -31,13 +31,16 @@ mod touched;
 mod value;
 mod verifier;
 
+use crate::btf::Btf;
 use crate::decode;
 use crate::insn::Text;
-use crate::linked::ProgramDef;
+use crate::linked::{Linked, ProgramDef, Types};
 use crate::map::MapDef;
 use crate::memory::CONTEXT_SIZE;
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 pub use log::{Log, Observer, Silent, Step};
 pub use output::{MemoryKind, Verified};
@@ -90,7 +93,7 @@ pub struct VerifyError {
     pub insn: usize,
     /// That instruction as text.
     pub text: String,
-    /// The line of the source that it comes from, if the caller knows it and has put it here.
+    /// The line of the source that it comes from, if the object says ([`VerifyError::in_source`]).
     pub line: Option<Box<str>>,
     /// What is wrong with it.
     pub reason: Reason,
@@ -122,6 +125,34 @@ impl fmt::Display for VerifyError {
 }
 
 impl core::error::Error for VerifyError {}
+
+/// Characters of a source line that a message shows at most.
+const LINE: usize = 160;
+
+impl VerifyError {
+    /// The same with the line of the source, if `types` has the strings of the program's lines.
+    pub fn in_source(mut self, program: &ProgramDef, types: &Types) -> Self {
+        let line = program.line(self.insn);
+        let strings = Btf::parse(&types.btf).ok();
+        self.line = line.zip(strings).map(|(line, strings)| {
+            let file = String::from_utf8_lossy(strings.string(line.file));
+            let file = file.rsplit('/').next().unwrap_or_default();
+            let text = String::from_utf8_lossy(strings.string(line.text).trim_ascii());
+            let line = format!("{file}:{}: {text}", line.number());
+            let shown = line.chars().filter(|character| !character.is_control());
+            shown.take(LINE).collect()
+        });
+        self
+    }
+}
+
+/// Verifies all programs of an object whose parts agree ([`Linked::check`]).
+pub fn verify_object(linked: &Linked) -> Result<Vec<Verified>, VerifyError> {
+    let verify = |program| {
+        verify(program, &linked.maps).map_err(|error| error.in_source(program, &linked.types))
+    };
+    linked.programs.iter().map(verify).collect()
+}
 
 /// Verifies a program that may refer to `maps`.
 pub fn verify(program: &ProgramDef, maps: &[MapDef]) -> Result<Verified, VerifyError> {

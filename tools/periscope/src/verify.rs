@@ -4,7 +4,6 @@ use crate::linked_file::{self, plural};
 use anyhow::{Context, Result};
 use ebpf::Object;
 use ebpf::linked::{Linked, ProgramDef};
-use ebpf::map::MapDef;
 use ebpf::verify::{Limits, Log, MemoryKind, verify_with};
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -53,17 +52,17 @@ fn log(linked: &Linked) -> Result<()> {
     linked.check()?;
     for program in &linked.programs {
         println!("{}:", program.label());
-        log_program(program, &linked.maps)?;
+        log_program(program, linked)?;
     }
     Ok(())
 }
 
-fn log_program(program: &ProgramDef, maps: &[MapDef]) -> Result<()> {
+fn log_program(program: &ProgramDef, linked: &Linked) -> Result<()> {
     let mut log = Log::new(&program.insns, Output(io::stdout().lock()));
     let limits = Limits::default();
-    let verdict = verify_with(program, maps, limits, &mut log);
+    let verdict = verify_with(program, &linked.maps, limits, &mut log);
     log.finish().context("cannot write the log")?;
-    let verified = verdict?;
+    let verified = verdict.map_err(|error| error.in_source(program, &linked.types))?;
     let accesses = |wanted: fn(&MemoryKind) -> bool| {
         let kinds = (0..program.insns.len()).map(|insn| verified.memory(insn));
         kinds.filter(wanted).count()

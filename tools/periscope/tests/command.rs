@@ -122,7 +122,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "helper",
             "static long (*const none)(void) = (void *)9999;
              SEC(\"kprobe/f\") int p(void *c) { return none(); }",
-            "kprobe/f, instruction 0\n  call helper 9999\n  helper 9999 is not one of ours",
+            "kprobe/f, instruction 0 (test.bpf.c:3: SEC(\"kprobe/f\") int p(void *c) { return \
+             none(); })\n  call helper 9999\n  helper 9999 is not one of ours",
         ),
         (
             "pointer",

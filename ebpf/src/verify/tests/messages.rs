@@ -3,6 +3,9 @@
 use super::assembler::assemble;
 use super::*;
 use crate::asm;
+use crate::btf::tests::btf;
+use crate::linked::Line;
+use crate::testing;
 use crate::testing::program;
 use alloc::string::ToString;
 
@@ -37,19 +40,24 @@ fn a_refusal_says_where_what_why_and_how() {
 
 #[test]
 fn a_line_of_the_source_is_shown_if_it_is_known() {
-    let error = VerifyError {
-        program: "kprobe/f".into(),
-        insn: 3,
-        text: "exit".into(),
-        line: Some("f.bpf.c:7: return 0;".into()),
-        reason: Reason::Unset(0),
-        path: None,
-    };
+    let mut linked = testing::linked(&[asm::mov(1, 1), asm::exit()], &[]);
+    linked.types.btf = btf(&[], b"\0src/f.bpf.c\0  return\x1b 0; \0");
+    let position = 7 << 10 | 3;
+    linked.programs[0].lines.push(Line {
+        insn: 0,
+        file: 1,
+        text: 13,
+        position,
+    });
+    let error = verify_object(&linked).expect_err("r0 is not set");
     assert_eq!(
         error.to_string(),
-        "kprobe/f, instruction 3 (f.bpf.c:7: return 0;)\n  exit\n  \
-         r0 is read, and nothing was put there"
+        "kprobe/test, instruction 1 (f.bpf.c:7: return 0;)\n  exit\n  \
+         r0 is read, and nothing was put there\n  known: R1=ctx R10=fp\n  path: 0"
     );
+    linked.types = Types::default();
+    let error = verify_object(&linked).expect_err("r0 is not set");
+    assert_eq!(error.line, None);
 }
 
 #[test]

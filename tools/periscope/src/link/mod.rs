@@ -22,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use code::{Functions, Targets};
 use ebpf::btf::Btf;
 use ebpf::linked::{Line, Linked, MapTypes, ProgramDef, Types};
+use ebpf::verify::verify_object;
 use elf::{Elf, Role};
 use ext::Ext;
 use externs::Externs;
@@ -103,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (linked, left_out) = link(stem, &bytes, kernel.as_ref(), &wishes)
         .and_then(|(linked, left_out)| {
             if !args.no_verify {
-                verify(&linked)?;
+                verify_object(&linked)?;
             }
             Ok((linked, left_out))
         })
@@ -139,13 +140,6 @@ fn stem(path: &Path) -> Result<&str> {
     } else {
         Ok(stem)
     }
-}
-
-fn verify(linked: &Linked) -> Result<()> {
-    for program in &linked.programs {
-        ebpf::verify::verify(program, &linked.maps)?;
-    }
-    Ok(())
 }
 
 /// A program that is in the object but not in the result.
