@@ -189,6 +189,17 @@ struct Compiled {
     native: Box<dyn Native>,
 }
 
+/// How a program runs.
+#[derive(Debug)]
+enum Way {
+    /// By the interpreter: nobody has asked for more.
+    Interpreted,
+    /// By the interpreter, because the compiler declined the program.
+    Declined(NotCompiled),
+    /// By itself.
+    Compiled(Compiled),
+}
+
 /// One verified program, ready to run.
 #[derive(Debug)]
 pub struct Program {
@@ -196,7 +207,7 @@ pub struct Program {
     section: String,
     insns: Box<[Insn]>,
     code: Code,
-    compiled: Option<Compiled>,
+    way: Way,
     /// What the verifier found out; `None` only in tests, which load what it would refuse.
     verified: Option<Verified>,
     data: Arc<Data>,
@@ -244,17 +255,35 @@ impl Program {
         self.code.compile(&self.data.maps, arena, options)
     }
 
-    /// Compiles the program and lets `compiler` install the code. From then on it runs compiled.
-    pub fn compile(&mut self, compiler: &dyn Compiler) -> Result<(), NotCompiled> {
+    /// Compiles the program and lets `compiler` install the code: from then on it runs compiled. What
+    /// cannot be compiled is interpreted, and [`Self::declined`] says why.
+    pub fn compile(&mut self, compiler: &dyn Compiler) {
+        self.way = match self.install(compiler) {
+            Ok(compiled) => Way::Compiled(compiled),
+            Err(error) => Way::Declined(error),
+        };
+    }
+
+    fn install(&self, compiler: &dyn Compiler) -> Result<Compiled, NotCompiled> {
         let code = self.to_a64(&compiler.options())?;
         let native = compiler.install(&code).ok_or(NotCompiled::NoRoom)?;
-        self.compiled = Some(Compiled { code, native });
-        Ok(())
+        Ok(Compiled { code, native })
     }
 
     /// What it was compiled to, if it runs compiled.
     pub fn compiled(&self) -> Option<&jit::Code> {
-        self.compiled.as_ref().map(|compiled| &compiled.code)
+        match &self.way {
+            Way::Compiled(compiled) => Some(&compiled.code),
+            Way::Interpreted | Way::Declined(_) => None,
+        }
+    }
+
+    /// Why it is interpreted although there is a compiler.
+    pub fn declined(&self) -> Option<NotCompiled> {
+        match self.way {
+            Way::Declined(error) => Some(error),
+            Way::Interpreted | Way::Compiled(_) => None,
+        }
     }
 
     fn reads_unset_stack(&self) -> bool {
@@ -296,9 +325,9 @@ impl Program {
             budget: instructions,
             fault: None,
         };
-        let result = match &self.compiled {
-            Some(compiled) => self.code.enter(&*compiled.native, &mut run),
-            None => self.code.run(&mut run),
+        let result = match &self.way {
+            Way::Compiled(compiled) => self.code.enter(&*compiled.native, &mut run),
+            Way::Interpreted | Way::Declined(_) => self.code.run(&mut run),
         };
         if result.is_err() {
             self.release_records(cpu);
@@ -405,7 +434,7 @@ impl Object {
             section: program.section.clone(),
             insns: program.insns.as_slice().into(),
             code: Code::decode(&program.insns, &data.maps),
-            compiled: None,
+            way: Way::Interpreted,
             verified: None,
             data: Arc::clone(&data),
         };

@@ -57,6 +57,7 @@ pub const PROBEABLE: Probeable = Probeable {
         "hypervisor::lock",
         "hypervisor::masking",
         "hypervisor::mmu",
+        "hypervisor::native",
         "hypervisor::own_memory",
         "hypervisor::own_step",
         "hypervisor::own_sys",

@@ -42,6 +42,7 @@ mod lock;
 mod machine;
 mod masking;
 mod mmu;
+mod native;
 mod own_memory;
 mod own_step;
 mod own_sys;

@@ -1,7 +1,7 @@
 //! The hypervisor's own memory map: VA = PA, W^X, stacks with guard holes.
 
-use crate::cpu;
 use crate::platform::Range;
+use crate::{cpu, native};
 use aarch64_paging::descriptor::{El23Attributes as Attr, PhysicalAddress};
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
@@ -117,9 +117,18 @@ pub fn init(ram: &[Range], devices: &[Range]) {
         for cpu in 0..=cpu::DEBUGGER_STACK {
             add(cpu::stack(cpu), DATA);
         }
+        let native = native::range();
         add(
             Range {
                 start: image.stacks.end,
+                end: native.start,
+            },
+            DATA,
+        );
+        add(native, CODE);
+        add(
+            Range {
+                start: native.end,
                 end: range.end,
             },
             DATA,

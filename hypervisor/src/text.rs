@@ -1,9 +1,10 @@
-//! The hypervisor's own text, and how a word of it changes while everything runs.
+//! The hypervisor's own text and the code of compiled programs (native.rs), and how words of them change while everything runs.
 //!
-//! Text is mapped R-X and stays so. A word is written through an *alias*: a page of virtual addresses that nothing else
-//! uses, mapped read-write and execute-never onto the word's page for the moment of the write. No virtual address is ever
-//! both writable and executable, and outside such a moment nothing can write to text.
+//! Both are mapped R-X and stay so. Words are written through an *alias*: a page of virtual addresses that nothing else
+//! uses, mapped read-write and execute-never onto the words' page for the moment of the write. No virtual address is ever
+//! both writable and executable, and outside such a moment nothing can write to code.
 
+use crate::masking::Masked;
 use crate::mmu;
 use crate::platform::Range;
 use crate::sysreg;
@@ -80,12 +81,42 @@ pub fn read(address: u64) -> Option<u32> {
 ///
 /// `address` lies in text, no other CPU executes the word or changes text, and the code is right with the new word.
 pub unsafe fn write(address: u64, word: u32) {
+    // SAFETY: forwarded to the caller.
+    unsafe { write_words(address, &[word]) };
+}
+
+/// Replaces the words from `address`, a multiple of 4, on.
+///
+/// # Safety
+///
+/// As of [`write`], for each word; they may also lie in the region of compiled programs (native.rs).
+pub unsafe fn write_words(address: u64, words: &[u32]) {
+    let mut address = address;
+    let mut words = words;
+    while !words.is_empty() {
+        let room = (PAGE_MASK + 1 - (address & PAGE_MASK)) / 4;
+        let (now, rest) = words.split_at(words.len().min(room as usize));
+        // SAFETY: forwarded to the caller; the words end with the page.
+        unsafe { write_in_page(address, now) };
+        address += 4 * now.len() as u64;
+        words = rest;
+    }
+}
+
+/// # Safety
+///
+/// As of [`write_words`], and the words lie in one page.
+unsafe fn write_in_page(address: u64, words: &[u32]) {
+    // The debugger may stop this CPU anywhere else, and has the alias for itself then.
+    let _masked = Masked::new();
     let page = address & !PAGE_MASK;
     LEVEL3.0[0].store(page | mmu::DATA_BITS | TABLE, Ordering::Relaxed);
     publish();
     let alias = (ALIAS | address & PAGE_MASK) as *mut u32;
-    // SAFETY: the alias is mapped onto the word's page, and the caller answers for the word.
-    unsafe { ptr::write_volatile(alias, word) };
+    for (index, &word) in words.iter().enumerate() {
+        // SAFETY: the alias is mapped onto the words' page, and the caller answers for the words.
+        unsafe { ptr::write_volatile(alias.add(index), word) };
+    }
     LEVEL3.0[0].store(0, Ordering::Relaxed);
     publish();
     // SAFETY: TLB maintenance for the alias, through which nothing is accessed now.
@@ -98,7 +129,7 @@ pub unsafe fn write(address: u64, word: u32) {
             options(nostack, preserves_flags)
         );
     }
-    mmu::sync_icache(address, 4);
+    mmu::sync_icache(address, size_of_val(words) as u64);
 }
 
 /// Makes changed descriptors visible to table walks.

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
 use alloc::sync::Arc;
+use ebpf::jit::Compiler;
 
 /// The probe instruction of a slot.
 pub(crate) const fn probe_instruction(slot: u16) -> u32 {
@@ -57,6 +58,8 @@ pub struct Hypervisor {
     pub symbols: Option<Arc<dyn Symbols>>,
     /// What of it can be probed.
     pub probeable: Probeable,
+    /// What makes programs run compiled; without, all are interpreted.
+    pub compiler: Option<&'static dyn Compiler>,
 }
 
 /// Which functions of a hypervisor can be probed.

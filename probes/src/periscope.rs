@@ -82,7 +82,8 @@ impl Periscope {
         hypervisor: Option<Hypervisor>,
         tracer: Arc<Tracer>,
     ) -> Result<Self, LoadError> {
-        let programs = ProgramStore::new(tracer.cpus())?;
+        let compiler = hypervisor.as_ref().and_then(|own| own.compiler);
+        let programs = ProgramStore::compiling(tracer.cpus(), compiler)?;
         let stop = programs.builtin("stop")?;
         let events = tracer.rings();
         let space =

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::jit::Compiler;
 use ebpf::linked::{Linked, ParseError};
 use ebpf::map::{Map, MapId};
 use ebpf::{LoadError, Object, Program};
@@ -37,6 +38,17 @@ impl ProgramRef {
     /// As a user names it: `count`, or `object:program` where the object has several.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// As a user reads it: its name, and that it is interpreted where others are compiled.
+impl fmt::Display for ProgramRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        match self.program().declined() {
+            Some(_) => f.write_str(" (interpreted)"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,21 +163,44 @@ pub const MAP_MEMORY: u64 = 32 << 20;
 /// Bytes of an object's name at most.
 pub const MAX_NAME: usize = 64;
 
+/// Compiles the programs of an object. One that cannot be compiled is interpreted.
+fn compile(object: &mut Object, compiler: Option<&dyn Compiler>) {
+    let Some(compiler) = compiler else {
+        return;
+    };
+    for program in object.programs_mut() {
+        program.compile(compiler);
+    }
+}
+
 /// Loaded objects by name: the built-in ones, and those that a user uploaded.
 pub struct ProgramStore {
     cpus: usize,
+    compiler: Option<&'static dyn Compiler>,
     objects: RwLock<BTreeMap<String, Arc<Object>>>,
 }
 
 impl ProgramStore {
-    /// A store with the built-in programs, for a machine with `cpus` physical CPUs.
+    /// A store with the built-in programs, for a machine with `cpus` physical CPUs. All programs are
+    /// interpreted.
     pub fn new(cpus: usize) -> Result<Self, LoadError> {
+        Self::compiling(cpus, None)
+    }
+
+    /// A store with the built-in programs, whose programs run compiled as far as `compiler` can.
+    pub fn compiling(
+        cpus: usize,
+        compiler: Option<&'static dyn Compiler>,
+    ) -> Result<Self, LoadError> {
         let mut objects = BTreeMap::new();
         for name in ebpf::builtin::NAMES {
-            objects.insert(name.to_string(), Arc::new(ebpf::builtin::load(name, cpus)?));
+            let mut object = ebpf::builtin::load(name, cpus)?;
+            compile(&mut object, compiler);
+            objects.insert(name.to_string(), Arc::new(object));
         }
         Ok(Self {
             cpus,
+            compiler,
             objects: RwLock::new(objects),
         })
     }
@@ -242,7 +277,8 @@ impl ProgramStore {
         self.changeable(name)?;
         let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
         self.check_map_memory(name, &linked)?;
-        let object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
+        let mut object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
+        compile(&mut object, self.compiler);
         let mut objects = self.objects.write();
         let uploaded = objects.len().saturating_sub(ebpf::builtin::NAMES.len());
         if uploaded >= MAX_OBJECTS && !objects.contains_key(name) {

@@ -104,7 +104,7 @@ pub struct Listing {
     pub address: Option<Gva>,
     /// How it traps.
     pub mode: ProbeMode,
-    /// The program's name; `None`: it only counts.
+    /// The program, and whether it is interpreted where others are compiled; `None`: it only counts.
     pub program: Option<String>,
     /// What happens after the program.
     pub after: AfterRun,
@@ -764,7 +764,7 @@ fn listing(entry: &Entry, symbols: Option<&dyn Symbols>) -> Listing {
         site: site_name(entry, symbols),
         address: entry.address,
         mode,
-        program: program.map(|program| program.name().to_string()),
+        program: program.map(ToString::to_string),
         after: options.after,
         state,
         vcpu: options.vcpu,

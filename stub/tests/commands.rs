@@ -23,6 +23,7 @@ fn help_shows_every_command_and_one_alone() {
         "trace stream [-n N] [--follow]",
         "map dump PROGRAM MAP [--hist]",
         "map update PROGRAM MAP [KEY] VALUE [--cpu N]",
+        "ebpf dump PROGRAM [--jit]",
         "phys ",
     ] {
         assert!(help.contains(command), "{help}");
@@ -38,6 +39,13 @@ fn help_shows_every_command_and_one_alone() {
         "no command hlep. Did you mean help?\n"
     );
     assert_eq!(shell(&bench, "help nothing"), shell(&bench, "nothing"));
+}
+
+#[test]
+fn a_program_shows_its_instructions() {
+    let bench = Bench::new(1);
+    let dump = shell(&bench, "ebpf dump stop");
+    assert_eq!(dump, "    0: r0 = 1\n    1: exit\n");
 }
 
 #[test]
@@ -156,6 +164,12 @@ fn probes_that_cannot_be() {
             "count has no map nope. It has count.",
         ),
         ("map dump nope nope", "no program nope."),
+        (
+            "ebpf dump stop --jit",
+            "stop is interpreted: nothing is compiled here.",
+        ),
+        ("ebpf dump nope", "no program nope."),
+        ("ebpf dump", "this needs the name of a program."),
         ("trace unload count", "count is built in"),
         ("phys vm1:zzz", "\"zzz\" is no number."),
         ("phys vm1:0x0", "vm1 has no memory at guest-physical 0x0."),

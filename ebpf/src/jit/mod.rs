@@ -40,7 +40,7 @@ mod registers;
 pub use crate::run::Run;
 pub use listing::Listing;
 pub(crate) use native::run;
-pub use native::{Compiler, Entry, HelperOutcome, Native, Outcome, helper};
+pub use native::{Compiler, Entry, EntryPoint, HelperOutcome, Native, Outcome, helper};
 
 use crate::decode::Step;
 use crate::map::Map;

@@ -12,7 +12,7 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 /// Makes compiled code executable: the hypervisor's part.
-pub trait Compiler {
+pub trait Compiler: Sync {
     /// How programs are to be compiled.
     fn options(&self) -> Options;
     /// Puts code where all CPUs can execute it; `None` where there is no room. Then the program is
@@ -26,6 +26,10 @@ pub trait Native: Send + Sync + fmt::Debug {
     /// AAPCS64 with the six arguments of `entry`.
     fn enter(&self, entry: &Entry) -> Outcome;
 }
+
+/// Compiled code as a function: its arguments are the fields of an [`Entry`].
+pub type EntryPoint =
+    unsafe extern "C" fn(*mut c_void, *const Context, *const AtomicU64, u64, u64, u64) -> Outcome;
 
 /// The arguments of compiled code, x0 to x5.
 #[derive(Debug)]

@@ -30,7 +30,8 @@ impl Endpoint {
         self.session.wants_poll()
     }
 
-    /// Serves what has come.
+    /// Serves what has come. A function of its own, for breakpoints on it.
+    #[inline(never)]
     pub fn run(&mut self) {
         // A client's `Opened` comes before its bytes, and its `Closed` after the last of them.
         loop {

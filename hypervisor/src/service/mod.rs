@@ -12,7 +12,7 @@ use crate::hyp::HYP;
 use crate::lock::MaskedMutex;
 use crate::platform::{Platform, Transport};
 use crate::vm::{self, Vm};
-use crate::{console_log, cpu, debugger, gic, hprobes, ksyms, masking, time};
+use crate::{console_log, cpu, debugger, gic, hprobes, ksyms, masking, native, time};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -114,6 +114,7 @@ pub fn init(platform: &Platform) {
         machine: &HYP,
         symbols,
         probeable: hprobes::PROBEABLE,
+        compiler: native::compiler(platform),
     };
     let periscope = Periscope::new(&machines, Some(hypervisor), crate::trace::tracer())
         .expect("built-in programs load");

@@ -52,6 +52,7 @@ impl Own {
             machine,
             symbols,
             probeable: RULE,
+            compiler: None,
         };
         let tracer = Arc::new(Tracer::new(2, &[]));
         let periscope = Periscope::new(&[], Some(own), tracer).unwrap();

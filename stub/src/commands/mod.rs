@@ -4,6 +4,7 @@
 
 mod bar;
 mod complete;
+mod ebpf_dump;
 mod event_args;
 mod from_hypervisor;
 mod gsym;
@@ -159,6 +160,7 @@ const COMMANDS: &[Command] = &[
     map::LOOKUP,
     map::UPDATE,
     map::DELETE,
+    ebpf_dump::COMMAND,
     gsym::COMMAND,
     ksym::LOOKUP,
     ksym::SEARCH,

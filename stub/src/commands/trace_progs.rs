@@ -2,7 +2,8 @@
 
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem};
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use ebpf::Object;
 
@@ -43,7 +44,10 @@ fn programs(object: &Object) -> String {
     object
         .programs()
         .iter()
-        .map(|program| program.name())
+        .map(|program| match program.declined() {
+            Some(reason) => format!("{} (interpreted: {reason})", program.name()),
+            None => program.name().to_string(),
+        })
         .collect::<Vec<_>>()
         .join(", ")
 }

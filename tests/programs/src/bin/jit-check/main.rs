@@ -141,7 +141,11 @@ fn compare(linked: &Linked, compiler: &Linux, budget: u64) -> Result<Ended, Fail
     let interpreted = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
     let mut compiled = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
     for program in compiled.programs_mut() {
-        program.compile(compiler).map_err(Failure::Compile)?;
+        program.compile(compiler);
+        program
+            .declined()
+            .map(Failure::Compile)
+            .map_or(Ok(()), Err)?;
     }
     let context: Context = core::array::from_fn(|index| Random(index as u64).number());
     let mut ended = Ended::Well;

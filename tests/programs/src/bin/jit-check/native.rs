@@ -3,11 +3,9 @@
 use crate::pages::CodePages;
 use alloc::boxed::Box;
 use core::ffi::c_void;
-use core::sync::atomic::AtomicU64;
-use ebpf::Context;
 use ebpf::jit::{
-    Atomics, Blinding, Checks, Code, Compiler, Entry, HelperOutcome, Native, Options, Outcome, Run,
-    Runtime, helper,
+    Atomics, Blinding, Checks, Code, Compiler, Entry, EntryPoint, HelperOutcome, Native, Options,
+    Outcome, Run, Runtime, helper,
 };
 
 /// Compiles in one of the ways that there are.
@@ -43,13 +41,10 @@ unsafe impl Send for Installed {}
 // SAFETY: the same.
 unsafe impl Sync for Installed {}
 
-type Program =
-    unsafe extern "C" fn(*mut c_void, *const Context, *const AtomicU64, u64, u64, u64) -> Outcome;
-
 impl Native for Installed {
     fn enter(&self, entry: &Entry) -> Outcome {
         // SAFETY: the pages hold what the compiler made, which is a function of that type.
-        let program = unsafe { core::mem::transmute::<*const u32, Program>(self.0.start()) };
+        let program = unsafe { core::mem::transmute::<*const u32, EntryPoint>(self.0.start()) };
         let Entry {
             run,
             context,
