@@ -17,9 +17,9 @@
 //! refused or misread, never dangerous.
 
 /// The mark of an arena's addresses, in place.
-pub(crate) const ARENA: u64 = 0xeb00_0100 << 32;
-const CONTEXT: u64 = 0xeb00_0200 << 32;
-const HANDLE: u64 = 0xeb00_0300 << 32;
+pub(crate) const ARENA: u64 = 0xeb01 << 48;
+const CONTEXT: u64 = 0xeb02 << 48;
+const HANDLE: u64 = 0xeb03 << 48;
 const OFFSET: u64 = u32::MAX as u64;
 
 /// How many maps an object may have.

@@ -18,7 +18,6 @@ use crate::decode::{
 };
 use crate::helper;
 use crate::insn::Insn;
-use crate::jit;
 use crate::map::Map;
 use crate::object::{Access, RunError, RunFault};
 use crate::run::Run;
@@ -57,23 +56,9 @@ impl Code {
         self.steps.len()
     }
 
-    /// Compiles the program, which has an arena of that size.
-    pub(crate) fn compile(
-        &self,
-        maps: &[Map],
-        arena_size: usize,
-        options: &jit::Options,
-    ) -> Result<jit::Code, jit::NotCompiled> {
-        jit::compile(&self.steps, maps, arena_size, options)
-    }
-
-    /// Runs what the program was compiled to.
-    pub(crate) fn enter(
-        &self,
-        native: &dyn jit::Native,
-        run: &mut Run<'_>,
-    ) -> Result<u64, RunError> {
-        jit::run(native, &self.steps, run)
+    /// The decoded program.
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     /// Runs the program.

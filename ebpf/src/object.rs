@@ -251,8 +251,18 @@ impl Program {
 
     /// The program as A64 code.
     pub fn to_a64(&self, options: &jit::Options) -> Result<jit::Code, NotCompiled> {
-        let arena = self.data.arena.size();
-        self.code.compile(&self.data.maps, arena, options)
+        let Data {
+            arena,
+            stacks,
+            maps,
+        } = &*self.data;
+        jit::compile(
+            self.code.steps(),
+            maps,
+            arena.size(),
+            stacks.size(),
+            options,
+        )
     }
 
     /// Compiles the program and lets `compiler` install the code: from then on it runs compiled. What
@@ -286,48 +296,43 @@ impl Program {
         }
     }
 
+    #[inline]
     fn reads_unset_stack(&self) -> bool {
         self.verified().is_some_and(|it| it.reads_unset_stack)
     }
 
     /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
     /// several CPUs at once; on each, nothing that could stop the CPU interrupts it.
-    pub fn run(&self, context: &Context, host: &dyn Host) -> Result<u64, RunError> {
+    #[inline]
+    pub fn run(&self, context: &Context, host: &impl Host) -> Result<u64, RunError> {
         self.run_within(DEFAULT_BUDGET, context, host)
     }
 
     /// As [`Self::run`], within a budget of `instructions` ([`crate::interp`] says what counts).
+    // On the way of every hit, where each instruction counts: what is rare is apart.
+    #[inline]
     pub fn run_within(
         &self,
         instructions: u64,
         context: &Context,
-        host: &dyn Host,
+        host: &impl Host,
     ) -> Result<u64, RunError> {
         let cpu = host.cpu();
-        let refuse = |fault| RunError { insn: 0, fault };
-        let stacks = &self.data.stacks;
-        if !stacks.has(cpu) {
-            return Err(refuse(RunFault::NoSuchCpu { cpu: cpu as u32 }));
-        }
-        let stack = stacks.take(cpu).ok_or(refuse(RunFault::Nested))?;
-        if self.reads_unset_stack() {
-            self.data.arena.clear(stack.range());
-        }
-        let mut run = Run {
-            memory: Memory {
-                context,
-                arena: &self.data.arena,
-                stack: stack.range().clone(),
-                maps: &self.data.maps,
-            },
-            host,
-            cpu,
-            budget: instructions,
-            fault: None,
+        let data = &*self.data;
+        let Some(_stack) = data.stacks.take(cpu) else {
+            return Err(self.no_stack(cpu));
         };
+        if self.reads_unset_stack() {
+            data.arena.clear(&data.stacks.range(cpu));
+        }
         let result = match &self.way {
-            Way::Compiled(compiled) => self.code.enter(&*compiled.native, &mut run),
-            Way::Interpreted | Way::Declined(_) => self.code.run(&mut run),
+            Way::Compiled(Compiled { native, .. }) => {
+                let program = &self.code;
+                jit::run(&**native, program, data, context, host, instructions, cpu)
+            }
+            Way::Interpreted | Way::Declined(_) => {
+                self.interpret(&mut data.run(context, host, cpu, instructions))
+            }
         };
         if result.is_err() {
             self.release_records(cpu);
@@ -337,15 +342,31 @@ impl Program {
 
     /// Gives back what a run that has failed on `cpu` has reserved.
     #[cold]
+    #[inline(never)]
     fn release_records(&self, cpu: usize) {
         let records = self.data.maps.iter().filter_map(Map::records);
         records.for_each(|records| records.release_all(cpu));
+    }
+
+    #[inline(never)]
+    fn interpret(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+        self.code.run(run)
+    }
+
+    #[cold]
+    fn no_stack(&self, cpu: usize) -> RunError {
+        let fault = if self.data.stacks.has(cpu) {
+            RunFault::Nested
+        } else {
+            RunFault::NoSuchCpu { cpu: cpu as u32 }
+        };
+        RunError { insn: 0, fault }
     }
 }
 
 /// What the programs of an object share.
 #[derive(Debug)]
-struct Data {
+pub(crate) struct Data {
     arena: Arc<Arena>,
     stacks: Stacks,
     maps: Vec<Map>,
@@ -370,6 +391,33 @@ impl Data {
             arena,
             stacks,
         })
+    }
+
+    /// Where all bytes are that programs share.
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// A run on `cpu`, whose stack the caller has taken.
+    pub(crate) fn run<'a>(
+        &'a self,
+        context: &'a Context,
+        host: &'a dyn Host,
+        cpu: usize,
+        budget: u64,
+    ) -> Run<'a> {
+        let memory = Memory {
+            context,
+            arena: &self.arena,
+            stack: self.stacks.range(cpu),
+            maps: &self.maps,
+        };
+        Run {
+            memory,
+            host,
+            cpu,
+            budget,
+        }
     }
 }
 

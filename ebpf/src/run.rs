@@ -4,15 +4,12 @@ use crate::host::Host;
 use crate::memory::Memory;
 use crate::object::RunFault;
 
-/// A run: the memory and the machine under it, and how far it may still go. Outside this crate it
-/// is only handed from compiled code to [`crate::jit::helper`].
-pub struct Run<'a> {
+/// A run: the memory and the machine under it, and how far it may still go.
+pub(crate) struct Run<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) host: &'a dyn Host,
     pub(crate) cpu: usize,
     pub(crate) budget: u64,
-    /// Why a helper that compiled code called has failed.
-    pub(crate) fault: Option<RunFault>,
 }
 
 impl Run<'_> {

@@ -32,7 +32,7 @@ impl Stacks {
 
     /// Bytes that they take of the arena.
     pub(crate) fn bytes(&self) -> usize {
-        self.taken.len() * self.frames * FRAME_SIZE
+        self.taken.len() * self.size()
     }
 
     /// Whether that CPU has one.
@@ -43,6 +43,7 @@ impl Stacks {
     /// Takes the stack of `cpu`, which there is, until the result is dropped; `None` where a
     /// program of the object is running on it: a program that a helper or a tracepoint started
     /// would overwrite what the interrupted one has there.
+    #[inline]
     pub(crate) fn take(&self, cpu: usize) -> Option<Stack<'_>> {
         let taken = self.taken.get(cpu)?;
         // Only this CPU ever looks at it.
@@ -50,31 +51,28 @@ impl Stacks {
             return None;
         }
         taken.store(true, Ordering::Relaxed);
-        let bytes = self.frames * FRAME_SIZE;
-        Some(Stack {
-            taken,
-            range: cpu * bytes..(cpu + 1) * bytes,
-        })
+        Some(Stack(taken))
+    }
+
+    /// Bytes of the stack of each CPU, a power of two.
+    pub(crate) fn size(&self) -> usize {
+        self.frames * FRAME_SIZE
+    }
+
+    /// Where the stack of `cpu` is in the arena.
+    pub(crate) fn range(&self, cpu: usize) -> Range<usize> {
+        cpu * self.size()..(cpu + 1) * self.size()
     }
 }
 
 /// The stack of a running program.
 #[derive(Debug)]
-pub(crate) struct Stack<'a> {
-    taken: &'a AtomicBool,
-    range: Range<usize>,
-}
-
-impl Stack<'_> {
-    /// Where it is in the arena.
-    pub(crate) fn range(&self) -> &Range<usize> {
-        &self.range
-    }
-}
+pub(crate) struct Stack<'a>(&'a AtomicBool);
 
 impl Drop for Stack<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.taken.store(false, Ordering::Relaxed);
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

@@ -5,18 +5,20 @@
 //!
 //! A CPU may have fetched what was in a unit before. Who installs code makes that void for the caches of all CPUs; what a
 //! CPU holds in its pipeline goes with its next context synchronization (Arm ARM B2.4.4). [`Installed::enter`] makes sure
-//! that there has been one since the last installation.
+//! that there has been one since the installation.
 
-use crate::cpu::{self, MAX_CPUS};
+use crate::cpu::{self, Cpu};
 use crate::lock::MaskedMutex;
 use crate::platform::{Platform, Range};
 use crate::{sysreg, text, time};
 use alloc::boxed::Box;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use ebpf::Context;
 use ebpf::jit::{
-    Atomics, Blinding, Checks, Code, Compiler, Entry, EntryPoint, HelperOutcome, Native, Options,
-    Outcome, Run, Runtime,
+    Atomics, Blinding, Call, Checks, Code, Compiler, EntryPoint, HelperOutcome, Native, Options,
+    Outcome, Runtime,
 };
 
 /// Bytes that are handed out at once.
@@ -28,10 +30,8 @@ const UNITS: usize = SIZE / UNIT;
 /// Which units are in use: a bit each.
 static USED: MaskedMutex<[u64; UNITS / 64]> = MaskedMutex::new([0; UNITS / 64]);
 
-/// How many programs have been installed.
+/// How many programs have been installed. [`Cpu::code_seen`] says with how many of them a CPU has synchronized.
 static INSTALLED: AtomicU32 = AtomicU32::new(0);
-/// How many of them each CPU has synchronized with.
-static SEEN: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
 /// Where code lies.
 pub fn range() -> Range {
@@ -87,8 +87,12 @@ impl Compiler for OnTheseCpus {
         let units = Units::take(code.words().len().div_ceil(UNIT / 4))?;
         // SAFETY: the units are ours, nobody executes them, and only the server's CPU changes text and code.
         unsafe { text::write_words(units.start(), code.words()) };
-        INSTALLED.fetch_add(1, Ordering::Release);
-        Some(Box::new(Installed(units)))
+        let number = INSTALLED.fetch_add(1, Ordering::Release).wrapping_add(1);
+        Some(Box::new(Installed {
+            start: units.start() as *const u32,
+            number,
+            _units: units,
+        }))
     }
 }
 
@@ -130,36 +134,55 @@ impl Drop for Units {
     }
 }
 
+/// Code in its place.
 #[derive(Debug)]
-struct Installed(Units);
+struct Installed {
+    start: *const u32,
+    /// How many programs were installed with it.
+    number: u32,
+    _units: Units,
+}
+
+// SAFETY: code is only read.
+unsafe impl Send for Installed {}
+// SAFETY: the same.
+unsafe impl Sync for Installed {}
 
 impl Native for Installed {
-    fn enter(&self, entry: &Entry) -> Outcome {
-        let installed = INSTALLED.load(Ordering::Acquire);
-        let seen = &SEEN[cpu::this().index];
-        if seen.load(Ordering::Relaxed) != installed {
-            sysreg::isb();
-            seen.store(installed, Ordering::Relaxed);
+    fn enter(
+        &self,
+        call: *mut c_void,
+        context: *const Context,
+        arena: *const AtomicU64,
+        budget: u64,
+        cpu: u64,
+    ) -> Outcome {
+        let this = cpu::this();
+        let ahead = self
+            .number
+            .wrapping_sub(this.code_seen.load(Ordering::Relaxed));
+        if ahead.cast_signed() > 0 {
+            synchronize(this);
         }
-        // SAFETY: these units hold what the compiler made, which is a function of that type, as long as they are ours.
-        let program =
-            unsafe { core::mem::transmute::<*const u32, EntryPoint>(self.0.start() as *const u32) };
-        let Entry {
-            run,
-            context,
-            arena,
-            budget,
-            stack,
-            cpu,
-        } = *entry;
+        // SAFETY: the units hold what the compiler made, which is a function of that type, as long as they are ours.
+        let program = unsafe { core::mem::transmute::<*const u32, EntryPoint>(self.start) };
+        let anything = ptr::from_ref(self).cast();
         // SAFETY: these are the arguments that it was compiled for.
-        unsafe { program(run, context, arena, budget, stack, cpu) }
+        unsafe { program(anything, call, context, arena, budget, cpu) }
     }
+}
+
+/// This CPU executes from here on what has been installed until now.
+#[cold]
+fn synchronize(this: &Cpu) {
+    let installed = INSTALLED.load(Ordering::Acquire);
+    sysreg::isb();
+    this.code_seen.store(installed, Ordering::Relaxed);
 }
 
 /// What compiled code calls.
 extern "C" fn helper_entry(
-    run: *mut c_void,
+    call: *mut c_void,
     number: u64,
     first: u64,
     second: u64,
@@ -168,8 +191,8 @@ extern "C" fn helper_entry(
     fifth: u64,
     left: u64,
 ) -> HelperOutcome {
-    // SAFETY: compiled code hands back the run that it was entered with, which nobody uses meanwhile.
-    let run = unsafe { &mut *run.cast::<Run<'_>>() };
+    // SAFETY: compiled code hands back the call that it was entered with, which nobody uses meanwhile.
+    let call = unsafe { &mut *call.cast::<Call<'_>>() };
     let arguments = [first, second, third, fourth, fifth];
-    ebpf::jit::helper(run, number as u32, arguments, left)
+    ebpf::jit::helper(call, number as u32, arguments, left)
 }

@@ -148,7 +148,7 @@ impl Space {
 
     /// The short way of most hits: of one probe that takes them all and never stops, at an
     /// instruction whose simulation needs nothing but the registers. The PC is behind the `HVC`;
-    /// `memory` is asked where there is a program. `false`: it is no such hit, nothing has happened,
+    /// `memory` is asked when a program reads the guest. `false`: it is no such hit, nothing has happened,
     /// and [`Space::hit`] serves it.
     #[inline(always)]
     pub fn quick_hit<M: LiveMemory>(
@@ -156,7 +156,7 @@ impl Space {
         immediate: u16,
         vcpu: VcpuId,
         regs: &mut CoreRegs,
-        memory: impl FnOnce(&CoreRegs) -> M,
+        memory: impl Fn(&CoreRegs) -> M,
         stamp: impl FnOnce() -> Stamp,
     ) -> bool {
         let registry = self.registry.read();
@@ -189,19 +189,21 @@ impl Space {
         &self,
         program: &ProgramRef,
         attachment: &Attachment,
-        regs: &mut CoreRegs,
-        memory: impl FnOnce(&CoreRegs) -> M,
+        regs: &CoreRegs,
+        memory: impl Fn(&CoreRegs) -> M,
         vcpu: VcpuId,
         stamp: Stamp,
     ) {
-        let memory = &memory(regs);
-        let trap = Trap {
+        let host = HitHost {
+            space: self,
+            attachment,
+            occasion: Occasion::default(),
             vcpu,
             regs,
             memory,
             stamp,
         };
-        self.run_program(program, attachment, Occasion::default(), &trap);
+        self.run_in(program, &host);
     }
 
     /// A hit from inside a probe, of slot `immediate` - [`HVC_BASE`]: nothing runs, it counts as
@@ -413,25 +415,6 @@ impl Space {
         Some(StopReason::Site { probe })
     }
 
-    /// The event of a hit.
-    fn event_of(&self, attachment: &Attachment, occasion: Occasion, trap: &Trap<'_>) -> TraceEvent {
-        let [x0, x1, x2, x3, ..] = trap.regs.x;
-        let vm = self.vm();
-        let kind = attachment.event.unwrap_or(EventKind::probe_in(vm));
-        TraceEvent {
-            time_ns: trap.stamp.time_ns,
-            kind,
-            cpu: trap.stamp.cpu as u8,
-            vm,
-            vcpu: trap.vcpu,
-            id: attachment.probe.unwrap_or(0),
-            args: [x0, x1, x2, x3],
-            duration_ns: occasion.duration_ns,
-            pc: Gva(trap.regs.pc),
-            origin: kind,
-        }
-    }
-
     #[inline(always)]
     fn write_event(
         &self,
@@ -486,20 +469,24 @@ impl Space {
             space: self,
             attachment,
             occasion,
-            trap,
+            vcpu: trap.vcpu,
+            regs: trap.regs,
+            memory: |_: &CoreRegs| trap.memory,
+            stamp: trap.stamp,
         };
-        match program.program().run(trap.regs.as_words(), &host) {
+        self.run_in(program, &host)
+    }
+
+    #[inline(always)]
+    fn run_in<M, F>(&self, program: &ProgramRef, host: &HitHost<'_, F>) -> ProgramSays
+    where
+        M: LiveMemory,
+        F: Fn(&CoreRegs) -> M,
+    {
+        match program.program().run(host.regs.as_words(), host) {
             Ok(0) => ProgramSays::Go,
             Ok(_) => ProgramSays::Stop,
-            Err(error) if error.fault == RunFault::Nested => {
-                attachment.missed.fetch_add(1, Ordering::Relaxed);
-                ProgramSays::Go
-            }
-            Err(error) => {
-                attachment.missed.fetch_add(1, Ordering::Relaxed);
-                tell_error(&host, program.name(), &error);
-                ProgramSays::Stop
-            }
+            Err(error) => host.failed(program, &error),
         }
     }
 }
@@ -519,42 +506,74 @@ enum ProgramSays {
     Stop,
 }
 
-#[cold]
-fn tell_error(host: &HitHost<'_>, program: &str, error: &RunError) {
-    let mut text = ShortText::new();
-    // Writing to a `ShortText` does not fail.
-    let _ = write!(text, "{program}: {error}");
-    host.push(EventKind::ProgramError, text.as_bytes());
-}
-
 fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
     registry.table.cover(pc).is_some() || registry.points.contains(&HwPoint::Break(pc))
 }
 
-/// What a program may ask for while it runs.
-struct HitHost<'a> {
+/// What a program may ask for while it runs. `F` makes the guest's memory, which few programs want.
+struct HitHost<'a, F> {
     space: &'a Space,
     attachment: &'a Attachment,
     occasion: Occasion,
-    trap: &'a Trap<'a>,
+    vcpu: VcpuId,
+    regs: &'a CoreRegs,
+    memory: F,
+    stamp: Stamp,
 }
 
-impl HitHost<'_> {
+impl<F> HitHost<'_, F> {
+    /// Its run ended with an error.
+    #[cold]
+    #[inline(never)]
+    fn failed(&self, program: &ProgramRef, error: &RunError) -> ProgramSays {
+        self.attachment.missed.fetch_add(1, Ordering::Relaxed);
+        if error.fault == RunFault::Nested {
+            return ProgramSays::Go;
+        }
+        let mut text = ShortText::new();
+        // Writing to a `ShortText` does not fail.
+        let _ = write!(text, "{}: {error}", program.name());
+        self.push(EventKind::ProgramError, text.as_bytes());
+        ProgramSays::Stop
+    }
+
     fn push(&self, kind: EventKind, text: &[u8]) {
-        let event = self
-            .space
-            .event_of(self.attachment, self.occasion, self.trap);
-        self.space.events().write_text(&event.says(kind), text);
+        self.space
+            .events()
+            .write_text(&self.event().says(kind), text);
+    }
+
+    /// The event of the hit.
+    fn event(&self) -> TraceEvent {
+        let [x0, x1, x2, x3, ..] = self.regs.x;
+        let vm = self.space.vm();
+        let kind = self.attachment.event.unwrap_or(EventKind::probe_in(vm));
+        TraceEvent {
+            time_ns: self.stamp.time_ns,
+            kind,
+            cpu: self.stamp.cpu as u8,
+            vm,
+            vcpu: self.vcpu,
+            id: self.attachment.probe.unwrap_or(0),
+            args: [x0, x1, x2, x3],
+            duration_ns: self.occasion.duration_ns,
+            pc: Gva(self.regs.pc),
+            origin: kind,
+        }
     }
 }
 
-impl Host for HitHost<'_> {
+impl<M, F> Host for HitHost<'_, F>
+where
+    M: LiveMemory,
+    F: Fn(&CoreRegs) -> M,
+{
     fn ktime_ns(&self) -> u64 {
         self.space.machine().now_ns()
     }
 
     fn cpu(&self) -> usize {
-        self.trap.stamp.cpu
+        self.stamp.cpu
     }
 
     fn current(&self) -> Option<u64> {
@@ -576,8 +595,7 @@ impl Host for HitHost<'_> {
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
-        self.trap
-            .memory
+        (self.memory)(self.regs)
             .read(Gva(address), buffer)
             .map_err(|_| ReadFault)
     }
@@ -587,11 +605,8 @@ impl Host for HitHost<'_> {
     }
 
     fn record(&self, map: MapId, length: usize, words: &dyn Fn(usize) -> u64) -> Result<(), Lost> {
-        let event = self
-            .space
-            .event_of(self.attachment, self.occasion, self.trap);
         let events = self.space.events();
-        events.write_words(&event.gives(map), length, words)
+        events.write_words(&self.event().gives(map), length, words)
     }
 }
 

@@ -348,3 +348,17 @@ pub trait LiveMemory {
     /// memory, and whatever the vCPU has watchpoints on: such a store is stepped instead.
     fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault>;
 }
+
+impl<T: LiveMemory + ?Sized> LiveMemory for &T {
+    fn task(&self) -> u64 {
+        (**self).task()
+    }
+
+    fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        (**self).read(gva, buffer)
+    }
+
+    fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault> {
+        (**self).write(gva, bytes)
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::CompileError;
 use super::asm::{AddSub, Cond, FP, Reg, Size, Transfer, ZR};
-use super::emit::{CPU_SLOT, Emitter, RUN_SLOT};
+use super::emit::{CALL_SLOT, CPU_SLOT, Emitter};
 use super::flow::{Value, arguments};
 use super::immediate::{self, fits_add_sub};
 use super::native::Failure;
@@ -49,7 +49,7 @@ impl Emitter<'_> {
         }
         let stub = self.stub(Failure::Helper);
         immediate::load(&mut self.asm, CALLEE, self.options.runtime.helper_entry);
-        self.slot(RUN, RUN_SLOT);
+        self.slot(RUN, CALL_SLOT);
         immediate::load(&mut self.asm, HELPER, helper as u64);
         self.asm.mov(Size::X, LEFT, BUDGET);
         self.asm.blr(CALLEE);

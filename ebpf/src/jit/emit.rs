@@ -10,23 +10,25 @@ use super::{Blinding, Code, CompileError, Line, Options, immediate};
 use crate::address;
 use crate::decode::{Op, Step, entries};
 use crate::map::Map;
-use crate::stack::FRAME_SIZE;
+use crate::stack::{FRAME_SIZE, MAX_FRAMES};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
-/// Bytes of the frame that the entry makes: what it saves, the run, and the CPU.
+/// Bytes of the frame that the entry makes: what it saves, the call, and the CPU.
 const ENTRY_FRAME: i32 = 112;
-/// Where the run is in it.
-pub(super) const RUN_SLOT: i32 = 96;
+/// Where the [`super::Call`] is in it.
+pub(super) const CALL_SLOT: i32 = 96;
 /// Where the CPU is in it.
 pub(super) const CPU_SLOT: i32 = 104;
-/// What the entry saves in it, from byte 16 on.
+/// What the entry saves in it, from byte 16 on. The last two hold r6 to r9, which few short programs
+/// use.
 const PRESERVED: [[Reg; 2]; 5] = [
-    [Reg(19), Reg(20)],
-    [Reg(21), Reg(22)],
     [Reg(23), Reg(24)],
     [Reg(25), Reg(26)],
     [Reg(27), Reg(28)],
+    [Reg(19), Reg(20)],
+    [Reg(21), Reg(22)],
 ];
 /// Bytes of the frame that a subprogram makes.
 const CALL_FRAME: i32 = 48;
@@ -44,6 +46,7 @@ pub(super) struct Emitter<'a> {
     pub(super) steps: &'a [Step],
     pub(super) maps: &'a [Map],
     pub(super) arena_size: usize,
+    stack_size: usize,
     pub(super) options: &'a Options,
     /// The instruction that is being translated.
     pub(super) index: usize,
@@ -64,6 +67,7 @@ impl<'a> Emitter<'a> {
         steps: &'a [Step],
         maps: &'a [Map],
         arena_size: usize,
+        stack_size: usize,
         options: &'a Options,
     ) -> Self {
         let seed = match options.blinding {
@@ -75,6 +79,7 @@ impl<'a> Emitter<'a> {
             steps,
             maps,
             arena_size,
+            stack_size,
             options,
             index: 0,
             state: State::unknown(),
@@ -228,13 +233,18 @@ impl<'a> Emitter<'a> {
 
     /// Takes `cost` from the budget; the flags tell whether it was there (HS) or not (LO).
     pub(super) fn charge(&mut self, cost: u32) {
+        self.charge_from(BUDGET, cost);
+    }
+
+    /// The same from a budget that is elsewhere still.
+    fn charge_from(&mut self, budget: Reg, cost: u32) {
         if immediate::fits_add_sub(cost) {
             self.asm
-                .add_sub_imm(AddSub::Subs, Size::X, BUDGET, BUDGET, cost);
+                .add_sub_imm(AddSub::Subs, Size::X, BUDGET, budget, cost);
         } else {
             immediate::load(&mut self.asm, OPERAND, cost.into());
             self.asm
-                .add_sub(AddSub::Subs, Size::X, BUDGET, BUDGET, OPERAND, 0);
+                .add_sub(AddSub::Subs, Size::X, BUDGET, budget, OPERAND, 0);
         }
     }
 
@@ -253,28 +263,39 @@ impl<'a> Emitter<'a> {
 
     /// The first function's entry: `cost` is its length.
     fn enter_program(&mut self, cost: usize) {
+        // The arguments of an `EntryPoint`.
+        let [call, context, arena, budget, cpu] = [1, 2, 3, 4, 5].map(Reg);
+        let saved = self.preserved();
+        let has_frame = self.uses(10..=10);
+        let stack_size = self.stack_size;
         let asm = &mut self.asm;
         asm.bti_c();
         asm.stp_pre(FP, LR, SP, -ENTRY_FRAME);
         asm.add_sub_imm(AddSub::Add, Size::X, FP, SP, 0);
-        for (offset, [first, second]) in (16..).step_by(16).zip(PRESERVED) {
+        for (offset, [first, second]) in saved {
             asm.stp(first, second, SP, offset);
         }
-        asm.stp(Reg(0), Reg(5), SP, RUN_SLOT);
-        asm.mov(Size::X, CONTEXT, Reg(1));
-        asm.mov(Size::X, ARENA, Reg(2));
-        asm.mov(Size::X, BUDGET, Reg(3));
+        asm.stp(call, cpu, SP, CALL_SLOT);
+        asm.mov(Size::X, CONTEXT, context);
+        asm.mov(Size::X, ARENA, arena);
         immediate::load(asm, MARK, address::ARENA);
-        asm.add_sub(AddSub::Add, Size::X, registers::of(10), MARK, Reg(4), 0);
-        asm.add_sub(AddSub::Add, Size::X, FRAME, ARENA, Reg(4), 0);
-        asm.add_sub_imm(AddSub::Sub, Size::X, FRAME, FRAME, FRAME_SIZE as u32);
+        if has_frame {
+            // Stacks begin where the arena does, in the order of the CPUs.
+            let shift = stack_size.ilog2();
+            let fp = registers::of(10);
+            asm.add_sub(AddSub::Add, Size::X, fp, MARK, cpu, shift);
+            asm.add_sub(AddSub::Add, Size::X, FRAME, ARENA, cpu, shift);
+            add(asm, fp, stack_size);
+            add(asm, FRAME, stack_size - FRAME_SIZE);
+        }
         immediate::load(asm, registers::of(1), address::context());
-        self.charge(cost as u32);
+        self.charge_from(budget, cost as u32);
         let stub = self.stub(Failure::Budget);
         self.asm.b_cond(Cond::Lo, stub);
     }
 
     fn leave_program(&mut self, failed: Label) {
+        let saved = self.preserved();
         let asm = &mut self.asm;
         let leave = asm.label();
         asm.mov(Size::X, STATUS, ZR);
@@ -283,11 +304,23 @@ impl<'a> Emitter<'a> {
         asm.bind(failed);
         asm.add_sub_imm(AddSub::Add, Size::X, SP, FP, 0);
         asm.bind(leave);
-        for (offset, [first, second]) in (16..).step_by(16).zip(PRESERVED) {
+        for (offset, [first, second]) in saved {
             asm.ldp(first, second, SP, offset);
         }
         asm.ldp_post(FP, LR, SP, ENTRY_FRAME);
         asm.ret();
+    }
+
+    /// What the entry saves, and where.
+    fn preserved(&self) -> impl Iterator<Item = (i32, [Reg; 2])> + use<> {
+        let count = if self.uses(6..=9) { 5 } else { 3 };
+        (16..).step_by(16).zip(PRESERVED).take(count)
+    }
+
+    /// Whether an instruction names one of these registers.
+    fn uses(&self, registers: RangeInclusive<u8>) -> bool {
+        let named = |step: &Step| registers.contains(&step.dst) || registers.contains(&step.src);
+        self.steps.iter().any(named)
     }
 
     /// A subprogram's entry. Its caller has paid for it.
@@ -324,6 +357,15 @@ impl<'a> Emitter<'a> {
             immediate::load(asm, STATUS, (stub.failure as u64) << 32 | stub.insn as u64);
             asm.b(failed);
         }
+    }
+}
+
+/// `d += value`, a multiple of [`FRAME_SIZE`] that is at most a whole stack.
+fn add(asm: &mut Assembler, d: Reg, value: usize) {
+    const _: () = assert!(FRAME_SIZE * MAX_FRAMES <= 4096);
+    match value as u32 {
+        0 => {}
+        value => asm.add_sub_imm(AddSub::Add, Size::X, d, d, value),
     }
 }
 

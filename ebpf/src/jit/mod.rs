@@ -22,8 +22,7 @@
 //!
 //! # Calling convention
 //!
-//! [`Entry`] goes in, [`Outcome`] comes out, by AAPCS64; who installs the code ([`Compiler`]) calls
-//! its first instruction.
+//! Code is a function, an [`EntryPoint`]; who installs it ([`Compiler`]) calls its first instruction.
 
 mod access;
 mod alu;
@@ -37,10 +36,9 @@ mod listing;
 mod native;
 mod registers;
 
-pub use crate::run::Run;
 pub use listing::Listing;
 pub(crate) use native::run;
-pub use native::{Compiler, Entry, EntryPoint, HelperOutcome, Native, Outcome, helper};
+pub use native::{Call, Compiler, EntryPoint, HelperOutcome, Native, Outcome, helper};
 
 use crate::decode::Step;
 use crate::map::Map;
@@ -196,11 +194,12 @@ impl fmt::Display for CompileError {
 impl core::error::Error for CompileError {}
 
 /// Compiles a program that has passed the structural checks and refers to `maps`, whose arena has
-/// `arena_size` bytes.
+/// `arena_size` bytes, `stack_size` of them for each CPU's stack.
 pub(crate) fn compile(
     steps: &[Step],
     maps: &[Map],
     arena_size: usize,
+    stack_size: usize,
     options: &Options,
 ) -> Result<Code, NotCompiled> {
     let refused = |(insn, error)| NotCompiled::Refused {
@@ -208,7 +207,7 @@ pub(crate) fn compile(
         error,
     };
     let flow = flow::Flow::of(steps).map_err(refused)?;
-    let emitter = emit::Emitter::new(steps, maps, arena_size, options);
+    let emitter = emit::Emitter::new(steps, maps, arena_size, stack_size, options);
     emitter.program(&flow).map_err(refused)
 }
 

@@ -3,9 +3,8 @@
 use super::{Code, Options};
 use crate::decode::{Op, Step};
 use crate::helper::{self as helpers, Helper};
-use crate::object::{Access, RunError, RunFault};
-use crate::run::Run;
-use crate::{Context, address};
+use crate::object::{Access, Data, RunError, RunFault};
+use crate::{Context, Host, address, interp};
 use alloc::boxed::Box;
 use core::ffi::c_void;
 use core::fmt;
@@ -22,31 +21,39 @@ pub trait Compiler: Sync {
 
 /// Code that has been installed.
 pub trait Native: Send + Sync + fmt::Debug {
-    /// Calls the code, which was compiled with the options of the [`Compiler`], as a function of
-    /// AAPCS64 with the six arguments of `entry`.
-    fn enter(&self, entry: &Entry) -> Outcome;
+    /// Calls the code, which was compiled with the options of the [`Compiler`], as an [`EntryPoint`]
+    /// with these arguments behind any first one.
+    fn enter(
+        &self,
+        call: *mut c_void,
+        context: *const Context,
+        arena: *const AtomicU64,
+        budget: u64,
+        cpu: u64,
+    ) -> Outcome;
 }
 
-/// Compiled code as a function: its arguments are the fields of an [`Entry`].
-pub type EntryPoint =
-    unsafe extern "C" fn(*mut c_void, *const Context, *const AtomicU64, u64, u64, u64) -> Outcome;
+/// Compiled code as a function. Its arguments are those of [`Native::enter`], where that has them: it
+/// need not move them. They are: anything; the [`Call`], for [`helper`]; the context; the arena; the
+/// budget, at most `i64::MAX`; the CPU.
+pub type EntryPoint = unsafe extern "C" fn(
+    *const c_void,
+    *mut c_void,
+    *const Context,
+    *const AtomicU64,
+    u64,
+    u64,
+) -> Outcome;
 
-/// The arguments of compiled code, x0 to x5.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Entry {
-    /// x0: what [`helper`] gets back as its `run`.
-    pub run: *mut c_void,
-    /// x1: the context.
-    pub context: *const Context,
-    /// x2: the arena.
-    pub arena: *const AtomicU64,
-    /// x3: the budget, at most `i64::MAX`.
-    pub budget: u64,
-    /// x4: the end of the stack, as an offset in the arena.
-    pub stack: u64,
-    /// x5: the CPU.
-    pub cpu: u64,
+/// A run of a compiled program. Outside this crate it is only handed from compiled code to
+/// [`helper`].
+pub struct Call<'a> {
+    data: &'a Data,
+    context: &'a Context,
+    host: &'a dyn Host,
+    cpu: usize,
+    /// Why a helper has failed.
+    fault: Option<RunFault>,
 }
 
 /// What compiled code returns, in x0 and x1.
@@ -83,12 +90,13 @@ pub struct HelperOutcome {
 }
 
 /// Calls helper `number` with r1 to r5 on behalf of compiled code, of whose budget `left`
-/// instructions are left. The function at [`super::Runtime::helper_entry`] is called with `run` (as
-/// [`Entry::run`]), `number`, the arguments one by one, and `left`, and returns what this does.
-pub fn helper(run: &mut Run<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
-    run.budget = left;
+/// instructions are left. The function at [`super::Runtime::helper_entry`] is called with the call
+/// that the code was entered with, `number`, the arguments one by one, and `left`, and returns what
+/// this does.
+pub fn helper(call: &mut Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
+    let mut run = call.data.run(call.context, call.host, call.cpu, left);
     let result = match Helper::from_number(number as i32) {
-        Some(helper) => helpers::call(run, helper, arguments),
+        Some(helper) => helpers::call(&mut run, helper, arguments),
         None => Err(RunFault::Corrupt),
     };
     match result {
@@ -97,38 +105,53 @@ pub fn helper(run: &mut Run<'_>, number: u32, arguments: [u64; 5], left: u64) ->
             left: run.budget + 1,
         },
         Err(fault) => {
-            run.fault = Some(fault);
+            call.fault = Some(fault);
             HelperOutcome { value: 0, left: 0 }
         }
     }
 }
 
-/// Runs an installed program.
-pub(crate) fn run(native: &dyn Native, steps: &[Step], run: &mut Run<'_>) -> Result<u64, RunError> {
-    let budget = run.budget.min(i64::MAX as u64);
-    let entry = Entry {
-        context: run.memory.context,
-        arena: run.memory.arena.base(),
-        budget,
-        stack: run.memory.stack.end as u64,
-        cpu: run.cpu as u64,
-        run: (&raw mut *run).cast(),
+/// Runs an installed program on `cpu`, whose stack is its own meanwhile.
+#[inline(always)]
+pub(crate) fn run(
+    native: &dyn Native,
+    program: &interp::Code,
+    data: &Data,
+    context: &Context,
+    host: &dyn Host,
+    budget: u64,
+    cpu: usize,
+) -> Result<u64, RunError> {
+    let mut call = Call {
+        data,
+        context,
+        host,
+        cpu,
+        fault: None,
     };
-    let outcome = native.enter(&entry);
+    let budget = budget.min(i64::MAX as u64);
+    let place = (&raw mut call).cast();
+    let outcome = native.enter(place, context, data.arena().base(), budget, cpu as u64);
     if outcome.status == 0 {
-        return Ok(outcome.value);
+        Ok(outcome.value)
+    } else {
+        Err(failure(outcome, program, call.fault))
     }
+}
+
+/// What `outcome` says went wrong; `helper` knows more where it was a helper.
+#[cold]
+#[inline(never)]
+fn failure(outcome: Outcome, program: &interp::Code, helper: Option<RunFault>) -> RunError {
     let insn = outcome.status as u32;
-    let step = steps.get(insn as usize);
+    let step = program.steps().get(insn as usize);
     let fault = match (outcome.status >> 32, step) {
         (kind, _) if kind == Failure::Budget as u64 => RunFault::Budget,
-        (kind, _) if kind == Failure::Helper as u64 => {
-            run.fault.take().unwrap_or(RunFault::Corrupt)
-        }
+        (kind, _) if kind == Failure::Helper as u64 => helper.unwrap_or(RunFault::Corrupt),
         (_, Some(step)) => access(step, outcome.value),
         (_, None) => RunFault::Corrupt,
     };
-    Err(RunError { insn, fault })
+    RunError { insn, fault }
 }
 
 /// The error of an access at the offset `offset` from the arena's mark.

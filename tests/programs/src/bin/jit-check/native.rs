@@ -3,9 +3,12 @@
 use crate::pages::CodePages;
 use alloc::boxed::Box;
 use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::AtomicU64;
+use ebpf::Context;
 use ebpf::jit::{
-    Atomics, Blinding, Checks, Code, Compiler, Entry, EntryPoint, HelperOutcome, Native, Options,
-    Outcome, Run, Runtime, helper,
+    Atomics, Blinding, Call, Checks, Code, Compiler, EntryPoint, HelperOutcome, Native, Options,
+    Outcome, Runtime, helper,
 };
 
 /// Compiles in one of the ways that there are.
@@ -42,25 +45,24 @@ unsafe impl Send for Installed {}
 unsafe impl Sync for Installed {}
 
 impl Native for Installed {
-    fn enter(&self, entry: &Entry) -> Outcome {
+    fn enter(
+        &self,
+        call: *mut c_void,
+        context: *const Context,
+        arena: *const AtomicU64,
+        budget: u64,
+        cpu: u64,
+    ) -> Outcome {
         // SAFETY: the pages hold what the compiler made, which is a function of that type.
         let program = unsafe { core::mem::transmute::<*const u32, EntryPoint>(self.0.start()) };
-        let Entry {
-            run,
-            context,
-            arena,
-            budget,
-            stack,
-            cpu,
-        } = *entry;
         // SAFETY: these are the arguments that it was compiled for.
-        unsafe { program(run, context, arena, budget, stack, cpu) }
+        unsafe { program(ptr::null(), call, context, arena, budget, cpu) }
     }
 }
 
 /// What compiled code calls.
 extern "C" fn helper_entry(
-    run: *mut c_void,
+    call: *mut c_void,
     number: u64,
     first: u64,
     second: u64,
@@ -69,10 +71,10 @@ extern "C" fn helper_entry(
     fifth: u64,
     left: u64,
 ) -> HelperOutcome {
-    // SAFETY: compiled code hands back the run that it was entered with, which nobody uses meanwhile.
-    let run = unsafe { &mut *run.cast::<Run<'_>>() };
+    // SAFETY: compiled code hands back the call that it was entered with, which nobody uses meanwhile.
+    let call = unsafe { &mut *call.cast::<Call<'_>>() };
     helper(
-        run,
+        call,
         number as u32,
         [first, second, third, fourth, fifth],
         left,
