@@ -132,13 +132,19 @@ impl Part {
                 Control::Next | Control::Call | Control::End => {}
             }
             pc += WORD;
-            runs_on = is_reached && matches!(control, Control::Next | Control::Fork { .. });
+            let leads_on = match control {
+                Control::Next | Control::Fork { .. } => true,
+                // Where no symbol ends the function, a call is taken for one that returns.
+                Control::Call => boundary.is_none(),
+                _ => false,
+            };
+            runs_on = is_reached && leads_on;
             match boundary {
                 // A call of a function that never returns ends a function too.
                 Some(end) if pc >= end && !runs_on => break,
                 Some(end) if pc >= end => boundary = next_symbol(symbols, Gva(end), limit),
                 Some(_) => {}
-                None if runs_on || control == Control::Call || furthest >= pc => {}
+                None if runs_on || furthest >= pc => {}
                 None => break,
             }
         }

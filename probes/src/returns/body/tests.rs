@@ -132,6 +132,12 @@ fn padding_before_the_next_function_is_not_run_into() {
 }
 
 #[test]
+fn calls_return_where_no_symbol_says_otherwise() {
+    let code = [asm::bl(0x100), asm::nop(), asm::nop(), asm::ret(), BRK];
+    assert_eq!(summary(None, &code), (4, vec![3], false));
+}
+
+#[test]
 fn code_that_a_branch_leads_to_runs_on() {
     let code = [
         asm::cbnz(0, 8),
