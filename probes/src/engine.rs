@@ -577,7 +577,7 @@ where
     }
 
     fn current(&self) -> Option<u64> {
-        let task = self.trap.memory.task();
+        let task = (self.memory)(self.regs).task();
         (task != 0).then_some(task)
     }
 

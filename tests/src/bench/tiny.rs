@@ -283,6 +283,8 @@ impl Bench {
 pub struct Instructions {
     /// A hit of a kprobe without a program whose displaced instruction is a NOP: guest, trap and hypervisor.
     pub kprobe: f64,
+    /// The same with the program `count`.
+    pub counting: f64,
     /// A tracepoint that is off.
     pub tracepoint: f64,
 }
@@ -292,6 +294,7 @@ pub fn instructions() -> Result<Instructions> {
     let mut bench = Bench::boot(Unit::Instructions)?;
     Ok(Instructions {
         kprobe: bench.hit(&KINDS[0], "")?.median(),
+        counting: bench.hit(&KINDS[0], "count")?.median(),
         tracepoint: tracepoint_off(&bench)?.median(),
     })
 }
