@@ -2,7 +2,7 @@
 
 use super::queue::Take;
 use super::read::{Half, probe_read, probe_read_str};
-use super::{E2BIG, EAGAIN, EINVAL, Helper, print, queue, random, records, task};
+use super::{E2BIG, EAGAIN, EINVAL, Helper, backtrace, print, queue, random, records, task};
 use crate::address::{self, Place};
 use crate::map::{MAX_KEY_SIZE, Map, MapError, MapKind, UpdateFlag, Values};
 use crate::object::{Access, RunFault};
@@ -25,6 +25,8 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         Helper::RingbufSubmit => records::ringbuf_submit(run, first),
         Helper::RingbufDiscard => records::ringbuf_discard(run, first),
         Helper::RingbufQuery => records::ringbuf_query(run, first, second),
+        Helper::GetStackid => backtrace::get_stackid(run, second, third),
+        Helper::GetStack => backtrace::get_stack(run, second, third, fourth),
         Helper::CurrentTaskUnderCgroup => under_cgroup(run, first, second as u32),
         Helper::ProbeRead | Helper::ProbeReadKernel => {
             probe_read(run, Half::Any, [first, second, third])

@@ -1,6 +1,7 @@
 //! The helper functions that programs call. Numbers, arguments and results are Linux'
 //! (`include/uapi/linux/bpf.h`).
 
+mod backtrace;
 mod call;
 mod format;
 mod print;
@@ -109,6 +110,9 @@ helpers! {
     /// `long perf_event_output(context, map, flags, data, size)`: 0, or `-ENOSPC` where the record is
     /// lost.
     PerfEventOutput = 25 "perf_event_output",
+    /// `long get_stackid(context, map, flags)`: the number that the backtrace of the kernel, or of the
+    /// process, has in the map.
+    GetStackid = 27 "get_stackid",
     /// `u64 get_current_task()`: the GVA of the guest's current `task_struct`.
     GetCurrentTask = 35 "get_current_task",
     /// `long current_task_under_cgroup(map, index)`: `-EAGAIN`, as where the array has no group at
@@ -117,6 +121,8 @@ helpers! {
     /// `long probe_read_str(destination, size, guest address)`: the same as
     /// [`Self::ProbeReadKernelStr`].
     ProbeReadStr = 45 "probe_read_str",
+    /// `long get_stack(context, destination, size, flags)`: the bytes of the same backtrace.
+    GetStack = 67 "get_stack",
     /// `u64 get_current_cgroup_id()`: of the guest's current task.
     GetCurrentCgroupId = 80 "get_current_cgroup_id",
     /// `long map_push_elem(map, value, flags)`.

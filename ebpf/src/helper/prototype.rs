@@ -60,6 +60,8 @@ pub(crate) enum MapUse {
     Ring,
     /// It asks for a control group.
     Group,
+    /// It puts a backtrace in.
+    Trace,
 }
 
 impl MapUse {
@@ -67,7 +69,7 @@ impl MapUse {
     pub(crate) const fn changes(self) -> bool {
         matches!(
             self,
-            Self::Change | Self::Queue | Self::PerfOutput | Self::Ring
+            Self::Change | Self::Queue | Self::PerfOutput | Self::Ring | Self::Trace
         )
     }
 
@@ -75,7 +77,7 @@ impl MapUse {
     pub(crate) const fn takes(self, kind: MapKind) -> bool {
         use MapKind::{
             Array, CgroupArray, Hash, LruHash, LruPerCpuHash, PerCpuArray, PerCpuHash,
-            PerfEventArray, Queue, RingBuf, Stack,
+            PerfEventArray, Queue, RingBuf, Stack, StackTrace,
         };
         match self {
             Self::Lookup | Self::Change => matches!(
@@ -87,6 +89,7 @@ impl MapUse {
             Self::PerfOutput => matches!(kind, PerfEventArray),
             Self::Ring => matches!(kind, RingBuf),
             Self::Group => matches!(kind, CgroupArray),
+            Self::Trace => matches!(kind, StackTrace),
         }
     }
 }
@@ -164,6 +167,8 @@ impl Helper {
             | Self::ProbeReadUserStr
             | Self::ProbeReadKernelStr => Prototype::new([Write, SizeOrZero, Any], Scalar),
             Self::GetCurrentComm => Prototype::new([Write, Size], Scalar),
+            Self::GetStackid => Prototype::new([Context, Map(MapUse::Trace), Any], Scalar),
+            Self::GetStack => Prototype::new([Context, Write, SizeOrZero, Any], Scalar),
             Self::GetFuncIp => Prototype::new([Context], Scalar),
             Self::Snprintf => Prototype::new(
                 [WriteOrNull, SizeOrZero, Text, ReadOrNull, SizeOrZero],

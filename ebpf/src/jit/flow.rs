@@ -168,8 +168,11 @@ pub(super) fn arguments(helper: Helper) -> u8 {
         | Helper::MapPushElem
         | Helper::MapLookupPercpuElem
         | Helper::RingbufReserve
+        | Helper::GetStackid
         | Helper::Strncmp => 3,
-        Helper::MapUpdateElem | Helper::TraceVprintk | Helper::RingbufOutput => 4,
+        Helper::MapUpdateElem | Helper::TraceVprintk | Helper::RingbufOutput | Helper::GetStack => {
+            4
+        }
         Helper::TracePrintk | Helper::Snprintf | Helper::PerfEventOutput => 5,
     }
 }

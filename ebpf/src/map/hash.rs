@@ -347,7 +347,16 @@ fn words(key: &[u8]) -> impl Iterator<Item = u64> {
 /// Multiplies every word in and mixes high bits down; the constants are those of MurmurHash3's
 /// 64-bit finalizer.
 fn hash(key: &[u8]) -> u64 {
-    words(key).fold(0, |hash, word| {
+    mix(words(key))
+}
+
+/// A hash of a few addresses.
+pub(super) fn of_words(words: &[u64]) -> u32 {
+    mix(words.iter().copied()) as u32
+}
+
+fn mix(words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(0, |hash, word| {
         let mut mixed = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
         mixed ^= mixed >> 33;
         mixed = mixed.wrapping_mul(0xc4ce_b9fe_1a85_ec53);

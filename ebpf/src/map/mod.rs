@@ -13,12 +13,14 @@ mod kind;
 mod lru;
 mod queue;
 mod records;
+mod traces;
 mod values;
 
 pub use kind::MapKind;
 pub use queue::PushFlag;
 pub use records::MAX_RECORD;
 pub(crate) use records::Records;
+pub(crate) use traces::{Compare, OnCollision};
 pub(crate) use values::{Shape, Values};
 
 use crate::arena::{Arena, OutOfMemory};
@@ -30,6 +32,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hash::{HashIndex, Origin, WhenFull};
 use queue::{Discipline, Order};
+use traces::Traces;
 
 /// Bytes of a key at most.
 pub const MAX_KEY_SIZE: u32 = 256;
@@ -129,9 +132,12 @@ impl MapDef {
     /// How many bytes the map takes on a machine with `cpus` physical CPUs, roughly. For checked
     /// definitions and at most [`crate::object::MAX_CPUS`] CPUs this cannot overflow.
     pub fn memory(&self, cpus: usize) -> u64 {
-        let index = match WhenFull::of(self.kind) {
-            Some(_) => hash::overhead(self.key_size) * u64::from(self.max_entries),
-            None => 0,
+        let index = match self.kind {
+            MapKind::StackTrace => traces::overhead(self.max_entries),
+            kind if WhenFull::of(kind).is_some() => {
+                hash::overhead(self.key_size) * u64::from(self.max_entries)
+            }
+            _ => 0,
         };
         Shape::of(self, cpus).bytes() as u64 + index
     }
@@ -258,6 +264,8 @@ enum Index {
     Hash(HashIndex),
     /// In the order in which they came.
     Order(Order),
+    /// By their number, which is made of them.
+    Traces(Traces),
     /// It has none, only records that pass.
     Records(Records),
     /// It has none: nobody can put one in.
@@ -276,6 +284,7 @@ impl Index {
             MapKind::Array | MapKind::PerCpuArray => Self::Array,
             MapKind::Queue => order(Discipline::Queue),
             MapKind::Stack => order(Discipline::Stack),
+            MapKind::StackTrace => Self::Traces(Traces::allocate(entries)?),
             MapKind::PerfEventArray => Self::Records(Records::unlimited()),
             MapKind::RingBuf => Self::Records(Records::ring(definition, cpus)?),
             _ => Self::Empty,
@@ -343,8 +352,15 @@ impl Map {
         }
         let entry = self.find(key).ok_or(MapError::NotFound)?;
         let place = self.values.at(entry, cpu).ok_or(MapError::NotFound)?;
-        self.values.copy_out(place, value);
-        Ok(())
+        let copy = || self.values.copy_out(place, value);
+        match &self.index {
+            Index::Traces(traces) if !traces.read(entry, copy) => Err(MapError::NotFound),
+            Index::Traces(_) => Ok(()),
+            _ => {
+                self.values.copy_out(place, value);
+                Ok(())
+            }
+        }
     }
 
     /// Sets the value of `key`; of a per-CPU map that of `cpu`, which other maps ignore. A new entry
@@ -367,6 +383,7 @@ impl Map {
         self.check_mutable()?;
         match &self.index {
             Index::Hash(index) => index.delete(key),
+            Index::Traces(traces) => traces.delete(self.find(key).ok_or(MapError::NotFound)?),
             Index::Empty => Err(MapError::NotFound),
             Index::Array | Index::Order(_) | Index::Records(_) => Err(MapError::Unsupported),
         }
@@ -399,6 +416,7 @@ impl Map {
             Index::Array => self.definition.max_entries as usize,
             Index::Hash(index) => index.len(),
             Index::Order(order) => order.len(),
+            Index::Traces(traces) => traces.len(),
             Index::Records(_) | Index::Empty => 0,
         }
     }
@@ -472,6 +490,10 @@ impl Map {
             Index::Order(order) => order.look(entry, |entry| {
                 place(entry).into_iter().for_each(&mut copy_value)
             }),
+            Index::Traces(traces) => {
+                key.copy_from_slice(&(entry as u32).to_le_bytes());
+                traces.read(entry, || place(entry).into_iter().for_each(&mut copy_value))
+            }
             Index::Records(_) | Index::Empty => false,
         }
     }
@@ -499,7 +521,9 @@ impl Map {
     /// The entry of `key`, which has the map's key size.
     fn find(&self, key: &[u8]) -> Option<usize> {
         match &self.index {
-            Index::Array => Some(u32::from_le_bytes(key.try_into().ok()?) as usize),
+            Index::Array | Index::Traces(_) => {
+                Some(u32::from_le_bytes(key.try_into().ok()?) as usize)
+            }
             Index::Hash(index) => index.find(key),
             Index::Order(_) | Index::Records(_) | Index::Empty => None,
         }
@@ -535,7 +559,9 @@ impl Map {
                 write(&self.values, place);
                 Ok(())
             }
-            Index::Order(_) | Index::Records(_) | Index::Empty => Err(MapError::Unsupported),
+            Index::Order(_) | Index::Traces(_) | Index::Records(_) | Index::Empty => {
+                Err(MapError::Unsupported)
+            }
         }
     }
 
@@ -571,6 +597,32 @@ impl Map {
     /// The same, and the value stays.
     pub(crate) fn peek_with(&self, read: impl FnOnce(usize)) -> Result<(), MapError> {
         self.order()?.peek(|index| self.with_place(index, read))
+    }
+
+    /// The number of a backtrace, of which as many addresses are kept as a value has place for.
+    pub(crate) fn store_trace(
+        &self,
+        addresses: &[u64],
+        compare: Compare,
+        on_collision: OnCollision,
+    ) -> Result<u32, MapError> {
+        let Index::Traces(traces) = &self.index else {
+            return Err(MapError::Unsupported);
+        };
+        let address = |index: usize| addresses.get(index).copied().unwrap_or(0);
+        let size = self.values.size();
+        let is_same = |number| {
+            let place = self.values.at(number, 0);
+            let same =
+                |place| (0..size / 8).all(|index| self.values.word(place, index) == address(index));
+            compare == Compare::Hash || place.is_some_and(same)
+        };
+        let write = |number| {
+            if let Some(place) = self.values.at(number, 0) {
+                self.values.fill_words(place, size, address);
+            }
+        };
+        traces.store(hash::of_words(addresses), on_collision, is_same, write)
     }
 
     fn order(&self) -> Result<&Order, MapError> {

@@ -1,6 +1,6 @@
 //! Where the values of a map are in the arena.
 
-use super::{MapDef, MapKind, records};
+use super::{MapDef, MapKind, records, traces};
 use crate::arena::{Arena, merge};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -31,7 +31,8 @@ impl Shape {
         let (size, entries, copies) = match definition.kind {
             // To a program, the memory for its records is one value.
             MapKind::RingBuf => (records::reservable(definition.max_entries), 1, cpus),
-            MapKind::PerfEventArray | MapKind::CgroupArray | MapKind::StackTrace => (size, 0, 1),
+            MapKind::PerfEventArray | MapKind::CgroupArray => (size, 0, 1),
+            MapKind::StackTrace => (size, traces::numbers(definition.max_entries), 1),
             kind if kind.is_per_cpu() => (size, entries, cpus),
             _ => (size, entries, 1),
         };
@@ -127,6 +128,14 @@ impl Values {
             let used = (length - 8 * index).min(8);
             merge(word, u64::MAX >> (64 - 8 * used), source(index));
         }
+    }
+
+    /// The word number `index` of the value at `offset`.
+    pub(super) fn word(&self, offset: usize, index: usize) -> u64 {
+        let words = self.arena.words(offset, self.shape.size);
+        words
+            .get(index)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// Copies the value at `offset` into `target`, as far as both go.
