@@ -91,6 +91,10 @@ const CASES: &[Case<Machine>] = &[
         run: programs_know_the_guests_task,
     },
     Case {
+        name: "programs_take_backtraces",
+        run: programs_take_backtraces,
+    },
+    Case {
         name: "kprobe_counts_what_the_guest_counts",
         run: kprobe_counts_what_the_guest_counts,
     },
@@ -932,6 +936,37 @@ fn programs_know_the_guests_task(machine: &Machine) -> Result<()> {
     }
     machine.shell(&format!("trace unkprobe vm1:{id}"))?;
     machine.shell("trace unload opens").map(drop)
+}
+
+/// The ways to `vfs_read`, kernel and process: begin with the function, its caller, and lead to where a system call enters.
+fn programs_take_backtraces(machine: &Machine) -> Result<()> {
+    let linked = link_example("stacks", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let mut gdb = machine.gdb()?;
+    gdb.console(&format!("remote put {} stacks.lp", linked.display()))?;
+    let id = probe_id(&gdb.console("monitor trace kprobe vfs_read stacks")?)?;
+    gdb.detach()?;
+    machine.linux(1)?.run(&format!("cat {FILE}"))?;
+    let mut gdb = machine.gdb()?;
+    let traces = gdb.console("monitor map dump stacks traces")?;
+    let is_system_call = |line: &&str| {
+        line.contains(" vfs_read+0x0 < ksys_read+")
+            && line.contains(" < __arm64_sys_read+")
+            && line.contains(" < el0_svc+")
+            && line.trim_end().contains("el0t_64_sync+")
+    };
+    let found = traces.lines().find(is_system_call);
+    ensure!(found.is_some(), "no way of a system call in\n{traces}");
+    // The process' side begins where the system call returns to.
+    let is_process = |line: &str| {
+        let address = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.strip_prefix("0x"));
+        address.is_some_and(|digits| u64::from_str_radix(digits, 16).is_ok_and(|at| at >> 48 == 0))
+    };
+    ensure!(traces.lines().any(is_process), "no process in\n{traces}");
+    gdb.console(&format!("monitor trace unkprobe {id}"))?;
+    gdb.console("monitor trace unload stacks").map(drop)
 }
 
 fn kprobe_counts_what_the_guest_counts(machine: &Machine) -> Result<()> {

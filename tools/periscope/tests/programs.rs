@@ -218,6 +218,18 @@ fn the_records_example_puts_records_out() {
     assert_eq!(u64::from_le_bytes(last), 300);
 }
 
+/// Where no guest's kernel runs, there is no backtrace.
+#[test]
+fn the_stacks_example_counts_errors_too() {
+    let object = load("examples/stacks.bpf.c", "stacks", &[]);
+    let host = FakeHost::on_cpu(0);
+    for _ in 0..2 {
+        assert_eq!(run(&object, "stacks", &[], &host), 0);
+    }
+    let fault = (-14_i64).to_le_bytes();
+    assert_eq!(number(&object, "counts", &[fault, fault].concat(), 0), 2);
+}
+
 #[test]
 fn the_args_example_prints() {
     let object = load("examples/args.bpf.c", "args", &[]);

@@ -40,7 +40,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
 }
 
 fn dump(map: &Map, invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, invocation.out.format());
+    let mut rows = Rows::new(map, invocation);
     let mut room = MAX_VALUES;
     let mut is_all = true;
     map.for_each(&mut |entry| {

@@ -178,7 +178,7 @@ fn value_of(map: &Map) -> Vec<u8> {
 }
 
 fn show(map: &Map, key: &[u8], invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, invocation.out.format());
+    let mut rows = Rows::new(map, invocation);
     let mut value = value_of(map);
     let is_per_cpu = map.definition().kind.is_per_cpu();
     for cpu in 0..map.copies() {

@@ -1,12 +1,15 @@
 //! Entries of a map as a table: keys, the values of each CPU, and their sum.
 
+use super::super::Invocation;
 use super::super::output::{Format, Output};
 use super::super::table::{Align, Table};
-use super::value::{integer, show};
+use super::value::{backtrace, integer, show};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use ebpf::map::{Entry, Map};
+use ebpf::map::{Entry, Map, MapKind};
+use probes::symbols::Symbols;
 
 /// A table of entries.
 pub(super) struct Rows {
@@ -17,10 +20,37 @@ pub(super) struct Rows {
     /// Of the values of the entry so far.
     sum: Option<u64>,
     format: Format,
+    values: Values,
+}
+
+/// What the values of a map mean.
+enum Values {
+    /// Numbers or bytes.
+    Plain,
+    /// Addresses of code, in the VM that has these symbols, if any is known.
+    Backtraces(Option<Arc<dyn Symbols>>),
+}
+
+impl Values {
+    fn of(map: &Map, invocation: &Invocation<'_>) -> Self {
+        if map.definition().kind != MapKind::StackTrace {
+            return Self::Plain;
+        }
+        // Where there are several VMs, nobody says whose the addresses are.
+        let space = invocation.here().ok();
+        Self::Backtraces(space.and_then(|space| space.find_symbols().ok()))
+    }
+
+    fn show(&self, value: &[u8]) -> String {
+        match self {
+            Self::Plain => show(value),
+            Self::Backtraces(symbols) => backtrace(value, symbols.as_deref()),
+        }
+    }
 }
 
 impl Rows {
-    pub(super) fn new(map: &Map, format: Format) -> Self {
+    pub(super) fn new(map: &Map, invocation: &Invocation<'_>) -> Self {
         let definition = map.definition();
         let has_key = definition.key_size > 0;
         let copies = definition.kind.is_per_cpu().then(|| map.copies());
@@ -35,7 +65,8 @@ impl Rows {
             has_key,
             copies,
             sum: Some(0),
-            format,
+            format: invocation.out.format(),
+            values: Values::of(map, invocation),
         }
     }
 
@@ -43,7 +74,8 @@ impl Rows {
     /// people see their sum.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
         let cpu = entry.cpu.map(|cpu| cpu.to_string());
-        self.row(entry.key, cpu, show(entry.value));
+        let value = self.values.show(entry.value);
+        self.row(entry.key, cpu, value);
         let (Some(cpu), Some(copies)) = (entry.cpu, self.copies) else {
             return;
         };

@@ -4,6 +4,8 @@ use super::super::{Problem, number};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use probes::addr::Gva;
+use probes::symbols::Symbols;
 
 /// What has the size of an integer as that integer, anything else byte by byte.
 pub(super) fn show(bytes: &[u8]) -> String {
@@ -15,6 +17,22 @@ pub(super) fn show(bytes: &[u8]) -> String {
             .collect::<Vec<_>>()
             .join(" "),
     }
+}
+
+/// A backtrace, innermost address first, with the symbols that are known.
+pub(super) fn backtrace(bytes: &[u8], symbols: Option<&dyn Symbols>) -> String {
+    let (words, _) = bytes.as_chunks::<8>();
+    let addresses = words.iter().map(|word| u64::from_le_bytes(*word));
+    let names = addresses
+        .take_while(|&address| address != 0)
+        .map(|address| {
+            let located = symbols.and_then(|symbols| symbols.by_address(Gva(address)));
+            match located {
+                Some(at) => format!("{}+{:#x}", at.name, at.offset),
+                None => format!("{address:#x}"),
+            }
+        });
+    names.collect::<Vec<_>>().join(" < ")
 }
 
 /// What has the size of an integer, as that.
