@@ -73,7 +73,7 @@ impl Compiler for OnTheseCpus {
                     Atomics::Exclusives
                 },
             },
-            // The verifier is structural: it does not prove what a program accesses.
+            // The verifier proves every access. It is young, and a mistake of its would be one at EL2.
             checks: Checks::Every,
             blinding: if self.blind {
                 Blinding::Seed(time::now_ns() | 1)

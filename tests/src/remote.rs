@@ -8,8 +8,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 use xtask::machine::Transcript;
 
+/// Bytes of one `vFile:pwrite`, escapes included, at most.
+const CHUNK: usize = 1500;
 /// How long a silence is believed to be one.
 const SILENCE: Duration = Duration::from_millis(300);
+
+/// What `remote put` ended in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Upload {
+    /// The program is there.
+    Loaded,
+    /// An error of the protocol.
+    Refused,
+}
 
 /// A connection to a debug endpoint.
 pub struct Remote {
@@ -79,6 +90,36 @@ impl Remote {
                 None if reply.starts_with('E') => bail!("`monitor {command}`: {reply}"),
                 None => return Ok(text + &String::from_utf8_lossy(&unhex(&reply)?)),
             }
+        }
+    }
+
+    /// As GDB's `remote put` (GDB manual, E.7 "File-I/O", `vFile`).
+    pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<Upload> {
+        let file = self.ask(format!("vFile:open:{},601,1b6", hex(name.as_bytes())))?;
+        let file = file
+            .strip_prefix('F')
+            .with_context(|| format!("open: {file}"))?
+            .to_owned();
+        ensure!(!file.starts_with('-'), "open: F{file}");
+        for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let mut packet = format!("vFile:pwrite:{file},{:x},", number * CHUNK).into_bytes();
+            for byte in chunk {
+                match byte {
+                    b'#' | b'$' | b'}' | b'*' => packet.extend([b'}', byte ^ 0x20]),
+                    _ => packet.push(*byte),
+                }
+            }
+            let reply = self.ask(&packet)?;
+            let written = reply.strip_prefix('F').unwrap_or_default();
+            ensure!(
+                usize::from_str_radix(written, 16) == Ok(chunk.len()),
+                "pwrite: {reply}"
+            );
+        }
+        match self.ask(format!("vFile:close:{file}"))?.as_str() {
+            "F0" => Ok(Upload::Loaded),
+            refused if refused.starts_with("F-1") => Ok(Upload::Refused),
+            other => bail!("close: {other}"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Costs that do not depend on the machine that runs the tests: instructions.
 
 use anyhow::{Result, ensure};
-use e2e::{bench, cases};
+use e2e::{bench, cases, named};
 use std::process::ExitCode;
 
 /// What a hit of a kprobe without a program may cost, from the trap to the instruction behind the site.
@@ -12,11 +12,30 @@ const COUNTING_KPROBE: f64 = 363.0;
 /// What a tracepoint that is off may cost.
 const TRACEPOINT_OFF: f64 = 3.0;
 
+/// How many times fewer instructions a compiled program takes than an interpreted one.
+const COMPILED: f64 = 10.0;
+
 fn main() -> ExitCode {
-    cases(vec![(
-        "probes_cost_few_instructions".to_owned(),
-        probes_cost_few_instructions as fn() -> Result<()>,
-    )])
+    cases(vec![
+        named("probes_cost_few_instructions", probes_cost_few_instructions),
+        named("compiled_programs_are_faster", compiled_programs_are_faster),
+    ])
+}
+
+fn compiled_programs_are_faster() -> Result<()> {
+    for cost in bench::mixes()? {
+        let bench::MixCost {
+            mix,
+            interpreted,
+            compiled,
+        } = cost;
+        // An instruction of a program becomes one of A64, or part of it: less, and it was not executed.
+        ensure!(
+            compiled >= 0.9 && interpreted >= COMPILED * compiled,
+            "{mix}: {interpreted} instructions interpreted, {compiled} compiled"
+        );
+    }
+    Ok(())
 }
 
 fn probes_cost_few_instructions() -> Result<()> {

@@ -101,7 +101,7 @@ impl Kind {
 }
 
 /// A machine that measures with the tiny guest on its only vCPU.
-struct Bench {
+pub(super) struct Bench {
     machine: TestMachine,
     subjects: Vec<Subject>,
     shell: Shell,
@@ -159,7 +159,12 @@ enum Attached {
 
 impl Bench {
     fn boot(unit: Unit) -> Result<Self> {
-        let spec = Spec::hypervisor().append("bench");
+        Self::boot_with(unit, "")
+    }
+
+    /// With more words for the hypervisor's command line.
+    pub(super) fn boot_with(unit: Unit, words: &str) -> Result<Self> {
+        let spec = Spec::hypervisor().append(&format!("bench {words}"));
         let (spec, rounds) = match unit {
             Unit::Instructions => (spec.icount(), Rounds::INSTRUCTIONS),
             Unit::Ns => (spec, Rounds::NS),
@@ -216,6 +221,15 @@ impl Bench {
 
     fn floor(&self) -> Result<Sample> {
         self.hypercall("floor")
+    }
+
+    pub(super) fn machine(&self) -> &TestMachine {
+        &self.machine
+    }
+
+    /// What a hit of the cheapest kind costs with `program` attached.
+    pub(super) fn simulated(&mut self, program: &str) -> Result<Sample> {
+        self.hit(&KINDS[0], program)
     }
 
     /// What a hit costs with `program` attached.

@@ -3,24 +3,14 @@
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
 use e2e::Random;
-use e2e::remote::{Remote, hex};
+use e2e::remote::Upload;
 use ebpf::builtin;
 use ebpf::insn::{Insn, LD_IMM64, PSEUDO_MAP, PSEUDO_MAP_VALUE};
 use ebpf::linked::Linked;
 use ebpf::map::{MapDef, MapKind};
 
-/// Bytes of one `vFile:pwrite`, escapes included, at most.
-const CHUNK: usize = 1500;
 /// How many changed programs are tried.
 const MUTANTS: usize = 300;
-
-/// What `remote put` ended in.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Upload {
-    Loaded,
-    /// An error of the protocol.
-    Refused,
-}
 
 /// Bytes that are no linked program, and every way to cut one short.
 pub fn not_programs(world: &World) -> Result<()> {
@@ -30,7 +20,7 @@ pub fn not_programs(world: &World) -> Result<()> {
     let mut bad = vec![vec![], b"\x7fELF".to_vec(), random.bytes(5000)];
     bad.extend((0..good.len()).step_by(7).map(|end| good[..end].to_vec()));
     for bytes in bad {
-        let upload = put(&mut client, "bad.lp", &bytes)?;
+        let upload = client.put("bad.lp", &bytes)?;
         ensure!(
             upload == Upload::Refused,
             "{} bytes are loaded",
@@ -40,7 +30,7 @@ pub fn not_programs(world: &World) -> Result<()> {
     let why = client.monitor("trace progs")?;
     ensure!(why.contains("bad") && why.contains("cut off"), "{why}");
     ensure!(
-        put(&mut client, "good.lp", &good)? == Upload::Loaded,
+        client.put("good.lp", &good)? == Upload::Loaded,
         "a good one"
     );
     ensure!(
@@ -67,7 +57,7 @@ pub fn mutants(world: &World) -> Result<()> {
         }
         // What the format itself refuses was tried before.
         let Ok(bytes) = linked.encode() else { continue };
-        if put(&mut client, "mutant.lp", &bytes)? == Upload::Refused {
+        if client.put("mutant.lp", &bytes)? == Upload::Refused {
             continue;
         }
         loaded += 1;
@@ -105,7 +95,7 @@ pub fn map_index_out_of_range(world: &World) -> Result<()> {
             }
         }
         ensure!(changed > 0, "the program has no map");
-        let upload = put(&mut client, "index.lp", &linked.encode()?)?;
+        let upload = client.put("index.lp", &linked.encode()?)?;
         ensure!(upload == Upload::Refused, "map {index} is taken");
         let why = client.monitor("trace progs")?;
         ensure!(why.contains("map"), "{why}");
@@ -128,7 +118,7 @@ pub fn too_much_memory(world: &World) -> Result<()> {
             ..linked.maps[0].clone()
         });
         let name = format!("large{number}");
-        if put(&mut client, &format!("{name}.lp"), &linked.encode()?)? == Upload::Refused {
+        if client.put(&format!("{name}.lp"), &linked.encode()?)? == Upload::Refused {
             break;
         }
         names.push(name);
@@ -147,34 +137,4 @@ pub fn too_much_memory(world: &World) -> Result<()> {
 /// A program that counts in a map.
 fn good() -> Result<Linked> {
     builtin::linked("count").context("there is no built-in `count`")
-}
-
-/// As GDB's `remote put` (GDB manual, E.7 "File-I/O", `vFile`).
-fn put(client: &mut Remote, name: &str, bytes: &[u8]) -> Result<Upload> {
-    let file = client.ask(format!("vFile:open:{},601,1b6", hex(name.as_bytes())))?;
-    let file = file
-        .strip_prefix('F')
-        .with_context(|| format!("open: {file}"))?
-        .to_owned();
-    ensure!(!file.starts_with('-'), "open: F{file}");
-    for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-        let mut packet = format!("vFile:pwrite:{file},{:x},", number * CHUNK).into_bytes();
-        for byte in chunk {
-            match byte {
-                b'#' | b'$' | b'}' | b'*' => packet.extend([b'}', byte ^ 0x20]),
-                _ => packet.push(*byte),
-            }
-        }
-        let reply = client.ask(&packet)?;
-        let written = reply.strip_prefix('F').unwrap_or_default();
-        ensure!(
-            usize::from_str_radix(written, 16) == Ok(chunk.len()),
-            "pwrite: {reply}"
-        );
-    }
-    match client.ask(format!("vFile:close:{file}"))?.as_str() {
-        "F0" => Ok(Upload::Loaded),
-        refused if refused.starts_with("F-1") => Ok(Upload::Refused),
-        other => anyhow::bail!("close: {other}"),
-    }
 }
