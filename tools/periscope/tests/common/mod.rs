@@ -4,7 +4,6 @@
 #![allow(dead_code)]
 
 pub mod libbpf;
-pub mod tools;
 
 use std::fs;
 use std::path::{Path, PathBuf};

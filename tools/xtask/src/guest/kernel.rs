@@ -148,7 +148,7 @@ pub(super) fn find_or_download_module(
 }
 
 /// What a package holds, in a directory of its own.
-fn download_and_unpack(
+pub(super) fn download_and_unpack(
     apt: &PrivateApt,
     release: Release,
     package: &str,
