@@ -222,8 +222,9 @@ impl<'a> Vm<'a> {
     fn disarm(&mut self, gpa: Gpa) {
         self.hold();
         self.views.disarm(gpa);
-        self.probes.remove(&gpa);
-        self.settle(gpa);
+        if self.probes.remove(&gpa).is_some() {
+            self.settle(gpa);
+        }
         self.check();
     }
 
@@ -357,6 +358,25 @@ proptest! {
         sites in 0..5_usize,
     ) {
         run(&ops, 64, Limits { pages, sites });
+    }
+}
+
+/// A page stays not executable where there is no frame for its shadow, until something on it changes: that another
+/// page has given a frame back is no such thing.
+#[test]
+fn a_frame_that_comes_free_changes_nothing_elsewhere() {
+    let (blocks, huge, pages) = (BLOCKS.0, HUGE.0, Gpa(0xc000_2000));
+    let instruction = FetchTrap::Instruction(HVC);
+    let ops = [
+        Op::Arm(huge, instruction),
+        Op::Arm(blocks, instruction),
+        Op::Arm(pages, FetchTrap::NoExecute),
+        Op::Arm(pages, instruction),
+        Op::Arm(huge, FetchTrap::NoExecute),
+        Op::Disarm(Gpa(pages.0 + 8)),
+    ];
+    for spare in 0..6 {
+        run(&ops, 12 + spare, PLENTY);
     }
 }
 
