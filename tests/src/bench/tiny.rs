@@ -115,6 +115,8 @@ struct Rounds {
     count: u64,
     batches: u64,
     calls: u64,
+    /// In how many turns a row and its reference are measured.
+    turns: u64,
 }
 
 impl Rounds {
@@ -123,12 +125,14 @@ impl Rounds {
         count: 10,
         batches: 10,
         calls: 100,
+        turns: 1,
     };
     /// A batch of one call shows the slow ones.
     const NS: Self = Self {
         count: 12,
         batches: 1000,
         calls: 1,
+        turns: 6,
     };
 
     fn repetitions(self) -> u64 {
@@ -194,6 +198,7 @@ impl Bench {
             count,
             batches,
             calls,
+            ..
         } = rounds;
         let mut console = self.machine.console(1)?;
         let mut times = Vec::new();
@@ -221,6 +226,22 @@ impl Bench {
 
     fn floor(&self) -> Result<Sample> {
         self.hypercall("floor")
+    }
+
+    /// A cost and the median of the trap floor, in turns: how fast the machine is may change meanwhile.
+    fn beside_floor(
+        &mut self,
+        cost: &dyn Fn(&mut Self) -> Result<Sample>,
+    ) -> Result<(Sample, f64)> {
+        let whole = self.rounds;
+        self.rounds.count /= whole.turns;
+        let turns: Result<Vec<_>> = (0..whole.turns)
+            .map(|_| Ok((self.floor()?, cost(self)?)))
+            .collect();
+        self.rounds = whole;
+        let (floors, costs) = turns?.into_iter().unzip();
+        let of_all = |samples| Sample::all(samples).context("nothing was measured");
+        Ok((of_all(costs)?, of_all(floors)?.median()))
     }
 
     pub(super) fn machine(&self) -> &TestMachine {
@@ -366,14 +387,13 @@ fn measure_in(
     page.add("trap.floor", unit, &bench.floor()?, None);
     for (id, cost) in PLAIN.iter().filter(|(id, _)| wanted.has(id)) {
         say(id);
-        // Beside the row: how fast the machine is may change during a run.
-        let reference = bench.floor()?.median();
-        page.add(id, unit, &cost(&bench)?, Some(reference));
+        let (cost, reference) = bench.beside_floor(&|bench| cost(bench))?;
+        page.add(id, unit, &cost, Some(reference));
     }
     for (kind, id, program) in hits.iter().filter(|(_, id, _)| wanted.has(id)) {
         say(id);
-        let reference = bench.floor()?.median();
-        let cost = bench.hit(kind, program).with_context(|| id.clone())?;
+        let measured = bench.beside_floor(&|bench| bench.hit(kind, program));
+        let (cost, reference) = measured.with_context(|| id.clone())?;
         page.add(id, unit, &cost, Some(reference));
     }
     Ok(())
