@@ -60,7 +60,6 @@ fn kernel(text: &str, test: &str) -> Kernel {
 
 /// Every kind of relocation, with fields that moved, grew, went and came.
 #[test]
-#[ignore = "needs libbpf-dev: `cargo xtask test` installs it"]
 fn all_co_re_relocations_are_libbpfs() {
     let kernel = kernel(include_str!("bpf/core_kernel.c"), "core");
     for cpu in ["v1", "v3"] {
@@ -104,7 +103,6 @@ fn ask_for_matches(object: &Path) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs libbpf-dev: `cargo xtask test` installs it"]
 fn maps_data_and_functions_are_libbpfs() {
     let kernel = kernel("int nothing;", "everything");
     for cpu in ["v1", "v3"] {
@@ -117,9 +115,9 @@ fn maps_data_and_functions_are_libbpfs() {
 
 /// All programs of all tools of Debian's package, against the types of Debian's kernel.
 #[test]
-#[ignore = "needs libbpf-dev, libbpf-tools and a kernel: `cargo xtask test` brings them"]
 fn real_tools_are_libbpfs() {
-    let tools = env::var_os("PERISCOPE_LIBBPF_TOOLS").expect("PERISCOPE_LIBBPF_TOOLS is not set");
+    let tools = env::var_os("PERISCOPE_LIBBPF_TOOLS")
+        .expect("PERISCOPE_LIBBPF_TOOLS names no directory: `cargo xtask test` sets it");
     let entries = fs::read_dir(&tools).expect("it should be a directory");
     let paths = entries.map(|entry| entry.expect("it should be readable").path());
     let is_object = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "o");
@@ -127,7 +125,10 @@ fn real_tools_are_libbpfs() {
     assert!(objects.len() > 50, "only {} tools", objects.len());
     let kernels = ["PERISCOPE_KERNEL_IMAGE", "PERISCOPE_OLDSTABLE_IMAGE"].map(env::var_os);
     // The older kernel is `--full`'s.
-    assert!(kernels[0].is_some(), "PERISCOPE_KERNEL_IMAGE is not set");
+    assert!(
+        kernels[0].is_some(),
+        "PERISCOPE_KERNEL_IMAGE names no kernel: `cargo xtask test` sets it"
+    );
     for image in kernels.into_iter().flatten() {
         compare_tools(&objects, Path::new(&image));
     }
