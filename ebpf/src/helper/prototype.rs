@@ -127,6 +127,12 @@ impl Prototype {
             returned,
         }
     }
+
+    /// How many registers have to be set.
+    pub(crate) fn count(&self) -> u8 {
+        let is_used = |argument: &&Argument| **argument != Argument::Unused;
+        self.arguments.iter().take_while(is_used).count() as u8
+    }
 }
 
 impl Helper {

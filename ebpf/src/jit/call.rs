@@ -3,7 +3,7 @@
 use super::CompileError;
 use super::asm::{AddSub, Cond, FP, Reg, Size, Transfer, ZR};
 use super::emit::{CALL_SLOT, CPU_SLOT, Emitter};
-use super::flow::{Value, arguments};
+use super::flow::Value;
 use super::immediate::{self, fits_add_sub};
 use super::native::Failure;
 use super::registers::{
@@ -41,8 +41,13 @@ impl Emitter<'_> {
         {
             return self.array_lookup(map);
         }
-        // Nothing of the hypervisor's may look like an argument.
-        for register in 1..=arguments(helper) {
+        // Nothing of the hypervisor's may look like an argument. `trace_printk` takes as many as its text has place
+        // for, set or not.
+        let passed = match helper {
+            Helper::TracePrintk => 5,
+            _ => helper.prototype().count(),
+        };
+        for register in 1..=passed {
             if self.state.get(register) == Value::Uninitialized {
                 self.asm.mov(Size::X, registers::of(register), ZR);
             }

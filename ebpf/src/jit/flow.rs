@@ -12,7 +12,6 @@
 use super::CompileError;
 use crate::address::Place;
 use crate::decode::{Alu, Fetch, IMMEDIATE, Op, Step, decode_atomic};
-use crate::helper::Helper;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -136,47 +135,6 @@ impl State {
     }
 }
 
-/// How many arguments a helper takes.
-pub(super) fn arguments(helper: Helper) -> u8 {
-    match helper {
-        Helper::KtimeGetNs
-        | Helper::KtimeGetBootNs
-        | Helper::GetSmpProcessorId
-        | Helper::GetPrandomU32
-        | Helper::GetCurrentPidTgid
-        | Helper::GetCurrentUidGid
-        | Helper::GetCurrentTask
-        | Helper::GetCurrentCgroupId
-        | Helper::DurationNs => 0,
-        // The context, which is not looked at.
-        Helper::GetFuncIp => 1,
-        Helper::MapLookupElem
-        | Helper::MapDeleteElem
-        | Helper::MapPopElem
-        | Helper::MapPeekElem
-        | Helper::RingbufSubmit
-        | Helper::RingbufDiscard
-        | Helper::RingbufQuery
-        | Helper::CurrentTaskUnderCgroup
-        | Helper::GetCurrentComm => 2,
-        Helper::ProbeRead
-        | Helper::ProbeReadKernel
-        | Helper::ProbeReadUser
-        | Helper::ProbeReadStr
-        | Helper::ProbeReadKernelStr
-        | Helper::ProbeReadUserStr
-        | Helper::MapPushElem
-        | Helper::MapLookupPercpuElem
-        | Helper::RingbufReserve
-        | Helper::GetStackid
-        | Helper::Strncmp => 3,
-        Helper::MapUpdateElem | Helper::TraceVprintk | Helper::RingbufOutput | Helper::GetStack => {
-            4
-        }
-        Helper::TracePrintk | Helper::Snprintf | Helper::PerfEventOutput => 5,
-    }
-}
-
 /// The states at the beginning of every piece of code that control can enter otherwise than from
 /// the instruction before. Pieces that nothing leads to are not there.
 #[derive(Debug)]
@@ -295,14 +253,7 @@ impl State {
             }
             Op::Call => self.return_from_call(),
             Op::Helper(helper) => {
-                // `trace_printk` takes as many as its text has place for, and who reads registers
-                // that nothing was written to gets zeros.
-                let needed = if helper == Helper::TracePrintk {
-                    2
-                } else {
-                    arguments(helper)
-                };
-                for register in 1..=needed {
+                for register in 1..=helper.prototype().count() {
                     self.read(register)?;
                 }
                 self.return_from_call();
