@@ -161,6 +161,8 @@ pub struct Int {
 impl Int {
     /// The flag of signed integers.
     pub const SIGNED: u8 = 1;
+    /// The flag of booleans.
+    pub const BOOL: u8 = 4;
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{argument, compile, compile_text, directory, fail, periscope, section, succeed};
+use ebpf::linked::Linked;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -227,10 +228,13 @@ fn programs_for_elsewhere_are_left_out() {
     );
     let said = succeed(&["link", argument(&object)]);
     assert!(said.contains("left out there (fentry/f)"), "{said}");
-    assert!(said.contains("left out asked (kprobe/f)"), "{said}");
+    assert!(
+        said.contains("left out asked (?kprobe/f): --program asked takes it"),
+        "{said}"
+    );
     assert!(said.contains("1 program,"), "{said}");
     let said = succeed(&["link", argument(&object), "--program", "asked"]);
-    assert!(said.contains("left out here (kprobe/f)"), "{said}");
+    assert!(said.starts_with("linked "), "{said}");
     let error = fail(&["link", argument(&object), "--program", "where"]);
     assert!(error.contains("there is no program where in it"), "{error}");
 }
@@ -324,5 +328,121 @@ fn help_is_everywhere() {
     for command in ["link", "dump", "verify"] {
         let help = succeed(&[command, "--help"]);
         assert!(help.contains("Usage: periscope"), "{help}");
+    }
+}
+
+const OPTIONS: &str = "
+    enum level { LOW, HIGH = 7 };
+    const volatile unsigned pid; const volatile short port; const volatile _Bool loud;
+    const volatile enum level level; const volatile char comm[8] = \"shell\";
+    const volatile unsigned short ports[3] = {1, 2, 3}; long seen; struct { int a; } pair = {1};
+    SEC(\"kprobe/dummy\") int p(void *c)
+    { seen = pid + port + loud + level + comm[4] + ports[2] + pair.a; return 0; }
+    SEC(\"kretprobe/other\") int r(void *c) { return 0; }";
+
+/// What user space of libbpf's tools does before it loads them.
+#[test]
+fn options_are_set_by_their_types() {
+    let object = compile_text(OPTIONS, "options", &[]);
+    let lp = directory("options").join("test.lp");
+    let set = [
+        "pid=4294967295",
+        "port=-2",
+        "loud=true",
+        "level=HIGH",
+        "comm=dd",
+        "ports=80,443",
+        "seen=0x10",
+    ];
+    let mut args = vec!["link", argument(&object), "-o", argument(&lp)];
+    args.extend(set.iter().flat_map(|word| ["--set", word]));
+    succeed(&args);
+    let bytes = fs::read(&lp).expect("it should be written");
+    let linked = Linked::parse(&bytes).expect("what was written should be readable");
+    let initial = |name: &str| {
+        let map = linked.maps.iter().find(|map| map.name == name);
+        map.expect("there should be that section").initial.clone()
+    };
+    let (rodata, bss) = (initial(".rodata"), initial(".bss"));
+    let has = |bytes: &[u8]| rodata.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(&[255; 4]), "pid in {rodata:?}");
+    assert!(has(&[254, 255]), "port in {rodata:?}");
+    assert!(has(&[7, 0, 0, 0]), "level in {rodata:?}");
+    assert!(has(b"dd\0\0\0\0\0\0"), "comm in {rodata:?}");
+    assert!(has(&[80, 0, 187, 1, 3, 0]), "ports in {rodata:?}");
+    assert_eq!(bss, 16_u64.to_le_bytes());
+}
+
+#[test]
+fn options_that_cannot_be_set_are_refused_by_name() {
+    let object = compile_text(OPTIONS, "refused-options", &[]);
+    for (set, expected) in [
+        ("pid", "--set pid: give a variable and a value"),
+        (
+            "pids=1",
+            "there is no such variable in it, but comm (char[8]), level (enum level),",
+        ),
+        (
+            "pid=-1",
+            "--set pid=-1: pid is unsigned int: from 0 to 4294967295 fit",
+        ),
+        ("port=32768", "port is short: from -32768 to 32767 fit"),
+        ("port=many", "port is short: \"many\" is no number"),
+        ("loud=2", "loud is _Bool: give true or false"),
+        (
+            "level=MIDDLE",
+            "level is enum level: \"MIDDLE\" is no number",
+        ),
+        (
+            "comm=8letters",
+            "comm is char[8]: a text there has 7 bytes at most",
+        ),
+        (
+            "ports=1,2,3,4",
+            "ports is unsigned short[3]: there are 4 values, and room for 3",
+        ),
+        ("pair=1", "pair is struct: what can be set are numbers"),
+    ] {
+        let error = fail(&["link", argument(&object), "--set", set]);
+        assert!(
+            error.contains(expected),
+            "{set}: no {expected:?} in {error:?}"
+        );
+    }
+}
+
+/// As user space of libbpf's tools replaces dummies by the functions of a file system.
+#[test]
+fn programs_go_where_they_are_told() {
+    let object = compile_text(OPTIONS, "attach", &[]);
+    let lp = directory("attach").join("test.lp");
+    let said = |more: &[&str]| {
+        let args = ["link", argument(&object), "-o", argument(&lp), "--attach"];
+        periscope(&[&args, more].concat())
+    };
+    assert!(said(&["p=kprobe/shmem_file_open"]).status.success());
+    let dump = succeed(&["dump", argument(&lp)]);
+    assert!(dump.contains("p (kprobe/shmem_file_open):"), "{dump}");
+    assert!(dump.contains("r (kretprobe/other):"), "{dump}");
+    for (more, expected) in [
+        (&["p"][..], "--attach p: give a program and a section"),
+        (&["q=kprobe/f"], "there is no program q in it"),
+        (
+            &["p=kporbe/f"],
+            "what its section kporbe/f means is not known",
+        ),
+        (&["p=xdp"], "program p is to be attached, but is not taken"),
+        (
+            &["p=kprobe/f", "--program", "r"],
+            "program p is to be attached, but is not taken",
+        ),
+    ] {
+        let output = said(more);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{more:?}");
+        assert!(
+            error.contains(expected),
+            "{more:?}: no {expected:?} in {error:?}"
+        );
     }
 }

@@ -84,6 +84,16 @@ impl Maps {
         self.by_section.get(&section).copied()
     }
 
+    /// Changes what a map of global data begins with.
+    pub(super) fn write(&mut self, map: usize, offset: usize, bytes: &[u8]) -> Result<()> {
+        let map = &mut self.definitions[map];
+        map.initial.resize(map.value_size as usize, 0);
+        let place = map.initial.get_mut(offset..offset + bytes.len());
+        let place = place.with_context(|| format!("it lies outside of {}", map.name))?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn add(&mut self, definition: MapDef, types: MapTypes) -> usize {
         self.definitions.push(definition);
         self.types.push(types);

@@ -14,6 +14,7 @@ mod kernel;
 mod maps;
 mod sections;
 mod types;
+mod variables;
 
 pub(crate) use kernel::Kernel;
 
@@ -28,8 +29,10 @@ use ext::Ext;
 use externs::Externs;
 use maps::{Entries, Maps};
 use sections::Place;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use variables::Values;
 
 /// Link a compiled eBPF object for the hypervisor
 ///
@@ -52,6 +55,13 @@ pub(crate) struct Args {
     /// How many entries a map has that leaves this to whoever loads it (may be repeated)
     #[arg(long = "map", value_name = "NAME=ENTRIES")]
     maps: Vec<String>,
+    /// What a global variable holds from the start, as its type has it: a number, true, a text (may
+    /// be repeated)
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    values: Vec<String>,
+    /// Where a program runs, in place of the section that its source gives it (may be repeated)
+    #[arg(long = "attach", value_name = "PROGRAM=SECTION")]
+    sections: Vec<String>,
     /// Do not ask the verifier: the hypervisor will
     #[arg(long)]
     no_verify: bool,
@@ -99,7 +109,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let kernel = args.kernel.read()?;
     let wishes = Wishes {
         programs: &args.programs,
+        sections: sections::parse(&args.sections)?,
         entries: Entries::parse(&args.maps)?,
+        values: Values::parse(&args.values)?,
     };
     let (linked, left_out) = link(stem, &bytes, kernel.as_ref(), &wishes)
         .and_then(|(linked, left_out)| {
@@ -110,8 +122,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         })
         .with_context(|| format!("cannot link {}", args.object.display()))?;
     linked_file::write(&linked, &output)?;
-    for LeftOut { name, section } in left_out {
-        println!("left out {name} ({section}): it runs only inside a kernel");
+    for LeftOut {
+        name,
+        section,
+        reason,
+    } in left_out
+    {
+        match reason {
+            Reason::Elsewhere => {
+                println!("left out {name} ({section}): it runs only inside a kernel");
+            }
+            Reason::Marked => {
+                println!("left out {name} (?{section}): --program {name} takes it");
+            }
+            // Whoever names programs knows which ones they do not name.
+            Reason::NotNamed => {}
+        }
     }
     let insns = linked.programs.iter();
     let insns = insns.map(|program| program.insns.len()).sum();
@@ -146,13 +172,28 @@ fn stem(path: &Path) -> Result<&str> {
 struct LeftOut {
     name: String,
     section: String,
+    reason: Reason,
+}
+
+/// Why a program is left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reason {
+    /// Its section is for programs inside a kernel.
+    Elsewhere,
+    /// Its section's name begins with `?`.
+    Marked,
+    /// The user named others.
+    NotNamed,
 }
 
 /// What a user wants of an object.
 struct Wishes<'w> {
     /// The programs to take; if there are none, those that can run here.
     programs: &'w [String],
+    /// Sections of programs, in place of those that the object names.
+    sections: HashMap<String, String>,
     entries: Entries,
+    values: Values,
 }
 
 /// Links the bytes of an object.
@@ -192,9 +233,10 @@ fn link(
         externs: &externs,
     };
     let functions = Functions::new(&elf, &ext, &targets, relocator.as_mut())?;
-    let choice = choose(&elf, &functions, wishes.programs)?;
+    let choice = choose(&elf, &functions, wishes)?;
     // Who has no program here need not say how large the maps are.
     maps.complete(&wishes.entries)?;
+    wishes.values.put(&elf, btf.as_ref(), &mut maps)?;
     let mut types = types::Subset::new(btf.as_ref());
     let mut programs = Vec::new();
     for (key, section, name) in choice.taken {
@@ -243,7 +285,8 @@ struct Choice {
     left_out: Vec<LeftOut>,
 }
 
-fn choose(elf: &Elf<'_>, functions: &Functions, names: &[String]) -> Result<Choice> {
+fn choose(elf: &Elf<'_>, functions: &Functions, wishes: &Wishes<'_>) -> Result<Choice> {
+    let names = wishes.programs;
     let mut choice = Choice {
         taken: Vec::new(),
         left_out: Vec::new(),
@@ -254,27 +297,43 @@ fn choose(elf: &Elf<'_>, functions: &Functions, names: &[String]) -> Result<Choi
         }
         for (key, function) in functions.of_section(index) {
             let name = function.name.clone();
-            let place = sections::place(section.name);
+            let section = wishes
+                .sections
+                .get(&name)
+                .map_or(section.name, String::as_str);
+            let place = sections::place(section);
             let place = place.with_context(|| format!("program {name}"))?;
-            let is_wanted = if names.is_empty() {
-                place == Place::Here
-            } else {
-                names.contains(&name)
+            let left_out = match place {
+                _ if names.contains(&name) => None,
+                _ if !names.is_empty() => Some(Reason::NotNamed),
+                Place::Here => None,
+                Place::Elsewhere => Some(Reason::Elsewhere),
+                Place::OnRequest => Some(Reason::Marked),
             };
-            let section = section.name.trim_start_matches('?').to_owned();
-            if is_wanted {
-                choice.taken.push((key, section, name));
-            } else {
-                choice.left_out.push(LeftOut { name, section });
+            let section = section.trim_start_matches('?').to_owned();
+            match left_out {
+                None => choice.taken.push((key, section, name)),
+                Some(reason) => choice.left_out.push(LeftOut {
+                    name,
+                    section,
+                    reason,
+                }),
             }
         }
     }
     let is_taken = |wanted: &&String| choice.taken.iter().any(|(.., name)| name == *wanted);
-    if let Some(missing) = names.iter().find(|name| !is_taken(name)) {
+    let mut named = names.iter().chain(wishes.sections.keys());
+    if let Some(missing) = named.find(|name| !is_taken(name)) {
+        let is_left_out = choice.left_out.iter().any(|left| left.name == *missing);
+        ensure!(
+            !is_left_out,
+            "program {missing} is to be attached, but is not taken: its section is for programs \
+             inside a kernel, or --program takes others"
+        );
         bail!("there is no program {missing} in it");
     }
     if choice.taken.is_empty()
-        && let Some(LeftOut { name, section }) = choice.left_out.first()
+        && let Some(LeftOut { name, section, .. }) = choice.left_out.first()
     {
         bail!(
             "program {name} is in section {section}, and no other is in one that runs here: there \

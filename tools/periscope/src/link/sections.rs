@@ -1,7 +1,8 @@
 //! What the sections of programs mean.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use probes::tracepoint::Tracepoint;
+use std::collections::HashMap;
 
 /// Where a program can be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +85,17 @@ const ELSEWHERE: &[&str] = &[
     "xdp_cpumap",
     "xdp_devmap",
 ];
+
+/// Sections by programs, of words like `on_read=kprobe/vfs_read`.
+pub(super) fn parse(words: &[String]) -> Result<HashMap<String, String>> {
+    let parse = |word: &String| {
+        let (program, section) = word.split_once('=').with_context(|| {
+            format!("--attach {word}: give a program and a section, on_read=kprobe/vfs_read")
+        })?;
+        Ok((program.to_owned(), section.to_owned()))
+    };
+    words.iter().map(parse).collect()
+}
 
 /// What a section's name says of its programs. An error where it says nothing at all.
 pub(super) fn place(section: &str) -> Result<Place> {
