@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The mark says what the offset counts in: bytes of the object's [`crate::arena::Arena`], bytes of
-//! the context, or maps. Marks are far from each other, so no carry out of an offset makes one mark
+//! the context, maps, or instructions. Marks are far from each other, so no carry out of an offset makes one mark
 //! of another. An address can be forged, as any number can; it still means nothing but memory of
 //! this object.
 //!
@@ -20,6 +20,7 @@
 pub(crate) const ARENA: u64 = 0xeb01 << 48;
 const CONTEXT: u64 = 0xeb02 << 48;
 const HANDLE: u64 = 0xeb03 << 48;
+const FUNCTION: u64 = 0xeb04 << 48;
 const OFFSET: u64 = u32::MAX as u64;
 
 /// How many maps an object may have.
@@ -34,6 +35,8 @@ pub(crate) enum Place {
     Arena(usize),
     /// A map itself, by number: no memory.
     Handle(usize),
+    /// A function of the program, by its first instruction: no memory either.
+    Function(usize),
 }
 
 impl Place {
@@ -44,6 +47,7 @@ impl Place {
             ARENA => Some(Self::Arena(offset)),
             CONTEXT => Some(Self::Context(offset)),
             HANDLE => Some(Self::Handle(offset)),
+            FUNCTION => Some(Self::Function(offset)),
             _ => None,
         }
     }
@@ -57,6 +61,11 @@ pub(crate) const fn context() -> u64 {
 /// The address of a byte of the arena, which has fewer than 1 << 32.
 pub(crate) const fn arena(offset: usize) -> u64 {
     ARENA | offset as u64
+}
+
+/// The number that stands for the function that begins at instruction `entry`, in helper calls.
+pub(crate) const fn function(entry: usize) -> u64 {
+    FUNCTION | entry as u64
 }
 
 /// The number that stands for map `map` in helper calls.

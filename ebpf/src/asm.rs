@@ -3,7 +3,8 @@
 
 use crate::helper::Helper;
 use crate::insn::{
-    self, CALL, EXIT, Insn, LD_IMM64, PSEUDO_MAP, PSEUDO_MAP_VALUE, X, class, mode, size,
+    self, CALL, EXIT, Insn, LD_IMM64, PSEUDO_FUNCTION, PSEUDO_MAP, PSEUDO_MAP_VALUE, X, class,
+    mode, size,
 };
 
 /// Registers r0 to r10 by name. r0 holds results; r1 to r5 hold arguments and are lost in calls; r6
@@ -113,6 +114,14 @@ pub const fn map_value(dst: u8, index: i32, offset: i32) -> [Insn; 2] {
     [
         insn(LD_IMM64, dst, PSEUDO_MAP_VALUE, 0, index),
         insn(0, 0, 0, 0, offset),
+    ]
+}
+
+/// `dst = the function that begins distance instructions behind the first slot`, two slots.
+pub const fn function(dst: u8, distance: i32) -> [Insn; 2] {
+    [
+        insn(LD_IMM64, dst, PSEUDO_FUNCTION, 0, distance),
+        insn(0, 0, 0, 0, 0),
     ]
 }
 

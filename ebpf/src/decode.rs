@@ -7,7 +7,9 @@
 use crate::address;
 use crate::arena::AtomicOp;
 use crate::helper::Helper;
-use crate::insn::{Insn, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, alu, atomic, class, jmp, mode};
+use crate::insn::{
+    Insn, PSEUDO_CALL, PSEUDO_FUNCTION, PSEUDO_MAP, PSEUDO_MAP_VALUE, alu, atomic, class, jmp, mode,
+};
 use crate::map::Map;
 use crate::width::Width;
 use alloc::boxed::Box;
@@ -66,6 +68,8 @@ pub(crate) enum Op {
     Truncate(Width),
     /// A 64-bit immediate; two slots.
     Wide,
+    /// The address of a function; two slots.
+    Function,
     Load(Width),
     LoadSigned(Width),
     Store(Width),
@@ -81,13 +85,24 @@ pub(crate) enum Op {
     Invalid,
 }
 
+impl Op {
+    /// How many slots such an instruction takes.
+    pub(crate) const fn slots(self) -> usize {
+        match self {
+            Self::Wide | Self::Function => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// A decoded instruction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     pub(crate) op: Op,
     pub(crate) dst: u8,
     pub(crate) src: u8,
-    /// The byte offset of a memory access, or the step that a jump or call goes to.
+    /// The byte offset of a memory access, or the step that a jump or call goes to or a function
+    /// begins at.
     pub(crate) argument: i32,
     /// The immediate; of a call the length of the function that is called.
     pub(crate) immediate: u64,
@@ -101,17 +116,25 @@ pub(crate) fn decode(insns: &[Insn], maps: &[Map]) -> Box<[Step]> {
     // What a call costs is the length of what it calls.
     let entries = entries(&steps);
     for step in steps.iter_mut().filter(|step| step.op == Op::Call) {
-        let after = entries.partition_point(|&entry| entry <= step.argument as usize);
-        let end = entries.get(after).copied().unwrap_or(insns.len());
-        step.immediate = (end as u64).saturating_sub(step.argument as u64);
+        step.immediate = length(&entries, insns.len(), step.argument as usize);
     }
     steps
 }
 
-/// Where the functions of a program begin, in order: at 0, and where calls go.
+/// How many instructions the function at `entry` has, of a program of `count` whose functions begin at
+/// `entries`.
+pub(crate) fn length(entries: &[usize], count: usize, entry: usize) -> u64 {
+    let after = entries.partition_point(|&other| other <= entry);
+    let end = entries.get(after).copied().unwrap_or(count);
+    end.saturating_sub(entry) as u64
+}
+
+/// Where the functions of a program begin, in order: at 0, where calls go, and what helpers are given
+/// to call.
 pub(crate) fn entries(steps: &[Step]) -> Vec<usize> {
-    let calls = steps.iter().filter(|step| step.op == Op::Call);
-    let mut entries: Vec<_> = calls.map(|step| step.argument as usize).collect();
+    let names_one = |step: &&Step| matches!(step.op, Op::Call | Op::Function);
+    let named = steps.iter().filter(names_one);
+    let mut entries: Vec<_> = named.map(|step| step.argument as usize).collect();
     entries.push(0);
     entries.sort_unstable();
     entries.dedup();
@@ -130,13 +153,14 @@ fn decode_one(insns: &[Insn], index: usize, maps: &[Map]) -> Step {
     };
     let relative = |distance: i32| (index as i32).saturating_add(1).saturating_add(distance);
     let argument = match op {
-        Op::Call => relative(insn.imm),
+        Op::Call | Op::Function => relative(insn.imm),
         Op::Jump if insn.class() == class::JMP32 => relative(insn.imm),
         Op::Jump | Op::JumpIf64(_) | Op::JumpIf32(_) => relative(insn.off.into()),
         _ => insn.off.into(),
     };
     let immediate = match op {
         Op::Wide => decode_wide(insn, insns.get(index + 1).map_or(0, |next| next.imm), maps),
+        Op::Function => address::function(argument as usize),
         _ => i64::from(insn.imm) as u64,
     };
     let is_arithmetic_or_jump = !matches!(insn.class(), class::LDX | class::STX | class::ST);
@@ -165,6 +189,7 @@ fn decode_wide(insn: Insn, high: i32, maps: &[Map]) -> u64 {
 fn decode_op(insn: Insn) -> Op {
     let width = Width::of_bytes(insn.access_size());
     match (insn.class(), insn.mode()) {
+        (class::LD, _) if insn.is_wide() && insn.src == PSEUDO_FUNCTION => Op::Function,
         (class::LD, _) if insn.is_wide() => Op::Wide,
         (class::LDX, mode::MEM) => Op::Load(width),
         (class::LDX, mode::MEMSX) => Op::LoadSigned(width),

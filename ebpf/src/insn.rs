@@ -153,6 +153,9 @@ pub const PSEUDO_MAP: u8 = 1;
 /// `src` of [`LD_IMM64`]: index of an array map, and in the second slot a byte offset into its
 /// first value (`BPF_PSEUDO_MAP_VALUE`).
 pub const PSEUDO_MAP_VALUE: u8 = 2;
+/// `src` of [`LD_IMM64`]: the immediate is the distance to a function of the program, as in a call;
+/// helpers call it back (`BPF_PSEUDO_FUNC`).
+pub const PSEUDO_FUNCTION: u8 = 4;
 /// The helper that a poisoned instruction calls. Linkers put it where a CO-RE relocation asks for what
 /// the kernel does not have: there is no helper of that number, 0xbad2310, "bad relo".
 pub const BAD_RELO: i32 = 195_896_080;
@@ -283,6 +286,7 @@ fn write_wide(f: &mut fmt::Formatter<'_>, insn: Insn, high: i32) -> fmt::Result 
         }
         PSEUDO_MAP => write!(f, "r{} = map[{}] ll", insn.dst, insn.imm),
         PSEUDO_MAP_VALUE => write!(f, "r{} = map[{}][0] + {high} ll", insn.dst, insn.imm),
+        PSEUDO_FUNCTION => write!(f, "r{} = subprog[{:+}] ll", insn.dst, insn.imm),
         src => write!(f, "r{} = {:#x} ll (source {src})", insn.dst, insn.imm),
     }
 }

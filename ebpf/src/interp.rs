@@ -12,18 +12,20 @@
 //! same at the same places.
 
 use crate::address;
+use crate::address::Place;
 use crate::arena::Atomic;
 use crate::decode::{
-    Alu, Condition, Fetch, IMMEDIATE, Op, REGISTERS, Step, decode, decode_atomic, entries,
+    Alu, Condition, Fetch, IMMEDIATE, Op, REGISTERS, Step, decode, decode_atomic, entries, length,
 };
-use crate::helper;
+use crate::helper::{self, Helper, Iteration};
 use crate::insn::Insn;
 use crate::map::Map;
 use crate::object::{Access, RunError, RunFault};
 use crate::run::Run;
-use crate::stack::{FRAME_SIZE, MAX_FRAMES};
+use crate::stack::{FRAME_SIZE, MAX_FRAMES, key_of_frame};
 use crate::width::Width;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// How many instructions a run may execute at most unless the caller says otherwise. Helpers that
 /// copy or print count for as many instructions as their work takes.
@@ -33,22 +35,28 @@ pub const DEFAULT_BUDGET: u64 = 1_000_000;
 #[derive(Debug)]
 pub(crate) struct Code {
     steps: Box<[Step]>,
-    /// What its first function costs.
+    /// Where its functions begin.
+    entries: Vec<usize>,
+    /// What the first of them costs.
     cost: u64,
-    has_calls: bool,
 }
 
 impl Code {
     /// Decodes a program that the verifier has accepted.
     pub(crate) fn decode(insns: &[Insn], maps: &[Map]) -> Self {
         let steps = decode(insns, maps);
-        let end = entries(&steps).get(1).copied().unwrap_or(steps.len());
-        let has_calls = steps.iter().any(|step| matches!(step.op, Op::Call));
+        let entries = entries(&steps);
         Self {
+            cost: length(&entries, steps.len(), 0),
+            entries,
             steps,
-            cost: end as u64,
-            has_calls,
         }
+    }
+
+    /// What the function at an instruction costs, if one begins there.
+    fn cost_of(&self, entry: usize) -> Option<u64> {
+        self.entries.binary_search(&entry).ok()?;
+        Some(length(&self.entries, self.steps.len(), entry))
     }
 
     /// How many instructions it has.
@@ -63,7 +71,7 @@ impl Code {
 
     /// Runs the program.
     pub(crate) fn run(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
-        if self.has_calls {
+        if self.entries.len() > 1 {
             self.run_nested(run)
         } else {
             self.run_on(&mut [], run)
@@ -80,6 +88,7 @@ impl Code {
         run.charge(self.cost)
             .map_err(|fault| RunError { insn: 0, fault })?;
         let mut vm = Vm {
+            code: self,
             registers: [0; REGISTERS],
             run,
             pc: 0,
@@ -89,7 +98,7 @@ impl Code {
         vm.registers[1] = address::context();
         vm.registers[10] = address::arena(vm.run.memory.stack.end);
         // The step that failed is the one before the next.
-        vm.run(&self.steps).map_err(|fault| RunError {
+        vm.run().map_err(|fault| RunError {
             insn: vm.pc.saturating_sub(1) as u32,
             fault,
         })
@@ -101,10 +110,21 @@ impl Code {
 struct Caller {
     pc: usize,
     saved: [u64; 4],
+    /// What it called the function for, if a helper did.
+    callback: Option<Callback>,
+}
+
+/// A helper that calls a function, again and again.
+#[derive(Clone, Copy)]
+struct Callback {
+    entry: usize,
+    cost: u64,
+    iteration: Iteration,
 }
 
 /// The state of the interpreter.
 struct Vm<'run, 'a> {
+    code: &'run Code,
     registers: [u64; REGISTERS],
     run: &'run mut Run<'a>,
     /// The next step.
@@ -116,7 +136,8 @@ struct Vm<'run, 'a> {
 }
 
 impl Vm<'_, '_> {
-    fn run(&mut self, steps: &[Step]) -> Result<u64, RunFault> {
+    fn run(&mut self) -> Result<u64, RunFault> {
+        let steps = &*self.code.steps;
         loop {
             let &step = steps.get(self.pc).ok_or(RunFault::Corrupt)?;
             self.pc += 1;
@@ -132,7 +153,7 @@ impl Vm<'_, '_> {
                     self.set(step.dst, dst.swap_bytes() >> (64 - 8 * width.bytes()));
                 }
                 Op::Truncate(width) => self.set(step.dst, dst & width.mask()),
-                Op::Wide => {
+                Op::Wide | Op::Function => {
                     self.set(step.dst, step.immediate);
                     self.pc += 1;
                 }
@@ -162,13 +183,14 @@ impl Vm<'_, '_> {
                     }
                 }
                 Op::Call => self.call(step)?,
+                Op::Helper(helper) if helper.calls_back() => self.call_back(helper)?,
                 Op::Helper(helper) => {
                     let arguments = self.arguments();
                     let result = helper::call(self.run, helper, arguments)?;
                     self.set(0, result);
                 }
                 Op::Exit if self.depth == 0 => return Ok(self.register(0)),
-                Op::Exit => self.leave(),
+                Op::Exit => self.leave()?,
                 Op::Invalid => return Err(RunFault::Corrupt),
             }
         }
@@ -224,27 +246,85 @@ impl Vm<'_, '_> {
 
     fn call(&mut self, step: Step) -> Result<(), RunFault> {
         self.run.charge(step.immediate)?;
+        self.enter(step.argument as usize, None)
+    }
+
+    /// Enters the function at `entry`, which has been paid for.
+    fn enter(&mut self, entry: usize, callback: Option<Callback>) -> Result<(), RunFault> {
         let room = self.run.memory.stack.len() / FRAME_SIZE;
         if self.depth + 1 >= room.min(MAX_FRAMES) {
             return Err(RunFault::CallDepth);
         }
         let saved = [6, 7, 8, 9].map(|number| self.register(number));
         let caller = self.callers.get_mut(self.depth);
-        *caller.ok_or(RunFault::CallDepth)? = Caller { pc: self.pc, saved };
+        *caller.ok_or(RunFault::CallDepth)? = Caller {
+            pc: self.pc,
+            saved,
+            callback,
+        };
         self.depth += 1;
         self.registers[10] -= FRAME_SIZE as u64;
-        self.pc = step.argument as usize;
+        self.pc = entry;
         Ok(())
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self) -> Result<(), RunFault> {
         self.depth -= 1;
-        let Some(&caller) = self.callers.get(self.depth) else {
-            return;
-        };
-        self.registers[6..10].copy_from_slice(&caller.saved);
+        let caller = self.callers.get(self.depth).ok_or(RunFault::Corrupt)?;
+        let Caller {
+            pc,
+            saved,
+            callback,
+        } = *caller;
+        self.registers[6..10].copy_from_slice(&saved);
         self.registers[10] += FRAME_SIZE as u64;
-        self.pc = caller.pc;
+        self.pc = pc;
+        match callback {
+            None => Ok(()),
+            Some(callback) if self.register(0) == 0 => self.next_round(callback),
+            Some(callback) => {
+                self.set(0, callback.iteration.done);
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls a helper that calls a function.
+    fn call_back(&mut self, helper: Helper) -> Result<(), RunFault> {
+        let [first, function, context, flags, _] = self.arguments();
+        let iteration = match helper {
+            Helper::Loop => Iteration::times(first, context, flags),
+            _ => Iteration::entries(first, context, flags),
+        };
+        let entry = match Place::parse(function) {
+            Some(Place::Function(entry)) => Some(entry),
+            _ => None,
+        };
+        let known = entry.and_then(|entry| Some((entry, self.code.cost_of(entry)?)));
+        let (entry, cost) = known.ok_or(RunFault::NotAFunction { value: function })?;
+        match iteration {
+            Ok(iteration) => self.next_round(Callback {
+                entry,
+                cost,
+                iteration,
+            }),
+            Err(errno) => {
+                self.set(0, errno);
+                Ok(())
+            }
+        }
+    }
+
+    /// Calls the function once more, or returns from the helper.
+    fn next_round(&mut self, mut callback: Callback) -> Result<(), RunFault> {
+        let key = key_of_frame(self.register(10));
+        let Some(arguments) = callback.iteration.next(self.run, key)? else {
+            self.set(0, callback.iteration.done);
+            return Ok(());
+        };
+        self.run.charge(callback.cost)?;
+        self.registers[1..5].copy_from_slice(&arguments);
+        self.enter(callback.entry, Some(callback))
     }
 }
 

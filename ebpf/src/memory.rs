@@ -42,7 +42,7 @@ impl<'a> Memory<'a> {
                 self.arena.load(offset, width)
             }
             Some(Place::Context(offset)) => self.load_context(offset, width),
-            Some(Place::Handle(_)) | None => None,
+            Some(Place::Handle(_) | Place::Function(_)) | None => None,
         };
         value.ok_or(OutOfBounds)
     }

@@ -1,6 +1,7 @@
 //! Loading a linked object and running its programs.
 
 use crate::arena::{Arena, OutOfMemory};
+use crate::asm;
 use crate::helper::Helper;
 use crate::host::{Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
@@ -120,6 +121,11 @@ pub enum RunFault {
         /// What it was given.
         address: u64,
     },
+    /// A helper was given something else where it wants a function.
+    NotAFunction {
+        /// What it was given.
+        value: u64,
+    },
     /// Calls nest deeper than the stack.
     CallDepth,
     /// The object was loaded for fewer CPUs than the one that runs it.
@@ -166,6 +172,9 @@ impl fmt::Display for RunError {
                 }
             }
             RunFault::NotAMap { value } => write!(f, "passes {value:#x} to a helper as a map"),
+            RunFault::NotAFunction { value } => {
+                write!(f, "passes {value:#x} to a helper as a function")
+            }
             RunFault::NotReserved { address } => write!(
                 f,
                 "gives back a record at {address:#x}, which it has not reserved"
@@ -423,11 +432,17 @@ impl Data {
 
 /// How many frames a stack needs. Most programs call no subprograms and need one.
 fn frames(linked: &Linked) -> usize {
-    let insns = linked.programs.iter().flat_map(|program| &program.insns);
-    let calls = insns
-        .filter(|insn| insn.code == CALL && insn.src == PSEUDO_CALL)
-        .count();
-    if calls == 0 { 1 } else { MAX_FRAMES }
+    let insns = || linked.programs.iter().flat_map(|program| &program.insns);
+    let calls = |helper| move |insn: &Insn| *insn == asm::call(helper);
+    if insns().any(calls(Helper::ForEachMapElem)) {
+        2 * MAX_FRAMES
+    } else if insns().any(|insn| insn.code == CALL && insn.src == PSEUDO_CALL)
+        || insns().any(calls(Helper::Loop))
+    {
+        MAX_FRAMES
+    } else {
+        1
+    }
 }
 
 const _: () = assert!(FRAME_SIZE.is_multiple_of(64));

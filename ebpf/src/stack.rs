@@ -3,6 +3,10 @@
 //! A stack grows downwards by one frame of 512 bytes for each function. It is cleared before a run
 //! only for programs that may read what they have not written, which the verifier knows; clearing
 //! it is most of what a short program costs.
+//!
+//! Below the frames of an object that has `bpf_for_each_map_elem` lie as many again. They hold what
+//! that gives the functions that it calls: the key of the entry, one for each function that may be
+//! waiting for it.
 
 use crate::arena::{OutOfMemory, allocate};
 use alloc::boxed::Box;
@@ -75,6 +79,16 @@ impl Drop for Stack<'_> {
         self.0.store(false, Ordering::Relaxed);
     }
 }
+
+/// Where the keys lie that `bpf_for_each_map_elem` shows, called with the frame pointer `fp`.
+pub(crate) const fn key_of_frame(fp: u64) -> u64 {
+    fp.wrapping_sub(KEY_DISTANCE as u64)
+}
+
+/// From a key up to the frame pointer of the function that goes through the map.
+pub(crate) const KEY_DISTANCE: usize = (MAX_FRAMES + 1) * FRAME_SIZE;
+
+const _: () = assert!(crate::map::MAX_KEY_SIZE as usize <= FRAME_SIZE);
 
 /// The end of the frame that a byte of a stack is in. Frames are aligned: stacks begin where the
 /// arena does.

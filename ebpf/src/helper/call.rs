@@ -50,6 +50,8 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         Helper::GetCurrentTask => Ok(run.host.current().unwrap_or(0)),
         Helper::GetCurrentCgroupId => Ok(task::cgroup_id(run.host)),
         Helper::GetFuncIp => Ok(run.host.function().unwrap_or(0)),
+        // Who runs the program does that, because it is what calls functions.
+        Helper::Loop | Helper::ForEachMapElem => Err(RunFault::Corrupt),
     }
 }
 

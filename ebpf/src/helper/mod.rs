@@ -4,6 +4,7 @@
 mod backtrace;
 mod call;
 mod format;
+mod iterate;
 mod print;
 mod prototype;
 mod queue;
@@ -13,6 +14,7 @@ mod records;
 mod task;
 
 pub(crate) use call::call;
+pub(crate) use iterate::{Iteration, MAX_ROUNDS, next_element};
 pub(crate) use prototype::{Argument, Returned};
 
 /// Bytes that one call of `trace_printk` or `trace_vprintk` prints at most; what is longer is cut.
@@ -74,6 +76,11 @@ macro_rules! helpers {
                         | Self::GetCurrentComm
                         | Self::GetCurrentCgroupId
                 )
+            }
+
+            /// Whether it calls a function of the program.
+            pub(crate) const fn calls_back(self) -> bool {
+                matches!(self, Self::Loop | Self::ForEachMapElem)
             }
 
             /// Its name, without `bpf_`.
@@ -155,6 +162,9 @@ helpers! {
     RingbufDiscard = 133 "ringbuf_discard",
     /// `u64 ringbuf_query(map, question)`.
     RingbufQuery = 134 "ringbuf_query",
+    /// `long for_each_map_elem(map, function, its context, flags)`: calls the function with the map, the
+    /// key and the value of every entry and its context until it returns 1; how often.
+    ForEachMapElem = 164 "for_each_map_elem",
     /// `long snprintf(destination, size, format, arguments, bytes of arguments)`: the length with its
     /// NUL of what would be there if it fitted, or an error.
     Snprintf = 165 "snprintf",
@@ -162,6 +172,9 @@ helpers! {
     GetFuncIp = 173 "get_func_ip",
     /// `long trace_vprintk(format, size, arguments, bytes of arguments)`: the length, or an error.
     TraceVprintk = 177 "trace_vprintk",
+    /// `long loop(times, function, its context, flags)`: calls the function with 0, 1, 2, … and its
+    /// context until it returns 1; how often.
+    Loop = 181 "loop",
     /// `int strncmp(text, size, string)`: less than 0, 0, or more.
     Strncmp = 182 "strncmp",
     /// `void *map_lookup_percpu_elem(map, key, cpu)`: address of the value that the CPU has, or 0.

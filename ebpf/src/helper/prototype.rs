@@ -39,6 +39,10 @@ pub(crate) enum Argument {
     Wanted,
     /// Memory that a helper has given, to be given back (`OBJ_RELEASE`).
     Reserved,
+    /// A function of the program (`ARG_PTR_TO_FUNC`).
+    Function,
+    /// The address of something on the stack, or null (`ARG_PTR_TO_STACK`, `PTR_MAYBE_NULL`).
+    StackOrNull,
 }
 
 /// For what a helper uses a map.
@@ -62,6 +66,8 @@ pub(crate) enum MapUse {
     Group,
     /// It puts a backtrace in.
     Trace,
+    /// It goes through all entries.
+    Iterate,
 }
 
 impl MapUse {
@@ -80,7 +86,7 @@ impl MapUse {
             PerfEventArray, Queue, RingBuf, Stack, StackTrace,
         };
         match self {
-            Self::Lookup | Self::Change => matches!(
+            Self::Lookup | Self::Change | Self::Iterate => matches!(
                 kind,
                 Hash | PerCpuHash | LruHash | LruPerCpuHash | Array | PerCpuArray
             ),
@@ -139,8 +145,8 @@ impl Helper {
     /// What it takes and gives.
     pub(crate) const fn prototype(self) -> Prototype {
         use Argument::{
-            Any, Context, Key, Map, Read, ReadOrNull, Reserved, Size, SizeOrZero, Text, Value,
-            ValueWritten, Wanted, Write, WriteOrNull,
+            Any, Context, Function, Key, Map, Read, ReadOrNull, Reserved, Size, SizeOrZero,
+            StackOrNull, Text, Value, ValueWritten, Wanted, Write, WriteOrNull,
         };
         use Returned::{MapValueOrNull, Nothing, ReservedOrNull, Scalar};
         match self {
@@ -180,6 +186,10 @@ impl Helper {
                 [WriteOrNull, SizeOrZero, Text, ReadOrNull, SizeOrZero],
                 Scalar,
             ),
+            Self::Loop => Prototype::new([Any, Function, StackOrNull, Any], Scalar),
+            Self::ForEachMapElem => {
+                Prototype::new([Map(MapUse::Iterate), Function, StackOrNull, Any], Scalar)
+            }
             Self::Strncmp => Prototype::new([Read, Size, Text], Scalar),
             // What else it prints is not checked: a format may use none of it.
             Self::TracePrintk => Prototype::new([Read, Size], Scalar),

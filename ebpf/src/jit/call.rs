@@ -15,17 +15,23 @@ use crate::map::{Map, MapKind};
 use crate::width::Width;
 
 /// The result of a call.
-const RESULT: Reg = Reg(0);
+pub(super) const RESULT: Reg = Reg(0);
 
 impl Emitter<'_> {
     /// Calls a subprogram.
     pub(super) fn call(&mut self, step: &Step) {
-        // A program has at most `MAX_INSNS` instructions.
-        self.charge(step.immediate as u32);
+        let entry = step.argument as usize;
+        self.pay_for(entry);
+        let function = self.function_at(entry);
+        self.asm.bl(function);
+    }
+
+    /// Pays for the function at `entry`.
+    pub(super) fn pay_for(&mut self, entry: usize) {
+        let cost = self.length_of(entry);
+        self.charge(cost);
         let stub = self.stub(Failure::Budget);
         self.asm.b_cond(Cond::Lo, stub);
-        let function = self.function_at(step.argument as usize);
-        self.asm.bl(function);
     }
 
     /// Calls a helper, or does what it would.
@@ -52,17 +58,22 @@ impl Emitter<'_> {
                 self.asm.mov(Size::X, registers::of(register), ZR);
             }
         }
+        self.call_runtime(helper as u32);
+        Ok(())
+    }
+
+    /// Calls the hypervisor's function for helpers.
+    pub(super) fn call_runtime(&mut self, number: u32) {
         let stub = self.stub(Failure::Helper);
         immediate::load(&mut self.asm, CALLEE, self.options.runtime.helper_entry);
         self.slot(RUN, CALL_SLOT);
-        immediate::load(&mut self.asm, HELPER, helper as u64);
+        immediate::load(&mut self.asm, HELPER, number.into());
         self.asm.mov(Size::X, LEFT, BUDGET);
         self.asm.blr(CALLEE);
         // x1 is what is left plus 1, or 0.
         self.asm.cbz(Size::X, HELPER, stub);
         self.asm
             .add_sub_imm(AddSub::Sub, Size::X, BUDGET, HELPER, 1);
-        Ok(())
     }
 
     /// Loads what the entry has put into its frame.

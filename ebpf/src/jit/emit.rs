@@ -8,9 +8,10 @@ use super::registers::{
 };
 use super::{Blinding, Code, CompileError, Line, Options, immediate};
 use crate::address;
-use crate::decode::{Op, Step, entries};
+use crate::decode::{Op, Step, entries, length};
+use crate::helper::Helper;
 use crate::map::Map;
-use crate::stack::{FRAME_SIZE, MAX_FRAMES};
+use crate::stack::FRAME_SIZE;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -56,6 +57,8 @@ pub(super) struct Emitter<'a> {
     places: BTreeMap<usize, Label>,
     /// Where functions begin, by their first instruction.
     functions: BTreeMap<usize, Label>,
+    /// The same of the program's, in order.
+    entries: Vec<usize>,
     stubs: Vec<Stub>,
     lines: Vec<Line>,
     /// The state of the generator that makes what constants are blinded with.
@@ -85,6 +88,7 @@ impl<'a> Emitter<'a> {
             state: State::unknown(),
             places: BTreeMap::new(),
             functions: BTreeMap::new(),
+            entries: entries(steps),
             stubs: Vec::new(),
             lines: Vec::new(),
             seed,
@@ -93,7 +97,7 @@ impl<'a> Emitter<'a> {
 
     /// Translates the program.
     pub(super) fn program(mut self, flow: &Flow) -> Result<Code, (usize, CompileError)> {
-        let entries = entries(self.steps);
+        let entries = self.entries.clone();
         let ends = entries.iter().skip(1).copied().chain([self.steps.len()]);
         let failed = self.asm.label();
         for (&start, end) in entries.iter().zip(ends) {
@@ -168,7 +172,8 @@ impl<'a> Emitter<'a> {
             Op::Alu32(op) => self.alu(op, Size::W, step),
             Op::Swap(width) => self.swap(width, step.dst),
             Op::Truncate(width) => self.truncate(width, step.dst),
-            Op::Wide => self.constant(registers::of(step.dst), step.immediate),
+            // The address of a function is a number of ours.
+            Op::Wide | Op::Function => self.constant(registers::of(step.dst), step.immediate),
             Op::Load(width) => {
                 let op = Transfer::load(width.bytes());
                 self.load(op, registers::of(step.dst), step.src, step.argument, width)?;
@@ -183,6 +188,7 @@ impl<'a> Emitter<'a> {
             Op::JumpIf64(condition) => self.jump_if(condition, Size::X, step),
             Op::JumpIf32(condition) => self.jump_if(condition, Size::W, step),
             Op::Call => self.call(step),
+            Op::Helper(helper) if helper.calls_back() => self.call_back(helper)?,
             Op::Helper(helper) => self.helper(helper)?,
             // `function` puts control where an exit leads.
             Op::Exit => {}
@@ -195,6 +201,12 @@ impl<'a> Emitter<'a> {
     pub(super) fn place(&mut self, index: usize) -> Label {
         let asm = &mut self.asm;
         *self.places.entry(index).or_insert_with(|| asm.label())
+    }
+
+    /// How many instructions the function at `entry` has.
+    pub(super) fn length_of(&self, entry: usize) -> u32 {
+        // A program has at most `MAX_INSNS`.
+        length(&self.entries, self.steps.len(), entry) as u32
     }
 
     /// The entry of a function.
@@ -266,7 +278,8 @@ impl<'a> Emitter<'a> {
         // The arguments of an `EntryPoint`.
         let [call, context, arena, budget, cpu] = [1, 2, 3, 4, 5].map(Reg);
         let saved = self.preserved();
-        let has_frame = self.uses(10..=10);
+        let shows_keys = |step: &Step| step.op == Op::Helper(Helper::ForEachMapElem);
+        let has_frame = self.uses(10..=10) || self.steps.iter().any(shows_keys);
         let stack_size = self.stack_size;
         let asm = &mut self.asm;
         asm.bti_c();
@@ -360,17 +373,22 @@ impl<'a> Emitter<'a> {
     }
 }
 
-/// `d += value`, a multiple of [`FRAME_SIZE`] that is at most a whole stack.
+/// `d += value`, at most a whole stack.
 fn add(asm: &mut Assembler, d: Reg, value: usize) {
-    const _: () = assert!(FRAME_SIZE * MAX_FRAMES <= 4096);
     match value as u32 {
         0 => {}
-        value => asm.add_sub_imm(AddSub::Add, Size::X, d, d, value),
+        value if immediate::fits_add_sub(value) => {
+            asm.add_sub_imm(AddSub::Add, Size::X, d, d, value);
+        }
+        value => {
+            immediate::load(asm, OPERAND, value.into());
+            asm.add_sub(AddSub::Add, Size::X, d, d, OPERAND, 0);
+        }
     }
 }
 
 fn is_second_slot(steps: &[Step], index: usize) -> bool {
     index
         .checked_sub(1)
-        .is_some_and(|before| steps[before].op == Op::Wide)
+        .is_some_and(|before| steps[before].op.slots() == 2)
 }

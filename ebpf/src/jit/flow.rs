@@ -12,6 +12,7 @@
 use super::CompileError;
 use crate::address::Place;
 use crate::decode::{Alu, Fetch, IMMEDIATE, Op, Step, decode_atomic};
+use crate::helper::Helper;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
@@ -28,6 +29,8 @@ pub(super) enum Value {
     Frame(i32),
     /// The handle of that map.
     Map(usize),
+    /// The function of the program that begins there.
+    Function(usize),
     /// A number made of an address in the context, or one of these and something else: nobody can
     /// say which memory it means.
     Mixed,
@@ -143,7 +146,10 @@ pub(super) struct Flow(BTreeMap<usize, State>);
 impl Flow {
     /// Follows a program that has passed the structural checks of [`crate::verify`].
     pub(super) fn of(steps: &[Step]) -> Result<Self, (usize, CompileError)> {
-        let targets: BTreeSet<usize> = steps.iter().filter_map(jump_target).collect();
+        let functions = steps.iter().filter(|step| step.op == Op::Function);
+        let functions = functions.map(|step| step.argument as usize);
+        let jumps = steps.iter().filter_map(jump_target);
+        let targets: BTreeSet<usize> = jumps.chain(functions).collect();
         let mut arguments = [Value::Uninitialized; 5];
         arguments[0] = Value::Context(0);
         let mut flow = Self(BTreeMap::new());
@@ -179,7 +185,7 @@ impl Flow {
             if let Some((target, entering)) = leaving(step, &before) {
                 self.enter(target, entering, waiting);
             }
-            index += if step.op == Op::Wide { 2 } else { 1 };
+            index += step.op.slots();
             if matches!(step.op, Op::Jump | Op::Exit) {
                 break;
             }
@@ -210,6 +216,9 @@ fn jump_target(step: &Step) -> Option<usize> {
 
 /// Where a step leads beside the next one, and what the registers hold there.
 fn leaving(step: &Step, state: &State) -> Option<(usize, State)> {
+    if let Op::Helper(helper) = step.op {
+        return called_back(helper, state);
+    }
     let target = jump_target(step)?;
     let entering = if step.op == Op::Call {
         State::entry([1, 2, 3, 4, 5].map(|register| state.get(register).as_argument()))
@@ -217,6 +226,22 @@ fn leaving(step: &Step, state: &State) -> Option<(usize, State)> {
         *state
     };
     Some((target, entering))
+}
+
+/// The function that a helper calls, and what its registers hold then.
+fn called_back(helper: Helper, state: &State) -> Option<(usize, State)> {
+    let argument = |register| state.get(register).as_argument();
+    let context = argument(3);
+    let [number, none] = [Value::Number, Value::Uninitialized];
+    let arguments = match helper {
+        Helper::Loop => [number, context, none, none, none],
+        Helper::ForEachMapElem => [argument(1), number, number, context, none],
+        _ => return None,
+    };
+    match state.get(2) {
+        Value::Function(entry) => Some((entry, State::entry(arguments))),
+        _ => None,
+    }
 }
 
 impl State {
@@ -237,6 +262,7 @@ impl State {
                 self.set(step.dst, value);
             }
             Op::Wide => self.set(step.dst, constant(step.immediate)),
+            Op::Function => self.set(step.dst, Value::Function(step.argument as usize)),
             Op::Load(_) | Op::LoadSigned(_) => {
                 dereferenced(self.read(step.src)?)?;
                 self.set(step.dst, Value::Number);
@@ -255,6 +281,9 @@ impl State {
             Op::Helper(helper) => {
                 for register in 1..=helper.prototype().count() {
                     self.read(register)?;
+                }
+                if helper.calls_back() && !matches!(self.get(2), Value::Function(_)) {
+                    return Err(CompileError::Function);
                 }
                 self.return_from_call();
             }

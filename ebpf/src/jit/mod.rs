@@ -28,6 +28,7 @@ mod access;
 mod alu;
 mod asm;
 mod call;
+mod callback;
 mod emit;
 mod flow;
 mod immediate;
@@ -169,6 +170,8 @@ pub enum CompileError {
     ContextStored,
     /// A load that leaves the context.
     ContextBounds,
+    /// A helper may call one function or another.
+    Function,
     /// The code is longer than its branches reach, 1 MiB.
     TooLong,
     /// An instruction that the verifier excludes.
@@ -184,6 +187,7 @@ impl fmt::Display for CompileError {
             Self::Mixed => f.write_str("this may access the context or other memory"),
             Self::ContextWritten => f.write_str("this writes the context"),
             Self::ContextStored => f.write_str("this stores or returns an address in the context"),
+            Self::Function => f.write_str("which function this calls is not certain"),
             Self::ContextBounds => f.write_str("this reads outside the context"),
             Self::TooLong => f.write_str("the compiled program would be longer than 1 MiB"),
             Self::Invalid => f.write_str("there is no such instruction"),

@@ -79,6 +79,10 @@ pub(super) enum Failure {
     Access = 3,
 }
 
+/// What compiled code calls for the next entry of the map in r1, from number r3 on, whose key goes to
+/// r2. No helper has that number.
+pub(super) const NEXT_ELEMENT: u32 = 1 << 16;
+
 /// What [`helper`] returns, in x0 and x1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -97,6 +101,10 @@ pub fn helper(call: &mut Call<'_>, number: u32, arguments: [u64; 5], left: u64) 
     let mut run = call.data.run(call.context, call.host, call.cpu, left);
     let result = match Helper::from_number(number as i32) {
         Some(helper) => helpers::call(&mut run, helper, arguments),
+        None if number == NEXT_ELEMENT => {
+            let [map, key, position, ..] = arguments;
+            helpers::next_element(&mut run, map, position, key)
+        }
         None => Err(RunFault::Corrupt),
     };
     match result {

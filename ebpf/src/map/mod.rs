@@ -498,6 +498,14 @@ impl Map {
         }
     }
 
+    /// The key of entry number `entry`, written to `key`, which has the map's key size, and where its
+    /// value on `cpu` is; `None` where there is no such entry at the moment.
+    pub(crate) fn entry(&self, entry: usize, cpu: usize, key: &mut [u8]) -> Option<usize> {
+        let mut place = None;
+        self.copy_entry(entry, cpu, key, |value| place = Some(value));
+        place
+    }
+
     /// Its values.
     pub(crate) fn values(&self) -> &Values {
         &self.values

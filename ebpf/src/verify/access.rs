@@ -71,8 +71,12 @@ impl Verifier<'_> {
                 }
                 0..map.value_size.into()
             }
+            Kind::Key { .. } if is_write => return Err(Reason::ReadOnly("key")),
+            Kind::Key { map } => 0..self.map(map)?.key_size.into(),
             Kind::Memory { size } => 0..size.into(),
-            Kind::Map { .. } => return Err(Reason::NotMemory(register, pointer.kind.name())),
+            Kind::Map { .. } | Kind::Function { .. } => {
+                return Err(Reason::NotMemory(register, pointer.kind.name()));
+            }
         };
         let base = i64::from(pointer.fixed) + i64::from(offset);
         let low = pointer.variable.smin().saturating_add(base);

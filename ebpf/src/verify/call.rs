@@ -1,6 +1,7 @@
 //! Calls of helpers and of subprograms, and returns.
 
 use super::access::{Reach, is_constant};
+use super::callback::Calls;
 use super::domain::Bits;
 use super::reason::Reason;
 use super::stack::Certainty;
@@ -22,6 +23,8 @@ const MAX_SIZE: u64 = 1 << 29;
 struct Call {
     map: Option<u16>,
     wanted: u32,
+    /// The first instruction of the function that the helper calls.
+    function: Option<u32>,
 }
 
 impl Verifier<'_> {
@@ -30,6 +33,13 @@ impl Verifier<'_> {
         let mut call = Call::default();
         for (register, &argument) in (1..).zip(&prototype.arguments) {
             self.argument(state, &mut call, register, argument, &prototype.arguments)?;
+        }
+        if let Some(entry) = call.function {
+            let calls = match call.map {
+                Some(map) => Calls::ForEach { map },
+                None => Calls::Loop,
+            };
+            self.call_back(state, entry as usize, calls)?;
         }
         for register in 0..=5 {
             state.set(register, Value::Unset);
@@ -134,6 +144,29 @@ impl Verifier<'_> {
                     .ok_or(Reason::Argument(register, "a constant size"))?;
             }
             Argument::Reserved => self.release(state, register, value)?,
+            Argument::Function => match value {
+                Value::Pointer(Pointer {
+                    kind: Kind::Function { entry },
+                    ..
+                }) => call.function = Some(entry),
+                _ => return Err(Reason::Argument(register, "a function of the program")),
+            },
+            Argument::StackOrNull => {
+                let fits = match value {
+                    Value::Pointer(pointer) => matches!(pointer.kind, Kind::Stack { .. }),
+                    Value::Scalar(scalar) => {
+                        self.demand(state, &scalar);
+                        scalar.is_zero(Bits::B64)
+                    }
+                    Value::Unset => false,
+                };
+                if !fits {
+                    return Err(Reason::Argument(
+                        register,
+                        "an address on the stack, or null",
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -242,7 +275,7 @@ impl Verifier<'_> {
         access: Access,
     ) -> Result<Reach, Reason> {
         let is_memory = matches!(self.read(state, register)?, Value::Pointer(pointer)
-            if !matches!(pointer.kind, Kind::Map { .. }));
+            if !matches!(pointer.kind, Kind::Map { .. } | Kind::Function { .. }));
         if !is_memory {
             return Err(Reason::Argument(
                 register,
@@ -262,11 +295,13 @@ impl Verifier<'_> {
         if pointer.nullable.is_some() || pointer.constant_offset(0) != Some(0) {
             return Err(wanted);
         }
-        let before = state.references.len();
-        state.references.retain(|reference| reference.id != id);
-        if state.references.len() == before {
-            return Err(wanted);
+        let kept = state.references_before_callback();
+        let is_it = |reference: &Reference| reference.id == id;
+        let place = state.references.iter().position(is_it).ok_or(wanted)?;
+        if place < kept {
+            return Err(Reason::ReleasedInCallback);
         }
+        state.references.remove(place);
         for value in state.values_mut() {
             let is_gone = matches!(value, Value::Pointer(pointer) if pointer.reference == Some(id));
             if is_gone {
@@ -305,7 +340,7 @@ impl Verifier<'_> {
         let is_subprogram = state.frames.len() > 1;
         // A function that returns nothing leaves nothing in r0.
         let result = match state.peek(0) {
-            Value::Unset if is_subprogram => Value::Unset,
+            Value::Unset if is_subprogram && state.frame().callback.is_none() => Value::Unset,
             _ => self.read(state, 0)?,
         };
         if !is_subprogram {
@@ -324,6 +359,10 @@ impl Verifier<'_> {
             return Err(Reason::StackPointerEscapes);
         }
         let here = state.pc;
+        if state.frame().callback.is_some() {
+            self.come_back(state, result)?;
+            return Ok(Flow::On);
+        }
         let left = state.frames.pop().ok_or(Reason::Internal)?;
         state.set(0, result);
         state.trail.push(here, left.return_to);

@@ -32,6 +32,9 @@ pub(super) struct Checkpoint {
     pub(super) read: Touched,
     /// The scalars whose values mattered.
     pub(super) precise: Sources,
+    /// Those whose values may matter, as far as was known when a path settled
+    /// ([`super::callback`]).
+    pub(super) settled_on: Sources,
     /// Paths from it that are not yet explored to their end.
     branches: usize,
     /// How often it ended a path, and how often it was compared in vain.
@@ -44,13 +47,18 @@ impl Checkpoint {
     pub(super) fn is_done(&self) -> bool {
         self.branches == 0
     }
+
+    /// Whether the value of the scalar at a place mattered.
+    pub(super) fn is_precise(&self, place: Place) -> bool {
+        let source = Sources::one(place.source(self.state.frames.len()));
+        self.precise.intersects(source)
+    }
 }
 
 /// All places of a state that a checkpoint remembers, and what is there.
 pub(super) fn places(state: &State) -> impl Iterator<Item = (Place, &Value)> {
-    let innermost = state.depth();
     state.frames.iter().enumerate().flat_map(move |(frame, f)| {
-        let first = if frame == innermost { 0 } else { 6 };
+        let first = state.first_kept(frame);
         let registers = (first..REGISTERS)
             .map(move |register| (Place::Register { frame, register }, &f.registers[register]));
         let slots = f.stack.slots().iter().enumerate();
@@ -60,6 +68,17 @@ pub(super) fn places(state: &State) -> impl Iterator<Item = (Place, &Value)> {
         });
         registers.chain(spilled)
     })
+}
+
+/// What the scalars of a state were computed from that are in some places of a checkpoint of `frames`
+/// frames.
+pub(super) fn sources(state: &State, places_in: Sources, frames: usize) -> Sources {
+    places(state)
+        .filter(|(place, _)| places_in.intersects(Sources::one(place.source(frames))))
+        .fold(Sources::NONE, |sources, (_, value)| match value {
+            Value::Scalar(scalar) => sources.union(scalar.sources),
+            _ => sources,
+        })
 }
 
 /// All checkpoints that are kept.
@@ -105,6 +124,7 @@ impl Checkpoints {
             state: saved,
             read: Touched::NONE,
             precise: Sources::NONE,
+            settled_on: Sources::NONE,
             branches: 1,
             hits: 0,
             misses: 0,
@@ -181,20 +201,30 @@ impl Checkpoints {
     /// Notes that a verdict depends on the value of a scalar that was computed from `sources`, the
     /// last checkpoint being `parent`.
     pub(super) fn demand(&mut self, parent: Option<CheckpointId>, sources: Sources) {
+        self.mark(parent, sources, |checkpoint| &mut checkpoint.precise);
+    }
+
+    /// Notes that it may depend on such.
+    pub(super) fn settle_on(&mut self, parent: Option<CheckpointId>, sources: Sources) {
+        self.mark(parent, sources, |checkpoint| &mut checkpoint.settled_on);
+    }
+
+    fn mark(
+        &mut self,
+        parent: Option<CheckpointId>,
+        sources: Sources,
+        marks: impl Fn(&mut Checkpoint) -> &mut Sources,
+    ) {
         let (mut next, mut sources) = (parent, sources);
         while let Some(checkpoint) = next.and_then(|id| self.get_mut(id)) {
-            let new = sources.without(checkpoint.precise);
+            let marked = marks(checkpoint);
+            let new = sources.without(*marked);
             if new.is_empty() {
                 return;
             }
-            checkpoint.precise = checkpoint.precise.union(new);
+            *marked = marked.union(new);
             let frames = checkpoint.state.frames.len();
-            sources = places(&checkpoint.state)
-                .filter(|(place, _)| new.intersects(Sources::one(place.source(frames))))
-                .fold(Sources::NONE, |sources, (_, value)| match value {
-                    Value::Scalar(scalar) => sources.union(scalar.sources),
-                    _ => sources,
-                });
+            sources = self::sources(&checkpoint.state, new, frames);
             next = checkpoint.state.parent;
         }
     }

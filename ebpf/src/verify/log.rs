@@ -14,6 +14,8 @@ pub enum Step<'a> {
     Resume(usize, Known<'a>),
     /// The path ends: an explored one includes it.
     Included(usize),
+    /// The path ends: the rounds of a helper change nothing more.
+    Settled(usize),
     /// The path ends: it cannot go there.
     Impossible(usize),
 }
@@ -75,6 +77,7 @@ impl<W: fmt::Write> Observer for Log<'_, W> {
             }
             Step::Resume(insn, known) => writeln!(self.out, "\nfrom {insn}: {known}"),
             Step::Included(insn) => writeln!(self.out, "{insn}: safe, as an explored path"),
+            Step::Settled(insn) => writeln!(self.out, "{insn}: safe, as the rounds before"),
             Step::Impossible(insn) => writeln!(self.out, "{insn}: not possible"),
         };
         self.error = self.error.and(result);

@@ -18,6 +18,7 @@ mod access;
 mod arithmetic;
 mod branch;
 mod call;
+mod callback;
 mod checkpoint;
 mod domain;
 mod log;
@@ -204,3 +205,5 @@ fn check(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::assemble;

@@ -12,6 +12,8 @@ use super::value::{Link, Pointer, Scalar, Sources, Value};
 enum Mode {
     /// The old state includes the new one, as far as the old one's exploration depended on it.
     Include,
+    /// The old state includes the new one.
+    Contain,
     /// They are the same.
     Same,
 }
@@ -19,6 +21,12 @@ enum Mode {
 /// Whether a path in state `new` can do nothing that was not explored from a done checkpoint.
 pub(super) fn includes(old: &Checkpoint, new: &State) -> bool {
     Comparison::new(old, Mode::Include).states(new)
+}
+
+/// Whether a path in state `new` can do nothing that will not have been explored when all paths from a
+/// checkpoint have been, one of which it is.
+pub(super) fn contains(old: &Checkpoint, new: &State) -> bool {
+    Comparison::new(old, Mode::Contain).states(new)
 }
 
 /// Whether `new` is the state of a checkpoint of its own path: nothing has changed since.
@@ -104,12 +112,19 @@ impl<'a> Comparison<'a> {
     }
 
     fn frames(&mut self, frame: usize, new: &State) -> bool {
-        let innermost = new.depth();
+        let first = new.first_kept(frame);
         let (old, new) = (&self.old.state.frames[frame], &new.frames[frame]);
-        if old.function != new.function || old.return_to != new.return_to {
+        let is_same_call = old.function == new.function
+            && old.return_to == new.return_to
+            && old.callback == new.callback;
+        // Later rounds of a helper are some of those that follow earlier ones.
+        let is_no_later = match self.mode {
+            Mode::Same => old.rounds == new.rounds,
+            _ => old.rounds <= new.rounds,
+        };
+        if !is_same_call || !is_no_later {
             return false;
         }
-        let first = if frame == innermost { 0 } else { 6 };
         (first..REGISTERS).all(|register| {
             let place = Place::Register { frame, register };
             self.is_dead(place)
@@ -124,12 +139,13 @@ impl<'a> Comparison<'a> {
 
     fn is_precise(&self, place: Place) -> bool {
         let source = Sources::one(place.source(self.old.state.frames.len()));
-        self.mode == Mode::Same || self.old.precise.intersects(source)
+        let marked = self.old.precise.union(self.old.settled_on);
+        self.mode != Mode::Include || marked.intersects(source)
     }
 
     fn values(&mut self, place: Place, old: &Value, new: &Value) -> bool {
         match (old, new) {
-            (Value::Unset, _) => self.mode == Mode::Include || *new == Value::Unset,
+            (Value::Unset, _) => self.mode != Mode::Same || *new == Value::Unset,
             (Value::Scalar(_), Value::Scalar(_)) if !self.is_precise(place) => true,
             (Value::Scalar(old), Value::Scalar(new)) => self.scalars(old, new),
             (Value::Pointer(old), Value::Pointer(new)) => self.pointers(old, new),
@@ -139,7 +155,7 @@ impl<'a> Comparison<'a> {
 
     fn bounds(&self, old: &Bounds, new: &Bounds) -> bool {
         match self.mode {
-            Mode::Include => old.includes(new),
+            Mode::Include | Mode::Contain => old.includes(new),
             Mode::Same => old == new,
         }
     }
@@ -148,11 +164,9 @@ impl<'a> Comparison<'a> {
     /// new one. The converse does no harm.
     fn scalars(&mut self, old: &Scalar, new: &Scalar) -> bool {
         let linked = match (old.link, new.link) {
-            (None, new) => self.mode == Mode::Include || new.is_none(),
+            (None, new) => self.mode != Mode::Same || new.is_none(),
             (Some(old), Some(new)) => self.links(old, new),
-            (Some(old), None) => {
-                self.mode == Mode::Include && self.pairs.agree_with_nothing(old.id)
-            }
+            (Some(old), None) => self.mode != Mode::Same && self.pairs.agree_with_nothing(old.id),
         };
         linked && self.bounds(&old.bounds, &new.bounds)
     }
@@ -212,7 +226,7 @@ impl<'a> Comparison<'a> {
         match (spilled, old) {
             (Some((value, new_size)), _) if new_size == size => self.values(place, old, value),
             // No register, but bytes: any number.
-            (_, Value::Scalar(old)) if self.mode == Mode::Include => {
+            (_, Value::Scalar(old)) if self.mode != Mode::Same => {
                 let is_pointer = matches!(spilled, Some((Value::Pointer(_), _)));
                 !is_pointer
                     && (!self.is_precise(place)

@@ -105,6 +105,12 @@ pub enum Reason {
     MapKind(&'static str),
     /// A helper is to change a map that is read-only.
     FrozenMap,
+    /// A function that a helper calls is not named in the function that calls the helper.
+    FunctionFromElsewhere,
+    /// A function that a helper calls returns something else than 0 or 1.
+    CallbackResult,
+    /// A function that a helper calls gives back what its caller has reserved.
+    ReleasedInCallback,
     /// The size that a helper is given may be 0.
     SizeMayBeZero(u8),
     /// The size that a helper is given may be negative or far too large.
@@ -244,6 +250,18 @@ impl Reason {
             Self::Argument(number, wanted) => write!(f, "the helper wants {wanted} in r{number}"),
             Self::MapKind(kind) => write!(f, "the helper does not work on maps of kind {kind}"),
             Self::FrozenMap => f.write_str("the map is read-only"),
+            Self::FunctionFromElsewhere => f.write_str(
+                "the function that the helper is to call comes from another function: name it in \
+                 the one that calls the helper",
+            ),
+            Self::CallbackResult => f.write_str(
+                "a function that a helper calls must return 0, to go on, or 1, to stop: r0 may be \
+                 something else",
+            ),
+            Self::ReleasedInCallback => f.write_str(
+                "what was reserved outside of the function that a helper calls cannot be given back \
+                 in it: it may be called again",
+            ),
             Self::SizeMayBeZero(register) => {
                 write!(f, "the size in r{register} may be 0: check it first")
             }

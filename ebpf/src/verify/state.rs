@@ -13,13 +13,25 @@ use core::fmt;
 /// Registers of a frame, without the frame pointer.
 pub(super) const REGISTERS: usize = FP as usize;
 
+/// That a helper called the function, and will again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Callback {
+    /// How many references there were before.
+    pub(super) references: usize,
+}
+
 /// A function that is being executed.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     /// The function's number.
     pub(super) function: usize,
-    /// Where execution goes on when it returns; of the program itself, 0.
+    /// Where execution goes on when it returns; of the program itself, 0. Of one that a helper has
+    /// called, the call of the helper.
     pub(super) return_to: usize,
+    /// Of one that a helper has called.
+    pub(super) callback: Option<Callback>,
+    /// How often the helper that the function waits for has called another.
+    pub(super) rounds: u32,
     pub(super) registers: [Value; REGISTERS],
     pub(super) stack: Stack,
 }
@@ -29,6 +41,8 @@ impl Frame {
         Self {
             function,
             return_to,
+            callback: None,
+            rounds: 0,
             registers: [Value::Unset; REGISTERS],
             stack: Stack::default(),
         }
@@ -87,6 +101,8 @@ pub(super) struct State {
     pub(super) settled: Touched,
     /// Instructions since the last checkpoint.
     pub(super) since_checkpoint: usize,
+    /// Whether a function that a helper called has just returned to it.
+    pub(super) has_come_back: bool,
     pub(super) trail: Trail,
 }
 
@@ -102,6 +118,7 @@ impl State {
             parent: None,
             settled: Touched::ALL,
             since_checkpoint: 0,
+            has_come_back: false,
             trail: Trail::default(),
         }
     }
@@ -121,6 +138,16 @@ impl State {
         &mut self.frames[last]
     }
 
+    /// The first register of a frame that matters still: r0 to r5 of a function that waits for
+    /// another are lost when that returns, unless it is a helper that calls it, which looks at them
+    /// again.
+    pub(super) fn first_kept(&self, frame: usize) -> usize {
+        match self.frames.get(frame + 1) {
+            Some(Frame { callback: None, .. }) => 6,
+            _ => 0,
+        }
+    }
+
     /// What a register holds, without noting that it is read.
     pub(super) fn peek(&self, register: u8) -> Value {
         if register == FP {
@@ -134,6 +161,15 @@ impl State {
         let depth = self.depth();
         self.settled.add_register(depth, register.into());
         self.frame_mut().registers[usize::from(register)] = value.into();
+    }
+
+    /// How many references there were when the function was called that a helper calls, if one is
+    /// being executed: they are its caller's.
+    pub(super) fn references_before_callback(&self) -> usize {
+        let mut callbacks = self.frames.iter().filter_map(|frame| frame.callback);
+        callbacks
+            .next_back()
+            .map_or(0, |callback| callback.references)
     }
 
     /// Enters a function.

@@ -76,7 +76,7 @@ impl Place {
         match self {
             Self::Register { frame, register } if frame + 1 == frames => register,
             Self::Slot { frame, slot } if frame + 1 == frames => 64 + slot % 64,
-            // r0 to r5 of a function that waits for another are lost when that returns.
+            // r0 to r5 of a function that waits for another are mostly lost when that returns.
             Self::Register { frame, register } => OUTER + frame % (FRAMES - 1) * 4 + register % 4,
             Self::Slot { frame, slot } => SHARED + (frame * 64 + slot) % (64 - SHARED),
         }

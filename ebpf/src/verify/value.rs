@@ -11,6 +11,7 @@ pub(super) struct Sources(pub(super) [u64; 2]);
 
 impl Sources {
     pub(super) const NONE: Self = Self([0; 2]);
+    pub(super) const ALL: Self = Self([u64::MAX; 2]);
 
     /// The one place with that number, 0 to 127.
     pub(super) const fn one(place: usize) -> Self {
@@ -107,6 +108,16 @@ pub(super) enum Kind {
         /// The map's number.
         map: u16,
     },
+    /// The key of a map's entry, as a function sees it that is called for each.
+    Key {
+        /// The map's number.
+        map: u16,
+    },
+    /// A function of the program, as helpers take it.
+    Function {
+        /// Its first instruction.
+        entry: u32,
+    },
     /// Memory that a helper has given.
     Memory {
         /// How many bytes.
@@ -122,6 +133,8 @@ impl Kind {
             Self::Stack { .. } => "fp",
             Self::MapValue { .. } => "map_value",
             Self::Map { .. } => "map_ptr",
+            Self::Key { .. } => "map_key",
+            Self::Function { .. } => "func",
             Self::Memory { .. } => "mem",
         }
     }
@@ -215,7 +228,10 @@ impl fmt::Display for Pointer {
         }
         match self.kind {
             Kind::Stack { frame } if frame > 0 => write!(f, "[{frame}]")?,
-            Kind::MapValue { map } | Kind::Map { map } => write!(f, "[{map}]")?,
+            Kind::MapValue { map } | Kind::Map { map } | Kind::Key { map } => {
+                write!(f, "[{map}]")?;
+            }
+            Kind::Function { entry } => write!(f, "[{entry}]")?,
             Kind::Memory { size } => write!(f, "[{size} bytes]")?,
             _ => {}
         }

@@ -1,13 +1,13 @@
 //! Following all paths of a program (`do_check`).
 
-use super::checkpoint::{CheckpointId, Checkpoints};
+use super::checkpoint::{Checkpoint, CheckpointId, Checkpoints};
 use super::domain::Bits;
 use super::log::{Known, Observer, Step as Seen};
 use super::output::{Findings, Verified};
 use super::prune;
 use super::reason::Reason;
 use super::state::State;
-use super::structure::{Functions, JoinPoints};
+use super::structure::{Functions, Join, JoinPoints};
 use super::touched::Place;
 use super::value::{Kind, Pointer, Scalar, Sources, Value};
 use super::{Environment, Path, Refused};
@@ -136,8 +136,10 @@ impl<'a> Verifier<'a> {
     /// Follows a path to its end. On an error, the state is that before the instruction.
     fn follow(&mut self, state: &mut State) -> Result<(), Reason> {
         loop {
-            if self.joins.has(state.pc) && self.is_explored(state)? {
-                self.observer.step(Seen::Included(state.pc));
+            if let Some(join) = self.joins.at(state.pc)
+                && let Some(end) = self.find_explored(state, join)?
+            {
+                self.observer.step(end);
                 return Ok(());
             }
             if self.explored >= self.environment.limits.insns {
@@ -209,18 +211,29 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// Compares the state with the checkpoints of its instruction: whether one includes it
-    /// (`is_state_visited`). If none does, saves it where that may help later.
-    fn is_explored(&mut self, state: &mut State) -> Result<bool, Reason> {
+    /// Compares the state with the checkpoints of its instruction (`is_state_visited`): how the path
+    /// ends, if one includes it. If none does, saves it where that may help later.
+    fn find_explored(
+        &mut self,
+        state: &mut State,
+        join: Join,
+    ) -> Result<Option<Seen<'static>>, Reason> {
+        let has_come_back = core::mem::take(&mut state.has_come_back);
         let ids = self.saved.entry(state.pc).or_default();
         let mut included = None;
+        let mut has_settled = false;
         let checkpoints = &mut self.checkpoints;
         let mut own = 0;
         for &id in ids.iter().rev() {
             let Some(checkpoint) = checkpoints.get_mut(id) else {
                 return Err(Reason::Internal);
             };
-            if !checkpoint.is_done() {
+            if !checkpoint.is_done() && has_come_back {
+                has_settled = prune::contains(checkpoint, state);
+                if has_settled {
+                    break;
+                }
+            } else if !checkpoint.is_done() {
                 own += 1;
                 if own <= OWN && prune::repeats(checkpoint, state) {
                     return Err(Reason::EndlessLoop);
@@ -235,7 +248,11 @@ impl<'a> Verifier<'a> {
         }
         if let Some(id) = included {
             self.rely_on(id, state);
-            return Ok(true);
+            return Ok(Some(Seen::Included(state.pc)));
+        }
+        if has_settled {
+            self.rely_on_all(state);
+            return Ok(Some(Seen::Settled(state.pc)));
         }
         ids.retain(|&id| {
             let keep = checkpoints.get(id).is_some_and(|checkpoint| {
@@ -247,12 +264,38 @@ impl<'a> Verifier<'a> {
             keep
         });
         let spacing = SPACING << (checkpoints.open() / PER_SPACING).min(32);
-        if state.parent.is_none() || state.since_checkpoint >= spacing {
+        if state.parent.is_none() || join == Join::Rounds || state.since_checkpoint >= spacing {
             ids.push(checkpoints.save(state));
             state.since_checkpoint = 0;
             self.check_memory()?;
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// The path ends because a checkpoint that it comes from includes its state. What will be found to
+    /// depend on that is not known yet, so it is everything.
+    fn rely_on_all(&mut self, state: &mut State) {
+        let all = super::checkpoint::sources(state, Sources::ALL, state.frames.len());
+        let places = super::checkpoint::places(state).map(|(place, _)| place);
+        let mut read: Vec<Place> = places.collect();
+        for (frame, f) in state.frames.iter().enumerate() {
+            let slots = 0..f.stack.slots().len();
+            read.extend(slots.map(|slot| Place::Slot { frame, slot }));
+        }
+        for place in read {
+            self.checkpoints.read(state, place);
+        }
+        self.checkpoints.settle_on(state.parent, all);
+    }
+
+    /// The last checkpoint of the path at the helper that the state has come back to
+    /// (`find_prev_entry`).
+    pub(super) fn last_round(&self, state: &State) -> Option<&Checkpoint> {
+        let ids = self.saved.get(&state.pc)?.iter().rev();
+        let mut checkpoints = ids.filter_map(|&id| self.checkpoints.get(id));
+        checkpoints.find(|checkpoint| {
+            !checkpoint.is_done() && checkpoint.state.frames.len() == state.frames.len()
+        })
     }
 
     /// What the exploration of a checkpoint depended on, the path that it ends depends on too.
@@ -261,17 +304,15 @@ impl<'a> Verifier<'a> {
             return;
         };
         let (read, precise) = (checkpoint.read, checkpoint.precise);
+        let settled_on = checkpoint.settled_on;
         let frames = checkpoint.state.frames.len();
         for place in read.places() {
             self.checkpoints.read(state, place);
         }
-        let sources = super::checkpoint::places(state)
-            .filter(|(place, _)| precise.intersects(Sources::one(place.source(frames))))
-            .fold(Sources::NONE, |sources, (_, value)| match value {
-                Value::Scalar(scalar) => sources.union(scalar.sources),
-                _ => sources,
-            });
-        self.checkpoints.demand(state.parent, sources);
+        let sources = |marked| super::checkpoint::sources(state, marked, frames);
+        self.checkpoints.demand(state.parent, sources(precise));
+        self.checkpoints
+            .settle_on(state.parent, sources(settled_on));
     }
 
     fn step(&mut self, state: &mut State) -> Result<Flow, Reason> {
@@ -297,6 +338,11 @@ impl<'a> Verifier<'a> {
             }
             Op::JumpIf64(condition) => return self.branch(state, step, condition, Bits::B64),
             Op::JumpIf32(condition) => return self.branch(state, step, condition, Bits::B32),
+            Op::Function => {
+                let entry = step.argument as u32;
+                state.set(step.dst, Pointer::to(Kind::Function { entry }));
+                state.pc += 1;
+            }
             Op::Call => return self.call(state, step),
             Op::Helper(helper) => self.call_helper(state, helper)?,
             Op::Exit => return self.leave(state),

@@ -110,11 +110,15 @@ static void *(*const bpf_ringbuf_reserve)(void *map, __u64 size, __u64 flags) = 
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)132;
 static void (*const bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
 static __u64 (*const bpf_ringbuf_query)(void *map, __u64 flags) = (void *)134;
+static long (*const bpf_for_each_map_elem)(void *map, void *callback, void *context,
+					   __u64 flags) = (void *)164;
 static long (*const bpf_snprintf)(char *str, __u32 str_size, const char *fmt, const __u64 *data,
 				  __u32 data_size) = (void *)165;
 static __u64 (*const bpf_get_func_ip)(void *ctx) = (void *)173;
 static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
 				       __u32 data_size) = (void *)177;
+static long (*const bpf_loop)(__u32 times, void *callback, void *context,
+			      __u64 flags) = (void *)181;
 static int (*const bpf_strncmp)(const char *s1, __u32 s1_size, const char *s2) = (void *)182;
 static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
 						 __u32 cpu) = (void *)195;

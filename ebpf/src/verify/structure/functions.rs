@@ -1,7 +1,8 @@
 //! The functions of a program and the calls between them.
 
 use super::{Reason, Refusal};
-use crate::insn::{CALL, EXIT, Insn, PSEUDO_CALL, X, class, jmp};
+use crate::helper::Helper;
+use crate::insn::{CALL, EXIT, Insn, PSEUDO_CALL, PSEUDO_FUNCTION, X, class, jmp};
 use crate::stack::MAX_FRAMES;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,10 +14,11 @@ fn target(index: usize, distance: i32) -> Option<usize> {
     usize::try_from(target).ok()
 }
 
-/// Where a call of a subprogram goes, if `insn` is one.
+/// Which function `insn` calls, or takes the address of so that a helper calls it.
 fn callee(insn: Insn, index: usize) -> Option<Option<usize>> {
     let is_call = insn.code == CALL && insn.src == PSEUDO_CALL;
-    is_call.then(|| target(index, insn.imm))
+    let is_address = insn.is_wide() && insn.src == PSEUDO_FUNCTION;
+    (is_call || is_address).then(|| target(index, insn.imm))
 }
 
 /// A program's main function or one of its subprograms.
@@ -35,30 +37,51 @@ pub(in crate::verify) struct Functions {
     callees_first: Vec<usize>,
 }
 
-/// Where paths can meet: the targets of jumps, and where functions begin.
-pub(in crate::verify) struct JoinPoints(Vec<bool>);
+/// What can meet at an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::verify) enum Join {
+    /// Paths: it is the target of a jump, or a function begins there.
+    Paths,
+    /// The rounds of a helper that calls a function, which it is.
+    Rounds,
+}
+
+/// Where paths can meet.
+pub(in crate::verify) struct JoinPoints(Vec<Option<Join>>);
 
 impl JoinPoints {
     pub(in crate::verify) fn of(insns: &[Insn]) -> Self {
-        let mut points = vec![false; insns.len()];
-        let mut mark = |index: Option<usize>| {
+        let mut points = vec![None; insns.len()];
+        let mut mark = |index: Option<usize>, join| {
             if let Some(point) = index.and_then(|index| points.get_mut(index)) {
-                *point = true;
+                *point = Some(join);
             }
         };
-        mark(Some(0));
+        mark(Some(0), Join::Paths);
         for (index, &insn) in insns.iter().enumerate() {
             if let Some(distance) = jump_distance(insn) {
-                mark(target(index, distance));
+                mark(target(index, distance), Join::Paths);
             }
-            mark(callee(insn, index).flatten());
+            mark(callee(insn, index).flatten(), Join::Paths);
+        }
+        for (index, _) in insns
+            .iter()
+            .enumerate()
+            .filter(|(_, insn)| calls_back(insn))
+        {
+            mark(Some(index), Join::Rounds);
         }
         Self(points)
     }
 
-    pub(in crate::verify) fn has(&self, index: usize) -> bool {
-        self.0.get(index) == Some(&true)
+    pub(in crate::verify) fn at(&self, index: usize) -> Option<Join> {
+        self.0.get(index).copied().flatten()
     }
+}
+
+fn calls_back(insn: &Insn) -> bool {
+    let helper = Helper::from_number(insn.imm);
+    insn.code == CALL && insn.src == 0 && helper.is_some_and(Helper::calls_back)
 }
 
 impl Functions {
@@ -85,6 +108,12 @@ impl Functions {
         self.all
             .binary_search_by_key(&entry, |function| function.range.start)
             .ok()
+    }
+
+    /// Whether a function calls another, or takes its address.
+    pub(in crate::verify) fn has_call(&self, caller: usize, callee: usize) -> bool {
+        let calls = &self.all[caller].calls;
+        calls.iter().any(|&(function, _)| function == callee)
     }
 
     /// The greatest sum of weights along a chain of calls from the program itself.

@@ -9,14 +9,14 @@ mod functions;
 use super::reason::Reason;
 use crate::decode::is_atomic_operation;
 use crate::insn::{
-    CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_KERNEL_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE,
-    alu, class, jmp, mode,
+    CALL, EXIT, FP, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNCTION, PSEUDO_KERNEL_CALL, PSEUDO_MAP,
+    PSEUDO_MAP_VALUE, alu, class, jmp, mode,
 };
 use crate::linked::MAX_INSNS;
 use crate::map::{MapDef, MapKind};
 use alloc::vec;
 use alloc::vec::Vec;
-pub(super) use functions::{Functions, JoinPoints};
+pub(super) use functions::{Functions, Join, JoinPoints};
 
 /// A reason and the instruction that it is about.
 pub(super) type Refusal = (usize, Reason);
@@ -112,6 +112,8 @@ fn check_wide(insn: Insn, next: Option<Insn>, maps: &[MapDef]) -> Result<(), Rea
                 Err(Reason::MapValue)
             }
         }
+        // Where it leads, the functions say.
+        PSEUDO_FUNCTION => reserved(high == 0),
         kind => Err(Reason::Immediate(kind)),
     }
 }

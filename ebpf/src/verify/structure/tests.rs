@@ -52,7 +52,7 @@ fn single_instructions_are_checked() {
         (insn(0xb7, R0, R1, 0, 0), Reason::Reserved),
         (insn(0xb7, R0, 0, 1, 0), Reason::Reserved),
         (insn(0x05, R1, 0, 0, 0), Reason::Reserved),
-        (Insn { src: 4, ..wide }, Reason::Immediate(4)),
+        (Insn { src: 5, ..wide }, Reason::Immediate(5)),
         (insn(CALL, 0, 3, 0, 1), Reason::Reserved),
     ];
     for (refused, reason) in cases {

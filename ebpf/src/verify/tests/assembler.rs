@@ -5,8 +5,8 @@
 
 use crate::helper::Helper;
 use crate::insn::{
-    CALL, EXIT, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_MAP, PSEUDO_MAP_VALUE, X, alu, atomic, class,
-    jmp, mode, size,
+    CALL, EXIT, Insn, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNCTION, PSEUDO_MAP, PSEUDO_MAP_VALUE, X, alu,
+    atomic, class, jmp, mode, size,
 };
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -41,7 +41,7 @@ pub(crate) fn assemble(text: &str) -> Result<Vec<Insn>, String> {
             .ok_or_else(|| format!("no label {label:?}"))?;
         let distance = target as i32 - index as i32 - 1;
         let insn: &mut Insn = &mut insns[index];
-        if insn.code == CALL || insn.code == class::JMP32 {
+        if insn.code == CALL || insn.code == class::JMP32 || insn.is_wide() {
             insn.imm = distance;
         } else {
             insn.off = i16::try_from(distance).map_err(|_| format!("{label:?} is too far"))?;
@@ -326,6 +326,21 @@ fn fetching(tokens: &[&str]) -> Option<Parsed> {
 
 fn wide(left: &str, value: &str, offset: i32) -> Option<Parsed> {
     let (dst, _) = register(left)?;
+    let function = value.strip_prefix("subprog[");
+    if let Some(target) = function.and_then(|rest| rest.strip_suffix(']')) {
+        let distance = number(target);
+        let first = Insn {
+            code: LD_IMM64,
+            dst,
+            src: PSEUDO_FUNCTION,
+            off: 0,
+            imm: distance.unwrap_or(0),
+        };
+        return Some(Parsed {
+            insns: vec![first, NONE],
+            label: distance.is_none().then(|| target.to_string()),
+        });
+    }
     let index = value
         .strip_prefix("map[")
         .and_then(|rest| rest.split_once(']'));
@@ -430,7 +445,7 @@ fn arithmetic(left: &str, operator: &str, right: &str) -> Option<Parsed> {
 fn what_is_written_is_read() {
     use crate::insn::Text;
     let text = "r1 = 5\nw2 = w3\nr1 s/= r2\nr4 = (s8)r5\nw1 = -w1\nr1 = be16 r1\nr1 = 0xdeadbeef00000001 ll
-        r1 = map[2] ll\nr1 = map[1][0] + 8 ll\nr0 = *(s32 *)(r1 - 4)\n*(u8 *)(r10 - 1) = 7
+        r1 = map[2] ll\nr2 = subprog[+6] ll\nr1 = map[1][0] + 8 ll\nr0 = *(s32 *)(r1 - 4)\n*(u8 *)(r10 - 1) = 7
         *(u64 *)(r10 - 8) = r1\nlock *(u32 *)(r1 + 0) xor= r2\nr2 = atomic_fetch_add(*(u64 *)(r1 + 0), r2)
         r3 = xchg(*(u64 *)(r1 + 0), r3)\nr0 = cmpxchg(*(u32 *)(r1 + 4), r0, r2)\nif w1 s<= -3 goto +0
         if r1 & r2 goto +2\ngoto +1\ngotol -1\ncall map_lookup_elem\ncall +2\nexit";

@@ -20,9 +20,10 @@ use crate::testing::{self, FakeHost};
 use alloc::string::ToString;
 use std::println;
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("bounds", include_str!("corpus/bounds.txt")),
     ("branches", include_str!("corpus/branches.txt")),
+    ("callbacks", include_str!("corpus/callbacks.txt")),
     ("calls", include_str!("corpus/calls.txt")),
     ("memory", include_str!("corpus/memory.txt")),
     ("pointers", include_str!("corpus/pointers.txt")),

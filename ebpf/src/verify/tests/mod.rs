@@ -12,6 +12,7 @@ use crate::decode;
 use crate::insn::Insn;
 use crate::map::{MapDef, MapKind, Mutability};
 use alloc::vec::Vec;
+pub(crate) use assembler::assemble;
 
 /// The maps that programs of these tests may refer to, by number: a hash map, an array, a per-CPU
 /// array, each with values of 48 bytes, a read-only map of one value, a ring buffer, a perf buffer and
@@ -56,7 +57,11 @@ fn verdict(
 ) -> Result<Verified, Refused> {
     let maps = maps();
     let limits = Limits {
-        insns: 100_000,
+        // A helper that calls a function for entries of a map goes on until states are included.
+        insns: match pruning {
+            Pruning::On => 100_000,
+            Pruning::Off => 20_000,
+        },
         ..Limits::default()
     };
     let environment = Environment::new(&maps, limits);

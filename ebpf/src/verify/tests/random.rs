@@ -3,7 +3,8 @@
 
 use crate::asm::reg::{FP, R0, R1, R6, R7, R9};
 use crate::asm::{self, exit, insn, mov, mov_imm};
-use crate::insn::{Insn, PSEUDO_CALL, X, alu, class, jmp, mode, size};
+use crate::helper::Helper;
+use crate::insn::{Insn, PSEUDO_CALL, PSEUDO_FUNCTION, X, alu, class, jmp, mode, size};
 use alloc::vec;
 use alloc::vec::Vec;
 use proptest::prelude::*;
@@ -27,6 +28,18 @@ enum Piece {
     Repeat(i32, Vec<Piece>),
     /// A call of the subprogram, which gets a number and a pointer to the stack.
     Call(u8),
+    /// A call of `bpf_loop`, which calls the other subprogram as often as the number says.
+    CallBack(Times),
+}
+
+/// How often `bpf_loop` calls.
+#[derive(Clone, Copy, Debug)]
+enum Times {
+    Constant(i32),
+    /// A number of which few bits are left.
+    Number(u8),
+    /// For each entry of the per-CPU array.
+    Entries,
 }
 
 fn register() -> impl Strategy<Value = u8> {
@@ -175,6 +188,14 @@ fn access() -> impl Strategy<Value = Piece> {
     )
 }
 
+fn times() -> impl Strategy<Value = Times> {
+    prop_oneof![
+        (0..5_i32).prop_map(Times::Constant),
+        register().prop_map(Times::Number),
+        Just(Times::Entries),
+    ]
+}
+
 fn piece() -> impl Strategy<Value = Piece> {
     let leaf = prop_oneof![
         5 => arithmetic().prop_map(Piece::Straight),
@@ -182,6 +203,7 @@ fn piece() -> impl Strategy<Value = Piece> {
         3 => spill().prop_map(Piece::Straight),
         4 => access(),
         1 => register().prop_map(Piece::Call),
+        1 => times().prop_map(Piece::CallBack),
     ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         let pieces = || prop::collection::vec(inner.clone(), 1..4);
@@ -229,7 +251,7 @@ fn assemble(piece: &Piece, in_loop: InLoop) -> Vec<Insn> {
             insns
         }
         Piece::Repeat(_, body) => all(body, in_loop),
-        Piece::Call(_) if in_loop == InLoop::Yes => vec![],
+        Piece::Call(_) | Piece::CallBack(_) if in_loop == InLoop::Yes => vec![],
         Piece::Call(number) => {
             let mut insns = vec![mov(R1, *number), mov(2, FP), asm::alu_imm(alu::ADD, 2, -8)];
             // The distance is set when the whole is put together.
@@ -238,7 +260,61 @@ fn assemble(piece: &Piece, in_loop: InLoop) -> Vec<Insn> {
             insns.extend((1..6).map(|register| mov_imm(register, register.into())));
             insns
         }
+        Piece::CallBack(times) => call_back(*times),
     }
+}
+
+fn call_back(times: Times) -> Vec<Insn> {
+    let mut insns = Vec::new();
+    let helper = match times {
+        Times::Constant(times) => {
+            insns.push(mov_imm(R1, times));
+            Helper::Loop
+        }
+        Times::Number(number) => {
+            insns.extend([mov(R1, number), asm::alu_imm(alu::AND, R1, 3)]);
+            Helper::Loop
+        }
+        Times::Entries => {
+            insns.extend(asm::map(R1, 2));
+            Helper::ForEachMapElem
+        }
+    };
+    // The distance is set when the whole is put together.
+    insns.extend(asm::function(2, i32::MAX));
+    insns.extend([
+        mov(3, FP),
+        asm::alu_imm(alu::ADD, 3, (-STACK).into()),
+        mov_imm(4, 0),
+        asm::call(helper),
+    ]);
+    insns.extend((1..6).map(|register| mov_imm(register, register.into())));
+    insns
+}
+
+/// The function that helpers call, which gets a number or a map in r1 and a pointer to the caller's
+/// stack in r2, or in r4 where it is called for entries. It keeps what it gets, changes it, and goes on
+/// or not.
+fn called_back(pieces: &[Piece], times: Times) -> Vec<Insn> {
+    let context = match times {
+        Times::Entries => 4,
+        _ => 2,
+    };
+    let mut insns = vec![mov(R9, context), asm::load(8, R9, 0), mov(R6, R9)];
+    insns.extend((0..5).map(|register| mov_imm(register, register.into())));
+    insns.extend(asm::map_value(R7, 1, 0));
+    insns.extend((0..STACK / 8).map(|slot| asm::store_imm(FP, -8 * (slot + 1), 1)));
+    let inner = pieces.iter().filter(|piece| is_simple(piece));
+    insns.extend(inner.flat_map(|piece| assemble(piece, InLoop::Yes)));
+    insns.extend([
+        asm::store(R6, 0, 8),
+        asm::alu_imm(alu::ADD, 8, 1),
+        asm::store(R6, 8, 8),
+        mov(R0, 8),
+        asm::alu_imm(alu::AND, R0, 1),
+        exit(),
+    ]);
+    insns
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -262,6 +338,22 @@ pub(super) fn program() -> impl Strategy<Value = Vec<Insn>> {
             insns.extend((0..STACK / 8).map(|slot| asm::store_imm(FP, -8 * (slot + 1), 0)));
             insns.extend(pieces.iter().flat_map(|piece| assemble(piece, InLoop::No)));
             insns.extend([mov(R0, returned), exit()]);
+            let takes_address = |insn: &Insn| insn.is_wide() && insn.src == PSEUDO_FUNCTION;
+            let names: Vec<_> = (0..insns.len())
+                .filter(|&index| takes_address(&insns[index]))
+                .collect();
+            for index in names {
+                let is_for_entries = insns[index..]
+                    .iter()
+                    .find(|insn| insn.code == crate::insn::CALL)
+                    .is_some_and(|call| *call == asm::call(Helper::ForEachMapElem));
+                let times = match is_for_entries {
+                    true => Times::Entries,
+                    false => Times::Constant(0),
+                };
+                insns[index].imm = insns.len() as i32 - index as i32 - 1;
+                insns.extend(called_back(&function, times));
+            }
             let entry = insns.len();
             let is_call = |insn: &Insn| insn.code == crate::insn::CALL && insn.src == PSEUDO_CALL;
             if insns.iter().any(is_call) {
@@ -294,7 +386,7 @@ fn is_simple(piece: &Piece) -> bool {
             .all(|insn| insn.class() != class::LDX || insn.src != R6),
         Piece::Unless(_, body) | Piece::Repeat(_, body) => body.iter().all(is_simple),
         Piece::Either(_, first, second) => first.iter().chain(second).all(is_simple),
-        Piece::Call(_) => false,
+        Piece::Call(_) | Piece::CallBack(_) => false,
     }
 }
 

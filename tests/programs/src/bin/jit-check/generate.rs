@@ -26,11 +26,12 @@ pub enum Behaviour {
 const NUMBERS: [u8; 8] = [0, 1, 2, 3, 4, 5, 7, 8];
 /// Holds the context in the first function, a number in others.
 const CONTEXT: u8 = 6;
-/// Holds the address of the first value of map 0 in the first function, a number in others.
+/// Holds the address of numbers: of the first value of map 0 in the first function, of its caller's
+/// stack in one that a helper calls. A number in others.
 const VALUE: u8 = 9;
 const FP: u8 = 10;
 
-/// Bytes of the stack that hold numbers, from its end.
+/// Bytes of the stack that hold numbers, from its end: as many as of a value of map 0.
 const STACK: i16 = 64;
 /// A key.
 const KEY: i16 = -72;
@@ -57,6 +58,8 @@ pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
         behaviour,
         insns: Vec::new(),
         calls: Vec::new(),
+        callbacks: Vec::new(),
+        role: Role::First,
         function: 0,
         functions,
     };
@@ -65,9 +68,16 @@ pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
         generator.function = function;
         entries.push(generator.insns.len());
         generator.function();
+        generator.role = Role::Called;
     }
-    for (at, callee) in generator.calls {
+    for (at, callee) in generator.calls.clone() {
         generator.insns[at].imm = entries[callee] as i32 - at as i32 - 1;
+    }
+    // These call nothing, so all that they are named by is known.
+    for (at, role) in core::mem::take(&mut generator.callbacks) {
+        generator.insns[at].imm = generator.insns.len() as i32 - at as i32 - 1;
+        generator.role = role;
+        generator.function();
     }
     Linked {
         name: "random".into(),
@@ -115,12 +125,28 @@ const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Insn {
     }
 }
 
+/// What calls a function.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing: it is the program.
+    First,
+    /// Another function.
+    Called,
+    /// `bpf_loop`.
+    Round,
+    /// `bpf_for_each_map_elem`.
+    Entry,
+}
+
 struct Generator {
     random: Random,
     behaviour: Behaviour,
     insns: Vec<Insn>,
     /// Calls of functions: where, and which.
     calls: Vec<(usize, usize)>,
+    /// Addresses of functions that helpers call: where, and which helper.
+    callbacks: Vec<(usize, Role)>,
+    role: Role,
     /// The function that is being made, and how many there will be.
     function: usize,
     functions: usize,
@@ -136,19 +162,31 @@ impl Generator {
     }
 
     fn is_first(&self) -> bool {
-        self.function == 0
+        self.role == Role::First
+    }
+
+    /// Whether [`VALUE`] holds an address.
+    fn has_value(&self) -> bool {
+        self.role != Role::Called
     }
 
     /// Gives everything a value, does something, and makes one number of all that could differ.
     fn function(&mut self) {
-        if self.is_first() {
-            self.put(&[mov(CONTEXT, 1)]);
-            self.put(&asm::map_value(VALUE, ARRAY, 0));
-        } else {
-            self.put(&[mov(CONTEXT, 2), mov(VALUE, 3)]);
+        match self.role {
+            Role::First => {
+                self.put(&[mov(CONTEXT, 1)]);
+                self.put(&asm::map_value(VALUE, ARRAY, 0));
+            }
+            Role::Called => self.put(&[mov(CONTEXT, 2), mov(VALUE, 3)]),
+            Role::Round => self.put(&[mov(CONTEXT, 1), mov(VALUE, 2)]),
+            Role::Entry => {
+                let word = class::LDX | mode::MEM | size::W;
+                self.put(&[instruction(word, CONTEXT, 2, 0, 0), mov(VALUE, 4)]);
+                self.put(&[asm::atomic_add(3, 0, CONTEXT), load(CONTEXT, 3, 0)]);
+            }
         }
         for register in NUMBERS {
-            let is_argument = !self.is_first() && (1..=5).contains(&register);
+            let is_argument = self.role == Role::Called && (1..=5).contains(&register);
             if !is_argument {
                 let value = self.random.number();
                 self.put(&mov_imm64(register, value));
@@ -166,6 +204,9 @@ impl Generator {
         for off in (-STACK..0).step_by(8) {
             self.put(&[load(1, FP, off)]);
             self.fold(1);
+        }
+        if matches!(self.role, Role::Round | Role::Entry) {
+            self.put(&[alu_imm(insn::alu::AND, 0, 1)]);
         }
         self.put(&[exit()]);
     }
@@ -197,6 +238,7 @@ impl Generator {
             16 | 17 => self.branch(nesting),
             18 if nesting < 3 => self.repeat(nesting),
             19 | 20 => self.helper(),
+            21 if self.random.once_in(2) => self.call_back(),
             21 => self.subprogram(),
             22 if self.behaviour == Behaviour::Faulty && self.random.once_in(4) => self.fault(),
             _ => self.arithmetic(),
@@ -245,7 +287,7 @@ impl Generator {
 
     /// A place in memory that holds numbers: its register, and an offset at which `bytes` fit.
     fn place(&mut self, bytes: i16) -> (u8, i16) {
-        let is_value = self.is_first() && self.random.once_in(2);
+        let is_value = self.has_value() && self.random.once_in(2);
         let room = if is_value { VALUE_SIZE } else { STACK };
         let off = self.random.below((room - bytes + 1) as u64) as i16;
         if is_value {
@@ -277,7 +319,7 @@ impl Generator {
 
     /// An access whose offset is a number of the program's.
     fn variable_offset(&mut self) {
-        let (base, last) = if self.is_first() && self.random.once_in(2) {
+        let (base, last) = if self.has_value() && self.random.once_in(2) {
             (VALUE, 0)
         } else {
             (FP, -STACK)
@@ -449,7 +491,38 @@ impl Generator {
         self.put(&[call(Helper::ProbeRead)]);
     }
 
+    /// Has a helper call a function, which is given numbers on the stack.
+    fn call_back(&mut self) {
+        if !matches!(self.role, Role::First | Role::Called) {
+            return self.arithmetic();
+        }
+        let role = self.random.pick(&[Role::Round, Role::Entry]);
+        let helper = match role {
+            Role::Entry => {
+                let map = self.random.pick(&[ARRAY, PER_CPU, HASH]);
+                self.put(&asm::map(1, map));
+                Helper::ForEachMapElem
+            }
+            _ => {
+                let times = self.random.pick(&[0, 1, 2, 5, 1 << 23 | 1, -1]);
+                self.put(&[mov_imm(1, times)]);
+                Helper::Loop
+            }
+        };
+        self.callbacks.push((self.insns.len(), role));
+        self.put(&asm::function(2, 0));
+        let flags = i32::from(self.random.once_in(8));
+        self.put(&[
+            mov(3, FP),
+            alu_imm(insn::alu::ADD, 3, (-STACK).into()),
+            mov_imm(4, flags),
+            call(helper),
+        ]);
+        self.arguments_again();
+    }
+
     fn subprogram(&mut self) {
+        // Of those that helpers call, none is left.
         let left = self.functions - self.function - 1;
         if left == 0 {
             return self.arithmetic();
