@@ -29,7 +29,7 @@ use alloc::vec::Vec;
 
 /// How many instructions a run may execute at most unless the caller says otherwise. Helpers that
 /// copy or print count for as many instructions as their work takes.
-pub const DEFAULT_BUDGET: u64 = 1_000_000;
+pub const DEFAULT_BUDGET: u64 = 1 << 20;
 
 /// A verified program, decoded.
 #[derive(Debug)]

@@ -80,6 +80,11 @@ impl<'a> Memory<'a> {
         self.writable(address, length).map(|_| ())
     }
 
+    /// Makes the whole stack of this CPU zeros.
+    pub(crate) fn clear_stack(&self) {
+        self.arena.clear(&self.stack);
+    }
+
     /// Copies bytes out.
     pub(crate) fn read(&self, address: u64, target: &mut [u8]) -> Result<(), OutOfBounds> {
         self.check_read(address, target.len())?;

@@ -2,11 +2,12 @@
 
 use crate::arena::{Arena, OutOfMemory};
 use crate::asm;
+use crate::decode::Step;
 use crate::helper::Helper;
 use crate::host::{Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
-use crate::jit::{self, Compiler, Native, NotCompiled};
+use crate::jit::{self, Compiler, Native, NotCompiled, StackAtEntry};
 use crate::linked::{Linked, ParseError, ProgramDef};
 use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
@@ -194,19 +195,8 @@ impl core::error::Error for RunError {}
 /// What runs instead of the interpreter.
 #[derive(Debug)]
 struct Compiled {
-    code: jit::Code,
     native: Box<dyn Native>,
-}
-
-/// How a program runs.
-#[derive(Debug)]
-enum Way {
-    /// By the interpreter: nobody has asked for more.
-    Interpreted,
-    /// By the interpreter, because the compiler declined the program.
-    Declined(NotCompiled),
-    /// By itself.
-    Compiled(Compiled),
+    code: jit::Code,
 }
 
 /// One verified program, ready to run.
@@ -216,7 +206,10 @@ pub struct Program {
     section: String,
     insns: Box<[Insn]>,
     code: Code,
-    way: Way,
+    /// What runs instead of the interpreter, if anything does.
+    compiled: Option<Compiled>,
+    /// Why nothing does although there is a compiler.
+    declined: Option<NotCompiled>,
     /// What the verifier found out; `None` only in tests, which load what it would refuse.
     verified: Option<Verified>,
     data: Arc<Data>,
@@ -270,17 +263,18 @@ impl Program {
             maps,
             arena.size(),
             stacks.size(),
+            self.stack_at_entry(),
             options,
         )
     }
 
     /// Compiles the program and lets `compiler` install the code: from then on it runs compiled. What
     /// cannot be compiled is interpreted, and [`Self::declined`] says why.
-    pub fn compile(&mut self, compiler: &dyn Compiler) {
-        self.way = match self.install(compiler) {
-            Ok(compiled) => Way::Compiled(compiled),
-            Err(error) => Way::Declined(error),
-        };
+    fn compile(&mut self, compiler: &dyn Compiler) {
+        match self.install(compiler) {
+            Ok(compiled) => self.compiled = Some(compiled),
+            Err(error) => self.declined = Some(error),
+        }
     }
 
     fn install(&self, compiler: &dyn Compiler) -> Result<Compiled, NotCompiled> {
@@ -291,23 +285,27 @@ impl Program {
 
     /// What it was compiled to, if it runs compiled.
     pub fn compiled(&self) -> Option<&jit::Code> {
-        match &self.way {
-            Way::Compiled(compiled) => Some(&compiled.code),
-            Way::Interpreted | Way::Declined(_) => None,
-        }
+        Some(&self.compiled.as_ref()?.code)
     }
 
     /// Why it is interpreted although there is a compiler.
     pub fn declined(&self) -> Option<NotCompiled> {
-        match self.way {
-            Way::Declined(error) => Some(error),
-            Way::Interpreted | Way::Compiled(_) => None,
-        }
+        self.declined
     }
 
-    #[inline]
-    fn reads_unset_stack(&self) -> bool {
-        self.verified().is_some_and(|it| it.reads_unset_stack)
+    pub(crate) fn steps(&self) -> &[Step] {
+        self.code.steps()
+    }
+
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    fn stack_at_entry(&self) -> StackAtEntry {
+        match &self.verified {
+            Some(verified) if verified.reads_unset_stack => StackAtEntry::Cleared,
+            _ => StackAtEntry::AsItIs,
+        }
     }
 
     /// Runs the program and returns its r0, within [`DEFAULT_BUDGET`] instructions. May run on
@@ -331,17 +329,11 @@ impl Program {
         let Some(_stack) = data.stacks.take(cpu) else {
             return Err(self.no_stack(cpu));
         };
-        if self.reads_unset_stack() {
-            data.arena.clear(&data.stacks.range(cpu));
-        }
-        let result = match &self.way {
-            Way::Compiled(Compiled { native, .. }) => {
-                let program = &self.code;
-                jit::run(&**native, program, data, context, host, instructions, cpu)
+        let result = match &self.compiled {
+            Some(Compiled { native, .. }) => {
+                jit::run(&**native, self, context, host, instructions, cpu)
             }
-            Way::Interpreted | Way::Declined(_) => {
-                self.interpret(&mut data.run(context, host, cpu, instructions))
-            }
+            None => self.interpret(&mut data.run(context, host, cpu, instructions)),
         };
         if result.is_err() {
             self.release_records(cpu);
@@ -359,6 +351,9 @@ impl Program {
 
     #[inline(never)]
     fn interpret(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+        if self.stack_at_entry() == StackAtEntry::Cleared {
+            run.memory.clear_stack();
+        }
         self.code.run(run)
     }
 
@@ -400,6 +395,10 @@ impl Data {
             arena,
             stacks,
         })
+    }
+
+    pub(crate) fn stacks(&self) -> &Stacks {
+        &self.stacks
     }
 
     /// Where all bytes are that programs share.
@@ -452,7 +451,7 @@ const _: () = assert!(FRAME_SIZE.is_multiple_of(64));
 #[derive(Debug)]
 pub struct Object {
     name: String,
-    programs: Vec<Program>,
+    programs: Vec<Arc<Program>>,
     data: Arc<Data>,
 }
 
@@ -472,7 +471,7 @@ impl Object {
         }
         let verified = verify_object(linked).map_err(|error| LoadError::Verify(error.into()))?;
         let mut object = Self::allocate(linked, cpus)?;
-        for (program, verified) in object.programs.iter_mut().zip(verified) {
+        for (program, verified) in object.own_programs().zip(verified) {
             program.verified = Some(verified);
         }
         Ok(object)
@@ -492,14 +491,17 @@ impl Object {
         }
         let data = Data::allocate(linked, cpus).map_err(|_| LoadError::OutOfMemory { needed })?;
         let data = Arc::new(data);
-        let load = |program: &ProgramDef| Program {
-            name: program.name.clone(),
-            section: program.section.clone(),
-            insns: program.insns.as_slice().into(),
-            code: Code::decode(&program.insns, &data.maps),
-            way: Way::Interpreted,
-            verified: None,
-            data: Arc::clone(&data),
+        let load = |program: &ProgramDef| {
+            Arc::new(Program {
+                name: program.name.clone(),
+                section: program.section.clone(),
+                insns: program.insns.as_slice().into(),
+                code: Code::decode(&program.insns, &data.maps),
+                compiled: None,
+                declined: None,
+                verified: None,
+                data: Arc::clone(&data),
+            })
         };
         Ok(Self {
             name: linked.name.clone(),
@@ -513,18 +515,26 @@ impl Object {
         &self.name
     }
 
-    /// Its programs, to be compiled.
-    pub fn programs_mut(&mut self) -> &mut [Program] {
-        &mut self.programs
+    /// Compiles the programs and lets `compiler` install the code: from then on they run compiled. What
+    /// cannot be compiled is interpreted, and [`Program::declined`] says why.
+    pub fn compile(&mut self, compiler: &dyn Compiler) {
+        for program in self.own_programs() {
+            program.compile(compiler);
+        }
+    }
+
+    /// The programs that nobody else has: all, until somebody takes them from [`Self::programs`].
+    fn own_programs(&mut self) -> impl Iterator<Item = &mut Program> {
+        self.programs.iter_mut().filter_map(Arc::get_mut)
     }
 
     /// Its programs, at least one.
-    pub fn programs(&self) -> &[Program] {
+    pub fn programs(&self) -> &[Arc<Program>] {
         &self.programs
     }
 
     /// The program whose function has that name.
-    pub fn program(&self, name: &str) -> Option<&Program> {
+    pub fn program(&self, name: &str) -> Option<&Arc<Program>> {
         self.programs.iter().find(|program| program.name == name)
     }
 

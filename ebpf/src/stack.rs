@@ -9,9 +9,11 @@
 //! waiting for it.
 
 use crate::arena::{OutOfMemory, allocate};
+use crate::object::RunFault;
 use alloc::boxed::Box;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Mutex;
 
 /// Bytes of stack that every function of a program has (Linux: `MAX_BPF_STACK`).
 pub const FRAME_SIZE: usize = 512;
@@ -25,13 +27,35 @@ pub(crate) struct Stacks {
     frames: usize,
     /// Which of them are in use.
     taken: Box<[AtomicBool]>,
+    /// Why the run on a CPU has failed, between the helper that knows and the end of the run. Apart from what every
+    /// run touches.
+    faults: Box<[Mutex<Option<RunFault>>]>,
 }
 
 impl Stacks {
     /// Stacks of `frames` frames for `cpus` CPUs.
     pub(crate) fn allocate(cpus: usize, frames: usize) -> Result<Self, OutOfMemory> {
         let taken = allocate(cpus, |_| AtomicBool::new(false))?;
-        Ok(Self { frames, taken })
+        let faults = allocate(cpus, |_| Mutex::new(None))?;
+        Ok(Self {
+            frames,
+            taken,
+            faults,
+        })
+    }
+
+    /// Keeps why the run on `cpu` fails.
+    #[cold]
+    pub(crate) fn put_fault(&self, cpu: usize, fault: RunFault) {
+        if let Some(place) = self.faults.get(cpu) {
+            *place.lock() = Some(fault);
+        }
+    }
+
+    /// Why the run on `cpu` has failed, if somebody has said so.
+    #[cold]
+    pub(crate) fn take_fault(&self, cpu: usize) -> Option<RunFault> {
+        self.faults.get(cpu)?.lock().take()
     }
 
     /// Bytes that they take of the arena.

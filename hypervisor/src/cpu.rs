@@ -26,8 +26,6 @@ pub struct Cpu {
     pub online: AtomicBool,
     /// The vCPU that lives here, if any.
     pub resident: Once<vcpu::Resident>,
-    /// How many programs had been installed when it last synchronized with them (native.rs). Its own.
-    pub code_seen: AtomicU32,
     /// It serves a hit of a probe. Its own.
     probing: AtomicBool,
 }
@@ -70,7 +68,6 @@ static CPUS: [Cpu; MAX_CPUS] = {
             affinity: AtomicU32::new(0),
             online: AtomicBool::new(false),
             resident: Once::new(),
-            code_seen: AtomicU32::new(0),
             probing: AtomicBool::new(false),
         }
     }; MAX_CPUS];

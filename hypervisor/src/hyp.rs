@@ -3,7 +3,7 @@
 use crate::lock::MaskedMutex;
 use crate::own_memory::{self, Access, Place};
 use crate::rendezvous::{self, CpuSet, MASTER};
-use crate::{cpu, debugger, hprobes, live, service, time};
+use crate::{cpu, debugger, hprobes, live, service, sysreg, time};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use log::error;
 use probes::a64::SimulationFeatures;
@@ -290,6 +290,10 @@ impl Clock for Hyp {
 
     fn cpu(&self) -> usize {
         cpu::this().index
+    }
+
+    fn synchronize(&self) {
+        sysreg::isb();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::trace::{About, trace};
 use crate::vm::Vm;
-use crate::{cpu, hwdebug, service, time, vcpu};
+use crate::{cpu, hwdebug, service, sysreg, time, vcpu};
 use probes::a64::SimulationFeatures;
 use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
@@ -165,6 +165,10 @@ impl Clock for Vm {
 
     fn cpu(&self) -> usize {
         cpu::this().index
+    }
+
+    fn synchronize(&self) {
+        sysreg::isb();
     }
 }
 

@@ -4,21 +4,22 @@
 //! address is ever both writable and executable. It is handed out in units and taken back when the program goes.
 //!
 //! A CPU may have fetched what was in a unit before. Who installs code makes that void for the caches of all CPUs; what a
-//! CPU holds in its pipeline goes with its next context synchronization (Arm ARM B2.4.4). [`Installed::enter`] makes sure
-//! that there has been one since the installation.
+//! CPU holds in its pipeline goes with its next context synchronization event (Arm ARM B2.4.4). A program is bound to a
+//! site while its space is held, when no CPU is on the way of a hit there: the next hit is an exception, which is such an event
+//! (`SCTLR_EL2.EIS` is set). Where a tracepoint's program is called, the tracer makes one.
 
-use crate::cpu::{self, Cpu};
 use crate::lock::MaskedMutex;
 use crate::platform::{Platform, Range};
 use crate::{sysreg, text, time};
 use alloc::boxed::Box;
+use core::arch::naked_asm;
 use core::ffi::c_void;
-use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::mem::offset_of;
+use core::sync::atomic::AtomicU64;
 use ebpf::Context;
 use ebpf::jit::{
-    Atomics, Blinding, Call, Checks, Code, Compiler, EntryPoint, HelperOutcome, Native, Options,
-    Outcome, Runtime,
+    Atomics, Blinding, Call, Checks, Code, Compiler, HelperOutcome, Native, Options, Outcome,
+    Runtime,
 };
 
 /// Bytes that are handed out at once.
@@ -29,9 +30,6 @@ const UNITS: usize = SIZE / UNIT;
 
 /// Which units are in use: a bit each.
 static USED: MaskedMutex<[u64; UNITS / 64]> = MaskedMutex::new([0; UNITS / 64]);
-
-/// How many programs have been installed. [`Cpu::code_seen`] says with how many of them a CPU has synchronized.
-static INSTALLED: AtomicU32 = AtomicU32::new(0);
 
 /// Where code lies.
 pub fn range() -> Range {
@@ -87,10 +85,8 @@ impl Compiler for OnTheseCpus {
         let units = Units::take(code.words().len().div_ceil(UNIT / 4))?;
         // SAFETY: the units are ours, nobody executes them, and only the server's CPU changes text and code.
         unsafe { text::write_words(units.start(), code.words()) };
-        let number = INSTALLED.fetch_add(1, Ordering::Release).wrapping_add(1);
         Some(Box::new(Installed {
             start: units.start() as *const u32,
-            number,
             _units: units,
         }))
     }
@@ -138,8 +134,6 @@ impl Drop for Units {
 #[derive(Debug)]
 struct Installed {
     start: *const u32,
-    /// How many programs were installed with it.
-    number: u32,
     _units: Units,
 }
 
@@ -149,40 +143,28 @@ unsafe impl Send for Installed {}
 unsafe impl Sync for Installed {}
 
 impl Native for Installed {
-    fn enter(
+    // SAFETY: the units hold what the compiler made, which is a function of type `EntryPoint`, as long as they are ours.
+    // Its arguments are where this has them, so it is jumped to and returns to the caller.
+    #[unsafe(naked)]
+    extern "C" fn enter(
         &self,
-        call: *mut c_void,
+        call: *const c_void,
         context: *const Context,
         arena: *const AtomicU64,
         budget: u64,
         cpu: u64,
     ) -> Outcome {
-        let this = cpu::this();
-        let ahead = self
-            .number
-            .wrapping_sub(this.code_seen.load(Ordering::Relaxed));
-        if ahead.cast_signed() > 0 {
-            synchronize(this);
-        }
-        // SAFETY: the units hold what the compiler made, which is a function of that type, as long as they are ours.
-        let program = unsafe { core::mem::transmute::<*const u32, EntryPoint>(self.start) };
-        let anything = ptr::from_ref(self).cast();
-        // SAFETY: these are the arguments that it was compiled for.
-        unsafe { program(anything, call, context, arena, budget, cpu) }
+        naked_asm!(
+            "ldr x16, [x0, {start}]",
+            "br x16",
+            start = const offset_of!(Installed, start),
+        )
     }
-}
-
-/// This CPU executes from here on what has been installed until now.
-#[cold]
-fn synchronize(this: &Cpu) {
-    let installed = INSTALLED.load(Ordering::Acquire);
-    sysreg::isb();
-    this.code_seen.store(installed, Ordering::Relaxed);
 }
 
 /// What compiled code calls.
 extern "C" fn helper_entry(
-    call: *mut c_void,
+    call: *const c_void,
     number: u64,
     first: u64,
     second: u64,
@@ -191,8 +173,8 @@ extern "C" fn helper_entry(
     fifth: u64,
     left: u64,
 ) -> HelperOutcome {
-    // SAFETY: compiled code hands back the call that it was entered with, which nobody uses meanwhile.
-    let call = unsafe { &mut *call.cast::<Call<'_>>() };
+    // SAFETY: compiled code hands back the call that it was entered with, which lives until the code returns.
+    let call = unsafe { &*call.cast::<Call<'_>>() };
     let arguments = [first, second, third, fourth, fifth];
     ebpf::jit::helper(call, number as u32, arguments, left)
 }

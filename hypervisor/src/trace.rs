@@ -7,7 +7,7 @@
 use crate::masking::Masked;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
-use crate::{PERISCOPE, cpu, time};
+use crate::{PERISCOPE, cpu, sysreg, time};
 use alloc::sync::Arc;
 use log::warn;
 use probes::machine::{Clock, VcpuId, VmId};
@@ -108,6 +108,10 @@ impl Clock for Here {
 
     fn cpu(&self) -> usize {
         cpu::this().index
+    }
+
+    fn synchronize(&self) {
+        sysreg::isb();
     }
 }
 

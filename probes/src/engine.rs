@@ -486,7 +486,7 @@ impl Space {
         match program.program().run(host.regs.as_words(), host) {
             Ok(0) => ProgramSays::Go,
             Ok(_) => ProgramSays::Stop,
-            Err(error) => host.failed(program, &error),
+            Err(error) => host.failed(&error),
         }
     }
 }
@@ -525,14 +525,15 @@ impl<F> HitHost<'_, F> {
     /// Its run ended with an error.
     #[cold]
     #[inline(never)]
-    fn failed(&self, program: &ProgramRef, error: &RunError) -> ProgramSays {
+    fn failed(&self, error: &RunError) -> ProgramSays {
         self.attachment.missed.fetch_add(1, Ordering::Relaxed);
         if error.fault == RunFault::Nested {
             return ProgramSays::Go;
         }
         let mut text = ShortText::new();
+        let program = self.attachment.program.as_ref();
         // Writing to a `ShortText` does not fail.
-        let _ = write!(text, "{}: {error}", program.name());
+        let _ = write!(text, "{}: {error}", program.map_or("", ProgramRef::name));
         self.push(EventKind::ProgramError, text.as_bytes());
         ProgramSays::Stop
     }

@@ -289,12 +289,15 @@ pub struct Stamp {
     pub cpu: usize,
 }
 
-/// Time.
+/// Time, and the CPU that asks.
 pub trait Clock {
     /// Nanoseconds since the hypervisor started; does not stand still with a VM.
     fn now_ns(&self) -> u64;
     /// The physical CPU that calls, from 0. Smaller than `event::MAX_CPUS`.
     fn cpu(&self) -> usize;
+    /// From here on this CPU executes code that was written before: a context synchronization event
+    /// (Arm ARM B2.4.4), such as an `ISB`.
+    fn synchronize(&self);
     /// Both at once.
     fn stamp(&self) -> Stamp {
         Stamp {

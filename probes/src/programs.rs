@@ -15,14 +15,14 @@ use spin::RwLock;
 #[derive(Clone, Debug)]
 pub struct ProgramRef {
     object: Arc<Object>,
-    index: usize,
+    program: Arc<Program>,
     name: Arc<str>,
 }
 
 impl ProgramRef {
     /// The program.
     pub fn program(&self) -> &Program {
-        &self.object.programs()[self.index]
+        &self.program
     }
 
     /// The object that it belongs to.
@@ -32,7 +32,7 @@ impl ProgramRef {
 
     /// Whether both are the same program of the same object, by whatever name.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.object, &other.object) && self.index == other.index
+        Arc::ptr_eq(&self.program, &other.program)
     }
 
     /// As a user names it: `count`, or `object:program` where the object has several.
@@ -165,11 +165,8 @@ pub const MAX_NAME: usize = 64;
 
 /// Compiles the programs of an object. One that cannot be compiled is interpreted.
 fn compile(object: &mut Object, compiler: Option<&dyn Compiler>) {
-    let Some(compiler) = compiler else {
-        return;
-    };
-    for program in object.programs_mut() {
-        program.compile(compiler);
+    if let Some(compiler) = compiler {
+        object.compile(compiler);
     }
 }
 
@@ -231,12 +228,12 @@ impl ProgramStore {
         };
         let object = self.object(object_name)?;
         let programs = object.programs();
-        let index = match wanted {
-            Some(wanted) => programs.iter().position(|program| program.name() == wanted),
-            None if programs.len() == 1 => Some(0),
+        let found = match wanted {
+            Some(wanted) => object.program(wanted),
+            None if programs.len() == 1 => programs.first(),
             None => None,
         };
-        let Some(index) = index else {
+        let Some(program) = found else {
             return Err(StoreError::NoSuchProgram {
                 object: object_name.to_string(),
                 program: wanted.unwrap_or_default().to_string(),
@@ -247,7 +244,7 @@ impl ProgramStore {
             });
         };
         Ok(ProgramRef {
-            index,
+            program: Arc::clone(program),
             name: Arc::from(name),
             object,
         })

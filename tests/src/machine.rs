@@ -25,6 +25,14 @@ pub struct Spec {
     vms: Vec<Vm>,
     timing: Timing,
     append: String,
+    emulator_stub: EmulatorStub,
+}
+
+/// Whether the emulator is debugged too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EmulatorStub {
+    Absent,
+    Listening,
 }
 
 impl Spec {
@@ -37,6 +45,7 @@ impl Spec {
             vms: Vec::new(),
             timing: Timing::Free,
             append: String::new(),
+            emulator_stub: EmulatorStub::Absent,
         }
     }
 
@@ -61,6 +70,12 @@ impl Spec {
     /// Time counted by instructions.
     pub fn icount(mut self) -> Self {
         self.timing = Timing::Icount;
+        self
+    }
+
+    /// With the GDB stub of the emulator itself, under the whole machine: for references, and for what only it can see.
+    pub fn emulator_stub(mut self) -> Self {
+        self.emulator_stub = EmulatorStub::Listening;
         self
     }
 
@@ -139,6 +154,8 @@ impl Spec {
         for vm in &self.vms {
             require_built(&vm.kernel)?;
         }
+        let ports = Ports::find_free(self.vms.len())?;
+        let has_stub = self.emulator_stub == EmulatorStub::Listening;
         Ok(Config {
             qemu: "qemu-system-aarch64".into(),
             cpu: self.cpu,
@@ -146,7 +163,8 @@ impl Spec {
             timing: self.timing,
             hypervisor,
             append: self.append,
-            ports: Ports::find_free(self.vms.len())?,
+            ports,
+            emulator_stub: has_stub.then(|| ports.emulator()),
             vms: self.vms,
             record: None,
         })

@@ -6,15 +6,13 @@ use super::native::Failure;
 use super::registers::{
     self, ARENA, BLIND, BUDGET, CONTEXT, FRAME, MARK, OFFSET, OPERAND, SAVED, STATUS,
 };
-use super::{Blinding, Code, CompileError, Line, Options, immediate};
+use super::{Blinding, Code, CompileError, Line, Options, StackAtEntry, immediate};
 use crate::address;
 use crate::decode::{Op, Step, entries, length};
-use crate::helper::Helper;
 use crate::map::Map;
 use crate::stack::FRAME_SIZE;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
 
 /// Bytes of the frame that the entry makes: what it saves, the call, and the CPU.
 const ENTRY_FRAME: i32 = 112;
@@ -22,17 +20,27 @@ const ENTRY_FRAME: i32 = 112;
 pub(super) const CALL_SLOT: i32 = 96;
 /// Where the CPU is in it.
 pub(super) const CPU_SLOT: i32 = 104;
-/// What the entry saves in it, from byte 16 on. The last two hold r6 to r9, which few short programs
-/// use.
-const PRESERVED: [[Reg; 2]; 5] = [
-    [Reg(23), Reg(24)],
-    [Reg(25), Reg(26)],
-    [Reg(27), Reg(28)],
-    [Reg(19), Reg(20)],
-    [Reg(21), Reg(22)],
+/// What the entry saves in it, from byte 16 on.
+const PRESERVED: [([Reg; 2], Need); 5] = [
+    ([ARENA, CONTEXT], Need::Always),
+    ([MARK, BUDGET], Need::Always),
+    ([registers::of(10), FRAME], Need::Frame),
+    ([registers::of(6), registers::of(7)], Need::Either([6, 7])),
+    ([registers::of(8), registers::of(9)], Need::Either([8, 9])),
 ];
 /// Bytes of the frame that a subprogram makes.
 const CALL_FRAME: i32 = 48;
+
+/// Which programs change a pair of registers.
+#[derive(Clone, Copy)]
+enum Need {
+    /// All.
+    Always,
+    /// Those with a frame.
+    Frame,
+    /// Those that use one of these registers of theirs.
+    Either([u8; 2]),
+}
 
 /// Where a run ends that cannot go on.
 struct Stub {
@@ -48,6 +56,7 @@ pub(super) struct Emitter<'a> {
     pub(super) maps: &'a [Map],
     pub(super) arena_size: usize,
     stack_size: usize,
+    stack: StackAtEntry,
     pub(super) options: &'a Options,
     /// The instruction that is being translated.
     pub(super) index: usize,
@@ -71,6 +80,7 @@ impl<'a> Emitter<'a> {
         maps: &'a [Map],
         arena_size: usize,
         stack_size: usize,
+        stack: StackAtEntry,
         options: &'a Options,
     ) -> Self {
         let seed = match options.blinding {
@@ -83,6 +93,7 @@ impl<'a> Emitter<'a> {
             maps,
             arena_size,
             stack_size,
+            stack,
             options,
             index: 0,
             state: State::unknown(),
@@ -278,8 +289,7 @@ impl<'a> Emitter<'a> {
         // The arguments of an `EntryPoint`.
         let [call, context, arena, budget, cpu] = [1, 2, 3, 4, 5].map(Reg);
         let saved = self.preserved();
-        let shows_keys = |step: &Step| step.op == Op::Helper(Helper::ForEachMapElem);
-        let has_frame = self.uses(10..=10) || self.steps.iter().any(shows_keys);
+        let has_frame = self.has_frame();
         let stack_size = self.stack_size;
         let asm = &mut self.asm;
         asm.bti_c();
@@ -305,6 +315,24 @@ impl<'a> Emitter<'a> {
         self.charge_from(budget, cost as u32);
         let stub = self.stub(Failure::Budget);
         self.asm.b_cond(Cond::Lo, stub);
+        if self.stack == StackAtEntry::Cleared {
+            self.clear_stack();
+        }
+    }
+
+    /// Makes the stack of this CPU zeros. The first frame is at its end.
+    fn clear_stack(&mut self) {
+        let below = (self.stack_size - FRAME_SIZE) as u64;
+        let asm = &mut self.asm;
+        immediate::load(asm, OFFSET, below);
+        asm.add_sub(AddSub::Sub, Size::X, OFFSET, FRAME, OFFSET, 0);
+        asm.add_sub_imm(AddSub::Add, Size::X, OPERAND, FRAME, FRAME_SIZE as u32);
+        let next = asm.label();
+        asm.bind(next);
+        asm.stp(ZR, ZR, OFFSET, 0);
+        asm.add_sub_imm(AddSub::Add, Size::X, OFFSET, OFFSET, 16);
+        asm.add_sub(AddSub::Subs, Size::X, ZR, OFFSET, OPERAND, 0);
+        asm.b_cond(Cond::Lo, next);
     }
 
     fn leave_program(&mut self, failed: Label) {
@@ -325,15 +353,25 @@ impl<'a> Emitter<'a> {
     }
 
     /// What the entry saves, and where.
-    fn preserved(&self) -> impl Iterator<Item = (i32, [Reg; 2])> + use<> {
-        let count = if self.uses(6..=9) { 5 } else { 3 };
-        (16..).step_by(16).zip(PRESERVED).take(count)
+    fn preserved(&self) -> Vec<(i32, [Reg; 2])> {
+        let places = (16..).step_by(16).zip(PRESERVED);
+        let needed = places.filter(|(_, (_, need))| match *need {
+            Need::Always => true,
+            Need::Frame => self.has_frame(),
+            Need::Either(registers) => registers.iter().any(|&it| self.uses(it)),
+        });
+        needed.map(|(offset, (pair, _))| (offset, pair)).collect()
     }
 
-    /// Whether an instruction names one of these registers.
-    fn uses(&self, registers: RangeInclusive<u8>) -> bool {
-        let named = |step: &Step| registers.contains(&step.dst) || registers.contains(&step.src);
-        self.steps.iter().any(named)
+    /// Whether the program uses its stack. A call makes another frame below it.
+    fn has_frame(&self) -> bool {
+        self.uses(10) || self.stack == StackAtEntry::Cleared || self.steps.iter().any(makes_frame)
+    }
+
+    /// Whether an instruction names that register.
+    fn uses(&self, register: u8) -> bool {
+        let names = |step: &Step| step.dst == register || step.src == register;
+        self.steps.iter().any(names)
     }
 
     /// A subprogram's entry. Its caller has paid for it.
@@ -370,6 +408,15 @@ impl<'a> Emitter<'a> {
             immediate::load(asm, STATUS, (stub.failure as u64) << 32 | stub.insn as u64);
             asm.b(failed);
         }
+    }
+}
+
+/// Whether a step calls a function of the program.
+fn makes_frame(step: &Step) -> bool {
+    match step.op {
+        Op::Call => true,
+        Op::Helper(helper) => helper.calls_back(),
+        _ => false,
     }
 }
 

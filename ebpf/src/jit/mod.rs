@@ -85,6 +85,15 @@ pub enum Blinding {
     Seed(u64),
 }
 
+/// What a program finds on its stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StackAtEntry {
+    /// What the run before has left.
+    AsItIs,
+    /// Zeros: it may read what it has not written.
+    Cleared,
+}
+
 /// How a program is compiled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -204,6 +213,7 @@ pub(crate) fn compile(
     maps: &[Map],
     arena_size: usize,
     stack_size: usize,
+    stack: StackAtEntry,
     options: &Options,
 ) -> Result<Code, NotCompiled> {
     let refused = |(insn, error)| NotCompiled::Refused {
@@ -211,7 +221,7 @@ pub(crate) fn compile(
         error,
     };
     let flow = flow::Flow::of(steps).map_err(refused)?;
-    let emitter = emit::Emitter::new(steps, maps, arena_size, stack_size, options);
+    let emitter = emit::Emitter::new(steps, maps, arena_size, stack_size, stack, options);
     emitter.program(&flow).map_err(refused)
 }
 

@@ -3,8 +3,8 @@
 use super::{Code, Options};
 use crate::decode::{Op, Step};
 use crate::helper::{self as helpers, Helper};
-use crate::object::{Access, Data, RunError, RunFault};
-use crate::{Context, Host, address, interp};
+use crate::object::{Access, Data, Program, RunError, RunFault};
+use crate::{Context, Host, address};
 use alloc::boxed::Box;
 use core::ffi::c_void;
 use core::fmt;
@@ -23,9 +23,14 @@ pub trait Compiler: Sync {
 pub trait Native: Send + Sync + fmt::Debug {
     /// Calls the code, which was compiled with the options of the [`Compiler`], as an [`EntryPoint`]
     /// with these arguments behind any first one.
-    fn enter(
+    ///
+    /// It is on the way of every hit, so it does nothing else. That the CPU executes what has been
+    /// installed, and not what it fetched from the same place before, is up to the caller: between the
+    /// moment when the program became reachable for this CPU and this call lies a context
+    /// synchronization event (Arm ARM B2.4.4), such as an exception.
+    extern "C" fn enter(
         &self,
-        call: *mut c_void,
+        call: *const c_void,
         context: *const Context,
         arena: *const AtomicU64,
         budget: u64,
@@ -38,7 +43,7 @@ pub trait Native: Send + Sync + fmt::Debug {
 /// budget, at most `i64::MAX`; the CPU.
 pub type EntryPoint = unsafe extern "C" fn(
     *const c_void,
-    *mut c_void,
+    *const c_void,
     *const Context,
     *const AtomicU64,
     u64,
@@ -52,8 +57,6 @@ pub struct Call<'a> {
     context: &'a Context,
     host: &'a dyn Host,
     cpu: usize,
-    /// Why a helper has failed.
-    fault: Option<RunFault>,
 }
 
 /// What compiled code returns, in x0 and x1.
@@ -97,7 +100,7 @@ pub struct HelperOutcome {
 /// instructions are left. The function at [`super::Runtime::helper_entry`] is called with the call
 /// that the code was entered with, `number`, the arguments one by one, and `left`, and returns what
 /// this does.
-pub fn helper(call: &mut Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
+pub fn helper(call: &Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
     let mut run = call.data.run(call.context, call.host, call.cpu, left);
     let result = match Helper::from_number(number as i32) {
         Some(helper) => helpers::call(&mut run, helper, arguments),
@@ -113,7 +116,7 @@ pub fn helper(call: &mut Call<'_>, number: u32, arguments: [u64; 5], left: u64) 
             left: run.budget + 1,
         },
         Err(fault) => {
-            call.fault = Some(fault);
+            call.data.stacks().put_fault(call.cpu, fault);
             HelperOutcome { value: 0, left: 0 }
         }
     }
@@ -123,34 +126,34 @@ pub fn helper(call: &mut Call<'_>, number: u32, arguments: [u64; 5], left: u64) 
 #[inline(always)]
 pub(crate) fn run(
     native: &dyn Native,
-    program: &interp::Code,
-    data: &Data,
+    program: &Program,
     context: &Context,
     host: &dyn Host,
     budget: u64,
     cpu: usize,
 ) -> Result<u64, RunError> {
-    let mut call = Call {
+    let data = program.data();
+    let call = Call {
         data,
         context,
         host,
         cpu,
-        fault: None,
     };
     let budget = budget.min(i64::MAX as u64);
-    let place = (&raw mut call).cast();
+    let place = (&raw const call).cast();
     let outcome = native.enter(place, context, data.arena().base(), budget, cpu as u64);
     if outcome.status == 0 {
         Ok(outcome.value)
     } else {
-        Err(failure(outcome, program, call.fault))
+        Err(failure(outcome, program, cpu))
     }
 }
 
-/// What `outcome` says went wrong; `helper` knows more where it was a helper.
+/// What `outcome`, of a run on `cpu`, says went wrong. Where it was a helper, that has left word.
 #[cold]
 #[inline(never)]
-fn failure(outcome: Outcome, program: &interp::Code, helper: Option<RunFault>) -> RunError {
+fn failure(outcome: Outcome, program: &Program, cpu: usize) -> RunError {
+    let helper = program.data().stacks().take_fault(cpu);
     let insn = outcome.status as u32;
     let step = program.steps().get(insn as usize);
     let fault = match (outcome.status >> 32, step) {

@@ -225,6 +225,9 @@ impl Clock for FakeMachine {
         let first = usize::from(self.vm.0.saturating_sub(1)) * self.vcpu_count();
         (first + self.turn.load(Ordering::Relaxed)) % MAX_CPUS
     }
+
+    /// It executes no code.
+    fn synchronize(&self) {}
 }
 
 impl Lifecycle for FakeMachine {

@@ -296,6 +296,8 @@ impl Tracer {
             event,
             origin,
         };
+        // A hit of a probe is an exception. This is a function call, and the program may be new.
+        origin.clock.synchronize();
         if let Err(error) = program.program().run(&context, &host) {
             point.missed.fetch_add(1, Ordering::Relaxed);
             if error.fault == RunFault::Nested {

@@ -23,6 +23,8 @@ impl Clock for Ticking {
     fn cpu(&self) -> usize {
         1
     }
+
+    fn synchronize(&self) {}
 }
 
 /// Defines the tracepoints of one test: they are static, and tests run side by side.

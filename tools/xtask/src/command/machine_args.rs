@@ -104,6 +104,7 @@ impl MachineArgs {
             hypervisor: Program::Hypervisor.image(),
             vms: (0..usize::from(self.vms)).map(vm).collect(),
             ports: Ports::new(self.port_base)?,
+            emulator_stub: None,
             record: self.record.clone(),
         })
     }

@@ -72,6 +72,8 @@ pub struct Config {
     pub append: String,
     /// Where the endpoints listen.
     pub ports: Ports,
+    /// Where the emulator's own GDB stub listens, if anywhere.
+    pub emulator_stub: Option<u16>,
     /// Directory for transcripts of the hypervisor's log and all channels.
     pub record: Option<PathBuf>,
 }
@@ -124,6 +126,9 @@ impl Config {
             let nr = number + 1;
             let port = format!("virtserialport,nr={nr},chardev={name},name=org.periscope.{name}");
             command.args(["-device", &port]);
+        }
+        if let Some(port) = self.emulator_stub {
+            command.args(["-gdb", &format!("tcp:127.0.0.1:{port}")]);
         }
         command.arg("-kernel").arg(&self.hypervisor);
         command.args(["-append", &self.hypervisor_arguments()]);
@@ -246,6 +251,7 @@ mod tests {
             hypervisor: "hyp.img".into(),
             vms: vec![vm; vms],
             ports: Ports::new(1230).unwrap(),
+            emulator_stub: None,
             record: Some("/rec,ord".into()),
         }
     }

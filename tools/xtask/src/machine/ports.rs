@@ -8,6 +8,8 @@ use std::net::TcpListener;
 pub const DEFAULT_BASE: u16 = 1230;
 /// Distance of the shell's port from the base.
 const SHELL: u16 = 1;
+/// Distance of the port of the emulator's own stub, where a test wants that.
+const EMULATOR: u16 = 2;
 /// Distance of `vm1`'s port.
 const VM1: u16 = 4;
 /// Distance of `vm1`'s console.
@@ -39,8 +41,9 @@ impl Ports {
             let Ok(ports) = Self::new(proposed) else {
                 continue;
             };
-            let free = |(_, port): &(String, u16)| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-            if ports.channels(vms).iter().all(free) {
+            let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            let channels = ports.channels(vms).into_iter().map(|(_, port)| port);
+            if channels.chain([ports.emulator()]).all(is_free) {
                 return Ok(ports);
             }
         }
@@ -55,6 +58,11 @@ impl Ports {
     /// The hypervisor's shell.
     pub fn shell(self) -> u16 {
         self.base + SHELL
+    }
+
+    /// The GDB stub of the emulator itself.
+    pub fn emulator(self) -> u16 {
+        self.base + EMULATOR
     }
 
     /// The debug endpoint of a VM, from 1.

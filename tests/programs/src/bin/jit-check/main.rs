@@ -13,6 +13,7 @@ mod machine;
 mod native;
 mod pages;
 mod random;
+mod stacks;
 
 use alloc::vec::Vec;
 use core::arch::global_asm;
@@ -60,6 +61,8 @@ enum Failure {
     },
     Map(usize),
     Print,
+    Run(RunError),
+    Stack([u64; 2]),
 }
 
 impl fmt::Display for Failure {
@@ -73,6 +76,8 @@ impl fmt::Display for Failure {
             } => write!(f, "interpreter {interpreter:x?}, compiled {compiled:x?}"),
             Self::Map(map) => write!(f, "map {map} differs"),
             Self::Print => f.write_str("they printed differently"),
+            Self::Run(error) => write!(f, "it ended: {error}"),
+            Self::Stack(left) => write!(f, "frames that should be clear hold {left:x?}"),
         }
     }
 }
@@ -87,6 +92,19 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
         let _ = writeln!(Stderr, "usage: jit-check SEED COUNT");
         exit(2);
     };
+    let compiler = Linux {
+        atomics: Atomics::Exclusives,
+        checks: Checks::Every,
+        blinding: Blinding::Off,
+    };
+    let clear = stacks::left_over(&compiler).and_then(|left| match left {
+        [0, 0] => Ok(()),
+        left => Err(Failure::Stack(left)),
+    });
+    if let Err(failure) = clear {
+        let _ = writeln!(Stderr, "jit-check: stacks: {failure}");
+        exit(1);
+    }
     let mut ended_early = 0;
     for seed in seed..seed + count {
         match check(seed) {
@@ -140,8 +158,8 @@ fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
 fn compare(linked: &Linked, compiler: &Linux, budget: u64) -> Result<Ended, Failure> {
     let interpreted = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
     let mut compiled = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
-    for program in compiled.programs_mut() {
-        program.compile(compiler);
+    compiled.compile(compiler);
+    for program in compiled.programs() {
         program
             .declined()
             .map(Failure::Compile)

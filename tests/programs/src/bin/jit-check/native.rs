@@ -45,9 +45,9 @@ unsafe impl Send for Installed {}
 unsafe impl Sync for Installed {}
 
 impl Native for Installed {
-    fn enter(
+    extern "C" fn enter(
         &self,
-        call: *mut c_void,
+        call: *const c_void,
         context: *const Context,
         arena: *const AtomicU64,
         budget: u64,
@@ -62,7 +62,7 @@ impl Native for Installed {
 
 /// What compiled code calls.
 extern "C" fn helper_entry(
-    call: *mut c_void,
+    call: *const c_void,
     number: u64,
     first: u64,
     second: u64,
@@ -71,8 +71,8 @@ extern "C" fn helper_entry(
     fifth: u64,
     left: u64,
 ) -> HelperOutcome {
-    // SAFETY: compiled code hands back the call that it was entered with, which nobody uses meanwhile.
-    let call = unsafe { &mut *call.cast::<Call<'_>>() };
+    // SAFETY: compiled code hands back the call that it was entered with, which lives until the code returns.
+    let call = unsafe { &*call.cast::<Call<'_>>() };
     helper(
         call,
         number as u32,
