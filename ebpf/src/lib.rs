@@ -24,6 +24,7 @@ pub mod host;
 pub mod insn;
 pub mod interp;
 pub mod jit;
+pub mod json;
 pub mod linked;
 pub mod map;
 mod memory;

@@ -96,6 +96,13 @@ pub struct Types {
     pub maps: Vec<MapTypes>,
 }
 
+impl Types {
+    /// What the keys and values of map number `index` are.
+    pub fn of_map(&self, index: usize) -> MapTypes {
+        self.maps.get(index).copied().unwrap_or_default()
+    }
+}
+
 /// The numbers of a map's types in [`Types::btf`]; 0 where one is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MapTypes {
@@ -286,7 +293,7 @@ impl Linked {
 
     /// What the keys and values of map number `index` are.
     pub fn map_types(&self, index: usize) -> MapTypes {
-        self.types.maps.get(index).copied().unwrap_or_default()
+        self.types.of_map(index)
     }
 
     /// Every limit of the format.

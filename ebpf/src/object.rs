@@ -8,7 +8,7 @@ use crate::host::{Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
 use crate::jit::{self, Compiler, Native, NotCompiled, StackAtEntry};
-use crate::linked::{Linked, ParseError, ProgramDef};
+use crate::linked::{Linked, MapTypes, ParseError, ProgramDef, Types};
 use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
@@ -452,6 +452,7 @@ const _: () = assert!(FRAME_SIZE.is_multiple_of(64));
 pub struct Object {
     name: String,
     programs: Vec<Arc<Program>>,
+    types: Types,
     data: Arc<Data>,
 }
 
@@ -506,6 +507,7 @@ impl Object {
         Ok(Self {
             name: linked.name.clone(),
             programs: linked.programs.iter().map(load).collect(),
+            types: linked.types.clone(),
             data,
         })
     }
@@ -541,6 +543,11 @@ impl Object {
     /// Its maps.
     pub fn maps(&self) -> &[Map] {
         &self.data.maps
+    }
+
+    /// The types that it carries, in the BTF format, and what the keys and values of a map are among them.
+    pub fn types_of(&self, map: usize) -> (&[u8], MapTypes) {
+        (&self.types.btf, self.types.of_map(map))
     }
 
     /// The map of that name.

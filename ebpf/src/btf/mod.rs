@@ -21,6 +21,7 @@
 //! does, and that no chain of types is endless.
 
 mod kind;
+pub mod show;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -161,8 +162,20 @@ pub struct Int {
 impl Int {
     /// The flag of signed integers.
     pub const SIGNED: u8 = 1;
+    /// The flag of characters.
+    const CHAR: u8 = 2;
     /// The flag of booleans.
     pub const BOOL: u8 = 4;
+
+    /// Whether it is said to be a character.
+    pub fn is_character(self) -> bool {
+        self.encoding & Self::CHAR != 0
+    }
+
+    /// Whether it is a truth value.
+    pub fn is_boolean(self) -> bool {
+        self.encoding & Self::BOOL != 0
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -22,7 +22,7 @@ pub(crate) fn btf(types: &[u32], strings: &[u8]) -> Vec<u8> {
     bytes
 }
 
-const fn info(kind: Kind, count: u32) -> u32 {
+pub(crate) const fn info(kind: Kind, count: u32) -> u32 {
     (kind as u32) << 24 | count
 }
 
