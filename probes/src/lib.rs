@@ -20,6 +20,7 @@ pub mod ksyms;
 mod locate;
 pub mod machine;
 mod modules;
+mod no_machine;
 pub mod options;
 pub mod own_code;
 pub mod periscope;

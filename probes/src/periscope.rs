@@ -4,8 +4,9 @@ pub mod attach;
 
 use crate::event::{EventKind, EventSource, Rings};
 use crate::machine::{Machine, VmId, VmState};
+use crate::no_machine::NoMachine;
 use crate::own_code::Hypervisor;
-use crate::programs::{ProgramStore, StoreError};
+use crate::programs::{Owner, ProgramStore, StoreError};
 use crate::space::{ProbeId, Space};
 use crate::target::{BadTarget, Target};
 use crate::tracepoint::{Field, Tracer};
@@ -70,6 +71,7 @@ impl core::error::Error for BadPlace {}
 pub struct Periscope {
     spaces: Vec<Space>,
     hypervisor: Option<Space>,
+    nowhere: Space,
     programs: ProgramStore,
     tracer: Arc<Tracer>,
 }
@@ -89,11 +91,13 @@ impl Periscope {
         let space =
             |machine: &&'static dyn Machine| Space::new(*machine, events.clone(), stop.clone());
         let spaces = machines.iter().map(space).collect();
+        let nowhere = space(&(&NoMachine as &dyn Machine));
         let hypervisor =
             hypervisor.map(|own| Space::of_hypervisor(own, events.clone(), stop.clone()));
         Ok(Self {
             spaces,
             hypervisor,
+            nowhere,
             programs,
             tracer,
         })
@@ -107,6 +111,11 @@ impl Periscope {
     /// The hypervisor's own space, where it can be probed.
     pub fn hypervisor(&self) -> Option<&Space> {
         self.hypervisor.as_ref()
+    }
+
+    /// A space with nothing in it, for sessions that debug nothing. It is in no listing, and no name leads to it.
+    pub fn nowhere(&self) -> &Space {
+        &self.nowhere
     }
 
     /// The spaces of the VMs, then the hypervisor's own.
@@ -194,10 +203,10 @@ impl Periscope {
     }
 
     /// Verifies the linked program `bytes` (`periscope link` makes one) and keeps it as `name`, in
-    /// place of an earlier object of that name that nobody uses.
-    pub fn load_program(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    /// place of an earlier object of that name and owner that nobody uses.
+    pub fn load_program(&self, name: &str, bytes: &[u8], owner: Owner) -> Result<(), StoreError> {
         self.check_unused(name)?;
-        self.programs.load(name, bytes)
+        self.programs.load(name, bytes, owner)
     }
 
     /// Forgets the object `name`, unless probes use it.

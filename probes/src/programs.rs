@@ -52,6 +52,10 @@ impl fmt::Display for ProgramRef {
     }
 }
 
+/// The session that has loaded an object: a quota of map memory is its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner(pub u32);
+
 /// Why the store refuses. `Display` tells the user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreError {
@@ -81,6 +85,15 @@ pub enum StoreError {
     BadName(String),
     /// The store is full.
     Full,
+    /// Another session has loaded an object of that name.
+    NotYours(String),
+    /// The maps of all objects of the session would take more than [`SESSION_MAP_MEMORY`].
+    SessionQuota {
+        /// Bytes that the object's maps would take.
+        needed: u64,
+        /// Bytes that the maps of the session's other objects take.
+        used: u64,
+    },
     /// The maps of all objects would take more than [`MAP_MEMORY`].
     NoMapMemory {
         /// Bytes that the object's maps would take.
@@ -139,6 +152,15 @@ impl fmt::Display for StoreError {
                 f,
                 "there are {MAX_OBJECTS} programs already: unload one first"
             ),
+            Self::NotYours(name) => write!(
+                f,
+                "another session has loaded {name}: choose another name, or unload that one first"
+            ),
+            Self::SessionQuota { needed, used } => write!(
+                f,
+                "the maps take {needed} bytes, and of the {SESSION_MAP_MEMORY} that a session may \
+                 have, {used} are used: give them fewer entries, or unload another program first"
+            ),
             Self::NoMapMemory { needed, left } => write!(
                 f,
                 "the maps take {needed} bytes and {left} are left: give them fewer entries, or \
@@ -160,6 +182,10 @@ pub const MAX_OBJECTS: usize = 64;
 /// heap is for what must not fail.
 pub const MAP_MEMORY: u64 = 32 << 20;
 
+/// Bytes that the maps of the objects of one session may take together, so that no session takes
+/// all there is.
+pub const SESSION_MAP_MEMORY: u64 = 20 << 20;
+
 /// Bytes of an object's name at most.
 pub const MAX_NAME: usize = 64;
 
@@ -170,11 +196,18 @@ fn compile(object: &mut Object, compiler: Option<&dyn Compiler>) {
     }
 }
 
+/// An object of the store.
+struct Stored {
+    object: Arc<Object>,
+    /// `None` for a built-in one.
+    owner: Option<Owner>,
+}
+
 /// Loaded objects by name: the built-in ones, and those that a user uploaded.
 pub struct ProgramStore {
     cpus: usize,
     compiler: Option<&'static dyn Compiler>,
-    objects: RwLock<BTreeMap<String, Arc<Object>>>,
+    objects: RwLock<BTreeMap<String, Stored>>,
 }
 
 impl ProgramStore {
@@ -193,7 +226,11 @@ impl ProgramStore {
         for name in ebpf::builtin::NAMES {
             let mut object = ebpf::builtin::load(name, cpus)?;
             compile(&mut object, compiler);
-            objects.insert(name.to_string(), Arc::new(object));
+            let stored = Stored {
+                object: Arc::new(object),
+                owner: None,
+            };
+            objects.insert(name.to_string(), stored);
         }
         Ok(Self {
             cpus,
@@ -207,7 +244,7 @@ impl ProgramStore {
         let objects = self.objects.read();
         objects
             .get(name)
-            .cloned()
+            .map(|stored| stored.object.clone())
             .ok_or_else(|| StoreError::NoSuchObject {
                 name: name.to_string(),
                 known: objects.keys().cloned().collect(),
@@ -258,7 +295,7 @@ impl ProgramStore {
     /// Looks at the map of that number; `None` where its object has gone.
     pub fn with_map<R>(&self, id: MapId, look: impl FnOnce(&Map) -> R) -> Option<R> {
         let objects = self.objects.read();
-        let mut maps = objects.values().flat_map(|object| object.maps());
+        let mut maps = objects.values().flat_map(|stored| stored.object.maps());
         maps.find(|map| map.id() == id).map(look)
     }
 
@@ -267,13 +304,23 @@ impl ProgramStore {
         self.objects.read().keys().cloned().collect()
     }
 
+    /// Names of the objects that a session has loaded.
+    pub fn owned_by(&self, owner: Owner) -> Vec<String> {
+        let objects = self.objects.read();
+        let owned = objects
+            .iter()
+            .filter(|(_, stored)| stored.owner == Some(owner));
+        owned.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Verifies the linked program `bytes` and keeps it as `name`, in place of an earlier object of
-    /// that name. [`crate::periscope::Periscope::load_program`] checks first that no probe uses
+    /// that name and owner. [`crate::periscope::Periscope::load_program`] checks first that no probe uses
     /// that.
-    pub(crate) fn load(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn load(&self, name: &str, bytes: &[u8], owner: Owner) -> Result<(), StoreError> {
         self.changeable(name)?;
+        self.check_owner(name, owner)?;
         let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
-        self.check_map_memory(name, &linked)?;
+        self.check_map_memory(name, &linked, owner)?;
         let mut object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
         compile(&mut object, self.compiler);
         let mut objects = self.objects.write();
@@ -281,15 +328,38 @@ impl ProgramStore {
         if uploaded >= MAX_OBJECTS && !objects.contains_key(name) {
             return Err(StoreError::Full);
         }
-        objects.insert(name.to_string(), Arc::new(object));
+        let stored = Stored {
+            object: Arc::new(object),
+            owner: Some(owner),
+        };
+        objects.insert(name.to_string(), stored);
         Ok(())
     }
 
+    /// Whether `owner` may replace what is called `name`.
+    fn check_owner(&self, name: &str, owner: Owner) -> Result<(), StoreError> {
+        match self.objects.read().get(name) {
+            Some(stored) if stored.owner != Some(owner) => {
+                Err(StoreError::NotYours(name.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is memory for the maps of `linked` beside those of all objects but `name`,
-    /// which it would replace.
-    fn check_map_memory(&self, name: &str, linked: &Linked) -> Result<(), StoreError> {
-        let taken = self.memory_of(|other| other != name);
+    /// which it would replace: in the store, and in what its owner may have.
+    fn check_map_memory(
+        &self,
+        name: &str,
+        linked: &Linked,
+        owner: Owner,
+    ) -> Result<(), StoreError> {
         let needed = linked.maps.iter().map(|map| map.memory(self.cpus)).sum();
+        let used = self.memory_of(|other, stored| other != name && stored.owner == Some(owner));
+        if needed > SESSION_MAP_MEMORY.saturating_sub(used) {
+            return Err(StoreError::SessionQuota { needed, used });
+        }
+        let taken = self.memory_of(|other, _| other != name);
         let left = MAP_MEMORY.saturating_sub(taken);
         if needed > left {
             return Err(StoreError::NoMapMemory { needed, left });
@@ -297,17 +367,24 @@ impl ProgramStore {
         Ok(())
     }
 
-    /// Bytes that the maps of the objects with such names take.
-    fn memory_of(&self, is_wanted: impl Fn(&str) -> bool) -> u64 {
+    /// Bytes that the maps of such objects take.
+    fn memory_of(&self, is_wanted: impl Fn(&str, &Stored) -> bool) -> u64 {
         let objects = self.objects.read();
-        let wanted = objects.iter().filter(|(name, _)| is_wanted(name));
-        let maps = wanted.flat_map(|(_, object)| object.maps());
+        let wanted = objects
+            .iter()
+            .filter(|(name, stored)| is_wanted(name, stored));
+        let maps = wanted.flat_map(|(_, stored)| stored.object.maps());
         maps.map(|map| map.definition().memory(self.cpus)).sum()
     }
 
     /// Bytes that the maps of all objects take, of [`MAP_MEMORY`].
     pub fn map_memory(&self) -> u64 {
-        self.memory_of(|_| true)
+        self.memory_of(|_, _| true)
+    }
+
+    /// Bytes that the maps of a session's objects take, of [`SESSION_MAP_MEMORY`].
+    pub fn map_memory_of(&self, owner: Owner) -> u64 {
+        self.memory_of(|_, stored| stored.owner == Some(owner))
     }
 
     /// For how many CPUs objects are loaded.
@@ -340,6 +417,9 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    const ME: Owner = Owner(1);
+    const YOU: Owner = Owner(2);
+
     /// A linked object with the programs `names`, each of which is `count`.
     fn object(names: &[&str]) -> Vec<u8> {
         let mut linked = ebpf::builtin::linked("count").unwrap();
@@ -356,7 +436,9 @@ mod tests {
     #[test]
     fn an_object_of_several_programs_wants_to_hear_which() {
         let store = ProgramStore::new(2).unwrap();
-        store.load("pair", &object(&["enter", "leave"])).unwrap();
+        store
+            .load("pair", &object(&["enter", "leave"]), ME)
+            .unwrap();
         let program = store.program("pair:leave").unwrap();
         assert_eq!(
             (program.name(), program.program().name()),
@@ -387,18 +469,21 @@ mod tests {
     fn what_is_no_program_is_refused() {
         let store = ProgramStore::new(2).unwrap();
         assert!(matches!(
-            store.load("junk", b"\x7fELF"),
+            store.load("junk", b"\x7fELF", ME),
             Err(StoreError::Parse(_))
         ));
-        assert!(matches!(store.load("junk", b""), Err(StoreError::Parse(_))));
+        assert!(matches!(
+            store.load("junk", b"", ME),
+            Err(StoreError::Parse(_))
+        ));
         let good = object(&["one"]);
         for name in ["", "a b", "a:b", "vm1/x", &"x".repeat(MAX_NAME + 1)] {
             assert!(
-                matches!(store.load(name, &good), Err(StoreError::BadName(_))),
+                matches!(store.load(name, &good, ME), Err(StoreError::BadName(_))),
                 "{name}"
             );
         }
-        let builtin = store.load("stop", &good);
+        let builtin = store.load("stop", &good, ME);
         assert_eq!(builtin, Err(StoreError::Builtin("stop".to_string())));
         let names = vec!["args", "count", "printk", "ret", "stop"];
         assert_eq!(store.names(), names);
@@ -409,29 +494,55 @@ mod tests {
         let store = ProgramStore::new(1).unwrap();
         let good = object(&["one"]);
         for index in 0..MAX_OBJECTS {
-            store.load(&alloc::format!("p{index}"), &good).unwrap();
+            store.load(&alloc::format!("p{index}"), &good, ME).unwrap();
         }
-        assert_eq!(store.load("more", &good), Err(StoreError::Full));
-        assert_eq!(store.load("p0", &good), Ok(()));
+        assert_eq!(store.load("more", &good, ME), Err(StoreError::Full));
+        assert_eq!(store.load("p0", &good, ME), Ok(()));
         store.unload("p1").unwrap();
-        assert_eq!(store.load("more", &good), Ok(()));
+        assert_eq!(store.load("more", &good, ME), Ok(()));
     }
 
     #[test]
-    fn maps_of_all_objects_have_a_limit() {
+    fn maps_of_a_session_and_of_all_have_limits() {
         let store = ProgramStore::new(1).unwrap();
         let mut linked = ebpf::builtin::linked("count").unwrap();
         linked.maps[0].max_entries = 1 << 20;
         let large = linked.encode().unwrap();
-        for name in ["a", "b", "c"] {
-            store.load(name, &large).unwrap();
+        for (name, owner) in [("a", ME), ("b", ME), ("c", YOU)] {
+            store.load(name, &large, owner).unwrap();
         }
+        let of_me = store.map_memory_of(ME);
+        assert_eq!(of_me, 2 * store.map_memory_of(YOU));
+        let refused = store.load("d", &large, ME).unwrap_err();
+        let said = refused.to_string();
+        assert!(
+            said.contains(&of_me.to_string()) && said.contains(&SESSION_MAP_MEMORY.to_string()),
+            "{said}"
+        );
         assert!(matches!(
-            store.load("d", &large),
+            store.load("d", &large, YOU),
             Err(StoreError::NoMapMemory { left, .. }) if left < 8 << 20
         ));
-        assert_eq!(store.load("a", &large), Ok(()), "in place of itself");
+        assert_eq!(store.load("a", &large, ME), Ok(()), "in place of itself");
         store.unload("b").unwrap();
-        assert_eq!(store.load("d", &large), Ok(()));
+        assert_eq!(store.load("d", &large, ME), Ok(()));
+    }
+
+    #[test]
+    fn an_object_is_its_owners() {
+        let store = ProgramStore::new(1).unwrap();
+        let good = object(&["one"]);
+        store.load("mine", &good, ME).unwrap();
+        assert_eq!(
+            store.load("mine", &good, YOU),
+            Err(StoreError::NotYours("mine".to_string()))
+        );
+        store.load("yours", &good, YOU).unwrap();
+        assert_eq!(
+            (store.owned_by(ME), store.owned_by(YOU)),
+            (vec!["mine".to_string()], vec!["yours".to_string()])
+        );
+        store.unload("mine").unwrap();
+        assert_eq!(store.load("mine", &good, YOU), Ok(()));
     }
 }

@@ -5,11 +5,12 @@ use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use ebpf::map::MapId;
 use probes::event::EventSource;
 use probes::machine::VmId;
 use probes::periscope::Periscope;
-use probes::programs::StoreError;
+use probes::programs::{Owner, StoreError};
 use probes::tracepoint::Field;
 use spin::{Mutex, MutexGuard};
 
@@ -57,6 +58,8 @@ pub struct Server {
     log: Option<&'static dyn Log>,
     events: Mutex<Events>,
     refused: Mutex<VecDeque<RefusedUpload>>,
+    /// How many sessions there are.
+    sessions: AtomicU32,
     /// The `System.map` that was uploaded last, and its name.
     map: Mutex<Option<(String, Vec<u8>)>>,
 }
@@ -70,6 +73,7 @@ impl Server {
             log: None,
             events: Mutex::new(Events::new(vms)),
             refused: Mutex::new(VecDeque::new()),
+            sessions: AtomicU32::new(0),
             map: Mutex::new(None),
         }
     }
@@ -85,6 +89,11 @@ impl Server {
     /// The debugger's root.
     pub fn periscope(&self) -> &'static Periscope {
         self.periscope
+    }
+
+    /// What a new session loads is this one's.
+    pub(crate) fn new_owner(&self) -> Owner {
+        Owner(self.sessions.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn log(&self) -> Option<&'static dyn Log> {
@@ -140,9 +149,14 @@ impl Server {
         Some(kept.1)
     }
 
-    /// Loads an uploaded program; remembers why where it is refused.
-    pub(crate) fn load_program(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let result = self.periscope.load_program(name, bytes);
+    /// Loads a program that a session has got; remembers why where it is refused.
+    pub(crate) fn load_program(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        owner: Owner,
+    ) -> Result<(), StoreError> {
+        let result = self.periscope.load_program(name, bytes, owner);
         let mut refused = self.refused.lock();
         refused.retain(|upload| upload.name != name);
         if let Err(error) = &result {

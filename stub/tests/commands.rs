@@ -3,6 +3,7 @@
 mod support;
 
 use probes::machine::{Lifecycle, RunControl, VmState};
+use probes::programs::Owner;
 use stub::Log;
 use stub::commands::{Caller, run};
 use support::{AGAIN, Bench, WORK, object};
@@ -254,7 +255,10 @@ fn objects_attach_where_their_sections_say() {
         ("leave", "kretprobe/work"),
         ("call", "ksyscall/openat"),
     ]);
-    bench.periscope.load_program("all", &bytes).unwrap();
+    bench
+        .periscope
+        .load_program("all", &bytes, Owner(0))
+        .unwrap();
     let loaded = "all:enter: kprobe/work\nall:leave: kretprobe/work\nall:call: ksyscall/openat\n\
                   maps: count\n";
     assert_eq!(shell(&bench, "trace load all.lp"), loaded);
@@ -265,7 +269,10 @@ fn objects_attach_where_their_sections_say() {
     assert!(refused.contains("Nothing has been attached."), "{refused}");
     assert!(bench.vm().armed().is_empty());
     let bytes = object(&[("enter", "kprobe/work"), ("leave", "kretprobe/work")]);
-    bench.periscope.load_program("all", &bytes).unwrap();
+    bench
+        .periscope
+        .load_program("all", &bytes, Owner(0))
+        .unwrap();
     let attached = format!(
         "probe 3: kprobe vm1:work at {WORK:#x}, program all:enter\n\
          probe 4: kretprobe vm1:work at {WORK:#x}, program all:leave\n"
@@ -287,7 +294,10 @@ fn objects_attach_where_their_sections_say() {
 fn objects_that_cannot_attach_say_why() {
     let bench = Bench::new(1);
     let bytes = object(&[("lost", "kprobe"), ("work", "kprobe/work")]);
-    bench.periscope.load_program("some", &bytes).unwrap();
+    bench
+        .periscope
+        .load_program("some", &bytes, Owner(0))
+        .unwrap();
     for (line, expected) in [
         (
             "trace attach some vm1",

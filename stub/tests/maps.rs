@@ -3,6 +3,7 @@
 mod support;
 
 use ebpf::map::{MapDef, MapKind, Mutability};
+use probes::programs::Owner;
 use stub::commands::{Caller, run};
 use support::Bench;
 
@@ -37,7 +38,7 @@ fn bench() -> Bench {
         map("hist", MapKind::Hash, 1, 12, 4),
     ];
     let bytes = linked.encode().expect("it can be written");
-    let loaded = bench.periscope.load_program("m", &bytes);
+    let loaded = bench.periscope.load_program("m", &bytes, Owner(0));
     loaded.expect("there is memory for it");
     bench
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use probes::programs::Owner;
 use stub::commands::{Caller, run};
 use support::Bench;
 
@@ -101,7 +102,10 @@ fn tracepoints_are_listed_switched_and_fire() {
         ("watch", "tp/debug/stop"),
         ("go", "tracepoint/debug/resume"),
     ]);
-    bench.periscope.load_program("watch", &watch).unwrap();
+    bench
+        .periscope
+        .load_program("watch", &watch, Owner(0))
+        .unwrap();
     let on = "debug:stop is on, runs watch:watch\ndebug:resume is on, runs watch:go\n";
     assert_eq!(shell(&bench, "trace attach watch vm1"), on);
     let taken = shell(&bench, "trace attach watch vm1");
@@ -112,7 +116,10 @@ fn tracepoints_are_listed_switched_and_fire() {
     assert_eq!(shell(&bench, "trace detach watch"), off);
     assert!(!bench.server.wants_poll());
     let lost = support::object(&[("stop", "tp/debug/stop"), ("lost", "tp/debug/nothing")]);
-    bench.periscope.load_program("watch", &lost).unwrap();
+    bench
+        .periscope
+        .load_program("watch", &lost, Owner(0))
+        .unwrap();
     let refused = shell(&bench, "trace attach watch vm1");
     assert!(
         refused.starts_with("watch:lost: no tracepoint debug:nothing."),

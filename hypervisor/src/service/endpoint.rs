@@ -1,4 +1,4 @@
-//! The endpoints of the VMs: a session behind a channel.
+//! The endpoints of the VMs and of tools: a session behind a channel.
 
 use alloc::boxed::Box;
 use devices::channel::{Channel, ChannelEvent};
@@ -8,7 +8,7 @@ use stub::{ByteChannel, Session};
 /// Anything that carries a debugger: a virtio port, or the physical PL011.
 pub type DebugChannel = Box<dyn Channel + Send>;
 
-/// The endpoint of a VM.
+/// An endpoint.
 pub struct Endpoint {
     session: Session,
     channel: DebugChannel,
@@ -20,7 +20,7 @@ impl Endpoint {
         Self { session, channel }
     }
 
-    /// The VM's space.
+    /// The space of its session: the VM's, or an empty one.
     pub fn space(&self) -> &'static Space {
         self.session.space()
     }

@@ -137,7 +137,7 @@ pub fn init(platform: &Platform) {
     let mut take = |name: &str| console.as_mut()?.take_port(name);
 
     let debugged = if crate::PERISCOPE { vm::all().len() } else { 0 };
-    let endpoints = (0..debugged)
+    let mut endpoints = (0..debugged)
         .filter_map(|index| {
             let name = format!("org.periscope.vm{}", index + 1);
             // The first VM's endpoint takes the UART, where the command line gives it away.
@@ -148,6 +148,9 @@ pub fn init(platform: &Platform) {
             Some(Endpoint::new(Session::new(server, index)?, channel))
         })
         .collect::<Vec<_>>();
+    if let Some(port) = take("org.periscope.tools").filter(|_| crate::PERISCOPE) {
+        endpoints.push(Endpoint::new(Session::of_tools(server), Box::new(port)));
+    }
     let consoles = vm::all()
         .iter()
         .filter_map(|&vm| {

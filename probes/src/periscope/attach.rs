@@ -3,7 +3,7 @@
 use super::Periscope;
 use crate::attach_point::{AttachPoint, NoAttachPoint};
 use crate::options::{Moment, ProbeOptions};
-use crate::programs::{ProgramRef, StoreError};
+use crate::programs::{Owner, ProgramRef, StoreError};
 use crate::refusal::Refusal;
 use crate::space::{Placement, ProbeId, Space};
 use crate::target::Target;
@@ -131,6 +131,15 @@ impl Periscope {
             }
         }
         Ok(gone)
+    }
+
+    /// Takes away all that a session has loaded, wherever it runs and whoever has attached it.
+    pub fn forget_objects_of(&'static self, owner: Owner) {
+        for name in self.programs.owned_by(owner) {
+            // Somebody may have unloaded it meanwhile; then it runs nowhere either.
+            let _ = self.detach_object(&name);
+            let _ = self.programs.unload(&name);
+        }
     }
 
     /// The programs that a user means by `object`, which are all of it, or by `object:program`.

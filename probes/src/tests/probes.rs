@@ -7,7 +7,7 @@ use crate::event::{EventKind, TraceEvent};
 use crate::fake::{asm, fleet};
 use crate::machine::{Clock, GuestFault, LiveMemory, RunControl, StopReason};
 use crate::periscope::NoSpace;
-use crate::programs::StoreError;
+use crate::programs::{Owner, StoreError};
 use crate::regs::CoreRegs;
 use crate::space::{AfterRun, ProbeKind};
 use crate::target::Target;
@@ -225,7 +225,7 @@ fn a_hit_inside_a_run_of_its_own_object_is_missed() {
     let rig = Rig::new(1);
     rig.periscope
         .programs()
-        .load("reader", &reader())
+        .load("reader", &reader(), Owner(0))
         .expect("it is a program");
     let target = Target::Address(at(FUNCTION));
     let program = rig.program("reader");
@@ -289,7 +289,9 @@ fn spaces_have_names() {
 fn a_program_in_use_stays() {
     let rig = Rig::new(1);
     let bytes = ebpf::builtin::linked("count").unwrap().encode().unwrap();
-    rig.periscope.load_program("mine", &bytes).unwrap();
+    rig.periscope
+        .load_program("mine", &bytes, Owner(0))
+        .unwrap();
     let target = Target::Address(at(FUNCTION));
     let (probe, _) = rig
         .space
@@ -300,7 +302,10 @@ fn a_program_in_use_stays() {
         refused.to_string(),
         "mine is in use by vm1 probe 1: detach first"
     );
-    assert_eq!(rig.periscope.load_program("mine", &bytes), Err(refused));
+    assert_eq!(
+        rig.periscope.load_program("mine", &bytes, Owner(0)),
+        Err(refused)
+    );
     rig.space.detach(probe).unwrap();
     assert_eq!(rig.periscope.unload_program("mine"), Ok(()));
     let gone = rig.periscope.programs().program("mine").unwrap_err();

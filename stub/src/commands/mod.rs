@@ -63,6 +63,8 @@ pub enum Caller {
     },
     /// The hypervisor's shell.
     Shell,
+    /// `monitor` of a session that debugs nothing. Like the shell it has no VM of its own.
+    Tools,
 }
 
 /// Asks for output that tools read, after any command.
@@ -265,11 +267,11 @@ impl<'a> Invocation<'a> {
         Ok(())
     }
 
-    /// The VMs that a listing shows: that of the endpoint, or all in the shell.
+    /// The VMs that a listing shows: that of the endpoint, or all where it has none.
     fn shown_spaces(&self) -> Vec<&'static Space> {
         match self.caller {
             Caller::Monitor { space, .. } => [*space].to_vec(),
-            Caller::Shell => self.periscope().spaces().iter().collect(),
+            Caller::Shell | Caller::Tools => self.periscope().spaces().iter().collect(),
         }
     }
 
@@ -286,8 +288,8 @@ impl<'a> Invocation<'a> {
         let spaces = self.periscope().spaces();
         match (self.caller, spaces) {
             (Caller::Monitor { space, .. }, _) => Ok(space),
-            (Caller::Shell, [only]) => Ok(only),
-            (Caller::Shell, _) => {
+            (Caller::Shell | Caller::Tools, [only]) => Ok(only),
+            (Caller::Shell | Caller::Tools, _) => {
                 let names: Vec<String> =
                     spaces.iter().map(|space| space.vm().to_string()).collect();
                 let names = names.join(", ");

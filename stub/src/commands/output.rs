@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use core::fmt::{self, Write};
+use ebpf::json::Quoted;
 
 /// How a command's output looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,30 +83,9 @@ impl Write for Output<'_> {
     }
 }
 
-/// A JSON string (RFC 8259 section 7).
-pub(super) struct Quoted<'a>(pub(super) &'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for c in self.0.chars() {
-            match c {
-                '"' => f.write_str("\\\"")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                '\t' => f.write_str("\\t")?,
-                c if (c as u32) < 0x20 => write!(f, "\\u{:04x}", c as u32)?,
-                c => f.write_char(c)?,
-            }
-        }
-        f.write_char('"')
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::format;
 
     #[test]
     fn text_stays_text() {
@@ -127,11 +107,5 @@ mod tests {
             text,
             "{\"note\":\"one \\\"word\\\"\"}\n{\"note\":\"half a line\"}\n"
         );
-    }
-
-    #[test]
-    fn strings_are_quoted() {
-        let quoted = format!("{}", Quoted("a\\b\u{1}\té"));
-        assert_eq!(quoted, "\"a\\\\b\\u0001\\té\"");
     }
 }

@@ -1,9 +1,10 @@
 //! Tables: columns as wide as their widest cell.
 
-use super::output::{Format, Output, Quoted};
+use super::output::{Format, Output};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use ebpf::json::Quoted;
 
 /// On which side a column is flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 use super::{Session, State};
 use crate::packet::PACKET_SIZE;
 use crate::packet::request::{Errno, Request, Threads};
-use crate::target::tid;
+use crate::target::{Role, tid};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,6 +15,9 @@ impl Session {
     pub(super) fn answer(&mut self, request: Request) {
         if self.state == State::Running && !answered_while_running(&request) {
             return self.refuse(Errno::Busy);
+        }
+        if self.target.role() == Role::Tool && !answered_to_tools(&request) {
+            return self.reply(&error_text(NOTHING_DEBUGGED));
         }
         match request {
             Request::Stub(body) => self.ask_stub(&body),
@@ -82,8 +85,13 @@ impl Session {
     /// commands of breakpoints: an announced feature has to be honoured.
     fn greet(&mut self) {
         self.greeted = true;
-        let features = "QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
-             qXfer:features:read+;qXfer:memory-map:read+;qXfer:threads:read+";
+        let features = match self.target.role() {
+            Role::Debugger => {
+                "QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
+                 qXfer:features:read+;qXfer:memory-map:read+;qXfer:threads:read+"
+            }
+            Role::Tool => "QStartNoAckMode+",
+        };
         self.reply(format!("PacketSize={PACKET_SIZE:x};{features}").as_bytes());
     }
 
@@ -184,6 +192,26 @@ impl Session {
 /// The reply to `k`: what was debugged has ended by signal 9, as far as the client is concerned. GDB does not read it,
 /// LLDB waits for it.
 const KILLED: &[u8] = b"X09";
+
+/// Why a tool does not get what only a debugger wants.
+const NOTHING_DEBUGGED: &str = "this endpoint is for tools and debugs nothing: it has files, programs and `monitor`. Attach \
+    a debugger to the endpoint of a VM";
+
+/// What a tool may ask. Anything else is about a process, which there is not.
+fn answered_to_tools(request: &Request) -> bool {
+    match request {
+        Request::Stub(body) => body.starts_with(b"qRcmd") || body.starts_with(b"vFile:"),
+        Request::Fixed(_)
+        | Request::Refused(_)
+        | Request::Supported
+        | Request::NoAcks
+        | Request::Halted
+        | Request::Threads
+        | Request::Detach
+        | Request::Kill => true,
+        _ => false,
+    }
+}
 
 /// What a client may ask while it waits for a stop. Anything else would need the vCPUs to stand.
 fn answered_while_running(request: &Request) -> bool {

@@ -1,4 +1,4 @@
-//! A debug session: one endpoint, one VM, one client at a time.
+//! A session: one endpoint, one client at a time, and what it debugs: a VM, the hypervisor, or nothing.
 //!
 //! A client's first packet holds the VM; its going, in whatever way, releases it: the guest goes on, breakpoints of the
 //! client are gone, probes stay. In between the VM is held, or runs and the client waits for a stop.
@@ -8,6 +8,12 @@
 //! Several vCPUs can stop at once. Each took a hold; the session keeps one hold for all of them and the stops that it
 //! has not told the client yet. They are told when the client next resumes their vCPU, before anything runs, as
 //! gdbserver does.
+//!
+//! # Tools
+//!
+//! A client that debugs would be in the way of a tool that only brings programs and takes events, and the other way round:
+//! an endpoint has one client. So there is an endpoint for tools, whose session has a space with nothing in it: it holds
+//! and stops nothing, and its files, programs and `monitor` are those of every session.
 
 mod answer;
 mod landing;
@@ -19,7 +25,7 @@ use crate::channel::ByteChannel;
 use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Framer, Incoming, Outbox};
 use crate::server::Server;
-use crate::target::{Commands, DebugTarget, tid};
+use crate::target::{Commands, DebugTarget, Role, tid};
 use crate::tracepoints::{self, SessionClose, SessionOpen};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -97,18 +103,23 @@ impl Session {
     /// no such VM.
     pub fn new(server: &'static Server, index: usize) -> Option<Self> {
         let space = server.periscope().spaces().get(index)?;
-        Some(Self::over(server, space))
+        Some(Self::over(server, space, Role::Debugger))
+    }
+
+    /// An endpoint for tools: programs and probes come and go with its client, and it debugs nothing.
+    pub fn of_tools(server: &'static Server) -> Self {
+        Self::over(server, server.periscope().nowhere(), Role::Tool)
     }
 
     /// The endpoint of the hypervisor itself, where it can be debugged. Its machine's holds stop the physical CPUs, so its
     /// bytes have to be taken in by code that goes on while these stand.
     pub fn of_hypervisor(server: &'static Server) -> Option<Self> {
         let space = server.periscope().hypervisor()?;
-        Some(Self::over(server, space))
+        Some(Self::over(server, space, Role::Debugger))
     }
 
-    fn over(server: &'static Server, space: &'static Space) -> Self {
-        let mut target = DebugTarget::new(server, space);
+    fn over(server: &'static Server, space: &'static Space, role: Role) -> Self {
+        let mut target = DebugTarget::new(server, space, role, server.new_owner());
         Self {
             server,
             space,
@@ -132,7 +143,7 @@ impl Session {
         }
     }
 
-    /// The space that the endpoint serves.
+    /// The space that the endpoint serves; an empty one for tools.
     pub fn space(&self) -> &'static Space {
         self.space
     }
@@ -279,6 +290,10 @@ impl Session {
 
     /// Something that sessions do has happened.
     fn trace<E: Event>(&self, vcpu: VcpuId, event: E) {
+        if self.target.role() == Role::Tool {
+            // Such events are about the space of a debugger.
+            return;
+        }
         tracepoints::fire(self.server.periscope().tracer(), self.space, vcpu, event);
     }
 

@@ -2,9 +2,10 @@
 //! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or, called
 //! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
 //! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`); `btf` and
-//! `linux_banner`, the types and the version of the kernel in the VM (`periscope link --target`).
+//! `linux_banner`, the types and the version of the kernel in the VM (`periscope link --target`). Where the endpoint has no
+//! VM, the name of one comes before: `vm1/btf`.
 
-use super::{Commands, DebugTarget};
+use super::{Commands, DebugTarget, Role};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use gdbstub::target::ext::host_io::{
@@ -14,6 +15,7 @@ use gdbstub::target::ext::host_io::{
     HostIoStat, HostIoUnlink, HostIoUnlinkOps,
 };
 use probes::programs::StoreError;
+use probes::space::Space;
 
 /// Files that can be open at once.
 const MAX_OPEN: usize = 4;
@@ -153,20 +155,52 @@ impl DebugTarget {
 
     /// What a client can read under that name.
     fn readable(&mut self, path: &[u8]) -> Option<Vec<u8>> {
-        let file = path.rsplit(|byte| *byte == b'/').next()?;
+        let mut names = path.rsplit(|byte| *byte == b'/');
+        let file = names.next()?;
         self.collect_events();
         match file {
             b"events" => Some(self.server.events().raw()),
             b"sources" => Some(self.server.events().sources().into_bytes()),
-            b"btf" => match self.space.kernel_types() {
+            b"btf" => match self.guest(names.next())?.kernel_types() {
                 Ok(types) => Some(types),
                 Err(reason) => {
-                    self.notice(alloc::format!("btf: {reason}"));
+                    self.explain(alloc::format!("btf: {reason}"));
                     None
                 }
             },
-            b"linux_banner" => self.space.kernel_banner().map(String::into_bytes),
+            b"linux_banner" => {
+                let banner = self.guest(names.next())?.kernel_banner();
+                banner.map(String::into_bytes)
+            }
             _ => None,
+        }
+    }
+
+    /// The VM whose kernel a file is about: the endpoint's, or for a tool that of the directory.
+    fn guest(&mut self, directory: Option<&[u8]>) -> Option<&'static Space> {
+        if self.role == Role::Debugger {
+            return Some(self.space);
+        }
+        let name = directory.and_then(|name| core::str::from_utf8(name).ok());
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            self.explain("say which VM, as vm1/btf".to_string());
+            return None;
+        };
+        match self.server.periscope().space(name) {
+            Ok(space) => Some(space),
+            Err(error) => {
+                self.explain(error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Says why a request about a file is refused: to a tool at once, to a debugger, which shows but the number of an
+    /// error, when its VM runs.
+    fn explain(&mut self, why: String) {
+        match self.role {
+            Role::Debugger => self.notice(why),
+            Role::Tool => self.refusal = Some(why),
         }
     }
 }
@@ -241,14 +275,16 @@ impl HostIoClose for DebugTarget {
                 return Ok(());
             }
         };
-        match self.server.load_program(&name, &upload.bytes) {
+        match self.server.load_program(&name, &upload.bytes, self.owner) {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.notice(alloc::format!("{name}: {error}"));
+                self.explain(alloc::format!("{name}: {error}"));
                 errno(match error {
-                    StoreError::Full | StoreError::NoMapMemory { .. } => HostIoErrno::ENOSPC,
+                    StoreError::Full
+                    | StoreError::NoMapMemory { .. }
+                    | StoreError::SessionQuota { .. } => HostIoErrno::ENOSPC,
                     StoreError::InUse { .. } => HostIoErrno::EBUSY,
-                    StoreError::Builtin(_) => HostIoErrno::EPERM,
+                    StoreError::Builtin(_) | StoreError::NotYours(_) => HostIoErrno::EPERM,
                     _ => HostIoErrno::EINVAL,
                 })
             }

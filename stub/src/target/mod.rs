@@ -30,6 +30,7 @@ use gdbstub::target::ext::target_description_xml_override::TargetDescriptionXmlO
 use gdbstub::target::{Target, TargetError};
 use host_io::Files;
 use probes::machine::{Machine, Power, VcpuId};
+use probes::programs::Owner;
 use probes::space::Space;
 
 /// The most notices that wait for the target to run.
@@ -39,6 +40,9 @@ const MAX_NOTICES: usize = 32;
 pub(crate) struct DebugTarget {
     server: &'static Server,
     space: &'static Space,
+    role: Role,
+    /// Whose the programs are that the session loads.
+    owner: Owner,
     description: String,
     plan: ResumePlan,
     files: Files,
@@ -55,6 +59,15 @@ pub(crate) struct DebugTarget {
     commands: Commands,
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// A debugger of its space. What it loads stays when it goes, and serves the probes that stay.
+    Debugger,
+    /// A tool that brings programs and takes events, beside any debugger. What it loads goes with it.
+    Tool,
+}
+
 /// Whether `monitor` commands run, and files are read and written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Commands {
@@ -65,11 +78,18 @@ pub enum Commands {
 }
 
 impl DebugTarget {
-    /// A target over a space of `server`'s.
-    pub(crate) fn new(server: &'static Server, space: &'static Space) -> Self {
+    /// A target over a space of `server`'s, for a session.
+    pub(crate) fn new(
+        server: &'static Server,
+        space: &'static Space,
+        role: Role,
+        owner: Owner,
+    ) -> Self {
         Self {
             server,
             space,
+            role,
+            owner,
             description: description::target_xml(register_set(space)),
             plan: ResumePlan::default(),
             files: Files::default(),
@@ -86,8 +106,11 @@ impl DebugTarget {
     pub(crate) fn forget_client(&mut self) {
         *self = Self {
             commands: self.commands,
-            ..Self::new(self.server, self.space)
+            ..Self::new(self.server, self.space, self.role, self.owner)
         };
+        if self.role == Role::Tool {
+            self.server.periscope().forget_objects_of(self.owner);
+        }
     }
 
     /// Says whether `monitor` commands run.
@@ -101,6 +124,11 @@ impl DebugTarget {
         if self.commands == Commands::Allowed {
             self.server.collect_events();
         }
+    }
+
+    /// What the session is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// The VM.

@@ -1,6 +1,6 @@
 //! `monitor …`: the command language, with the output as console packets.
 
-use super::{Commands, DebugTarget};
+use super::{Commands, DebugTarget, Role};
 use crate::commands::{self, Caller};
 use core::convert::Infallible;
 use core::fmt::{self, Write};
@@ -45,9 +45,12 @@ impl MonitorCmd for DebugTarget {
             return Ok(());
         }
         let line = alloc::string::String::from_utf8_lossy(command);
-        let caller = Caller::Monitor {
-            space: self.space,
-            focus: self.focus,
+        let caller = match self.role {
+            Role::Debugger => Caller::Monitor {
+                space: self.space,
+                focus: self.focus,
+            },
+            Role::Tool => Caller::Tools,
         };
         // What a shell would go on to show comes to a session as live output.
         let _ = commands::run(self.server, &caller, &line, &mut out);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::RING_RECORDS;
 use crate::machine::GuestFault;
-use crate::programs::ProgramStore;
+use crate::programs::{Owner, ProgramStore};
 use crate::tests::reader;
 use crate::tracepoint::FieldKind;
 use alloc::vec;
@@ -176,7 +176,7 @@ fn one_inside_anothers_program_is_missed() {
     tracepoints_of_a_test!();
     let tracer = tracer(ALL);
     let programs = ProgramStore::new(2).unwrap();
-    programs.load("reader", &reader()).unwrap();
+    programs.load("reader", &reader(), Owner(0)).unwrap();
     tracer
         .enable(PageFault::POINT, Some(programs.program("reader").unwrap()))
         .unwrap();
@@ -202,7 +202,7 @@ fn one_inside_a_run_of_its_own_object_is_missed() {
     tracepoints_of_a_test!();
     let tracer = tracer(ALL);
     let programs = ProgramStore::new(2).unwrap();
-    programs.load("reader", &reader()).unwrap();
+    programs.load("reader", &reader(), Owner(0)).unwrap();
     let reader = programs.program("reader").unwrap();
     tracer
         .enable(PageFault::POINT, Some(reader.clone()))
@@ -240,7 +240,9 @@ fn a_program_that_is_made_for_something_else_is_refused() {
     let enable = |section: &str| {
         let mut linked = ebpf::builtin::linked("count").unwrap();
         linked.programs[0].section = section.to_string();
-        programs.load("p", &linked.encode().unwrap()).unwrap();
+        programs
+            .load("p", &linked.encode().unwrap(), Owner(0))
+            .unwrap();
         let program = programs.program("p").unwrap();
         let result = tracer.enable(Tick::POINT, Some(program));
         tracer.disable(Tick::POINT);

@@ -15,7 +15,7 @@ const MODULE_ALIGN: u64 = 2 << 20;
 const MIB: u64 = 1 << 20;
 /// The hypervisor's limit of physical CPUs.
 const MAX_CPUS: u32 = 8;
-/// Two virtio-serial ports each, of 16; port 0 is reserved by QEMU.
+/// Two virtio-serial ports each, of 16; port 0 is reserved by QEMU, and three are the hypervisor's.
 const MAX_VMS: usize = 6;
 
 /// When a VM executes its first instruction.
@@ -263,7 +263,8 @@ mod tests {
             "-cpu max,pauth-impdef=on -smp 5 -m 1288M",
             "-append vm1.vcpus=2 vm1.memory=512M vm1.halt vm2.vcpus=2 vm2.memory=512M vm2.halt",
             "virtserialport,nr=1,chardev=hyp,name=org.periscope.hyp",
-            "virtserialport,nr=6,chardev=console2,name=org.periscope.console2",
+            "virtserialport,nr=3,chardev=tools,name=org.periscope.tools",
+            "virtserialport,nr=7,chardev=console2,name=org.periscope.console2",
             "port=1335,server=on,wait=off,nodelay=on,logfile=/rec,,ord/console2.log",
             "guest-loader,addr=0x50000000,kernel=/dev/null,bootargs=console=ttyAMA0 a,,b",
         ] {

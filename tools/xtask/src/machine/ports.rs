@@ -8,8 +8,10 @@ use std::net::TcpListener;
 pub const DEFAULT_BASE: u16 = 1230;
 /// Distance of the shell's port from the base.
 const SHELL: u16 = 1;
+/// Distance of the port for tools.
+const TOOLS: u16 = 2;
 /// Distance of the port of the emulator's own stub, where a test wants that.
-const EMULATOR: u16 = 2;
+const EMULATOR: u16 = 3;
 /// Distance of `vm1`'s port.
 const VM1: u16 = 4;
 /// Distance of `vm1`'s console.
@@ -17,8 +19,8 @@ const CONSOLE1: u16 = 104;
 /// No port of a machine is farther from the base.
 const SPAN: u16 = 200;
 
-/// The ports of one machine: with the default base 1230, `hyp` at 1230, the shell at 1231, `vm1` at 1234, its console
-/// at 1334, and so on.
+/// The ports of one machine: with the default base 1230, `hyp` at 1230, the shell at 1231, the endpoint for tools at 1232,
+/// `vm1` at 1234, its console at 1334, and so on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports {
     base: u16,
@@ -65,6 +67,11 @@ impl Ports {
         self.base + EMULATOR
     }
 
+    /// The endpoint for tools, beside debuggers.
+    pub fn tools(self) -> u16 {
+        self.base + TOOLS
+    }
+
     /// The debug endpoint of a VM, from 1.
     pub fn vm(self, number: u16) -> u16 {
         self.base + VM1 - 1 + number
@@ -80,6 +87,7 @@ impl Ports {
         let mut channels = vec![
             ("hyp".to_owned(), self.hyp()),
             ("shell".to_owned(), self.shell()),
+            ("tools".to_owned(), self.tools()),
         ];
         for number in (1..).take(vms) {
             channels.push((format!("vm{number}"), self.vm(number)));
@@ -91,7 +99,7 @@ impl Ports {
     /// All channels as `name=address`, VMs first.
     pub fn describe(self, vms: usize) -> Result<String> {
         let mut channels = self.channels(vms);
-        channels.rotate_left(2);
+        channels.rotate_left(3);
         let mut text = String::new();
         for (name, port) in channels {
             write!(text, " {name}=127.0.0.1:{port}").context("formatting")?;
@@ -108,7 +116,7 @@ mod tests {
     fn the_documented_ports() {
         let ports = Ports::new(DEFAULT_BASE).unwrap();
         let text = "vm1=127.0.0.1:1234 console1=127.0.0.1:1334 vm2=127.0.0.1:1235 console2=127.0.0.1:1335 \
-                    hyp=127.0.0.1:1230 shell=127.0.0.1:1231";
+                    hyp=127.0.0.1:1230 shell=127.0.0.1:1231 tools=127.0.0.1:1232";
         assert_eq!(ports.describe(2).unwrap(), text);
     }
 
