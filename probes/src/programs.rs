@@ -299,6 +299,23 @@ impl ProgramStore {
         maps.find(|map| map.id() == id).map(look)
     }
 
+    /// What a user calls the map of that number: `opens:events`; `None` where its object has gone.
+    pub fn map_path(&self, id: MapId) -> Option<String> {
+        let objects = self.objects.read();
+        objects.iter().find_map(|(name, stored)| {
+            let map = stored.object.maps().iter().find(|map| map.id() == id)?;
+            Some(alloc::format!("{name}:{}", map.name()))
+        })
+    }
+
+    /// The maps that records pass through, and how many each has lost.
+    pub fn lost_records(&self) -> Vec<(MapId, u64)> {
+        let objects = self.objects.read();
+        let maps = objects.values().flat_map(|stored| stored.object.maps());
+        maps.filter_map(|map| Some((map.id(), map.output()?.lost)))
+            .collect()
+    }
+
     /// Names of all objects, in order.
     pub fn names(&self) -> Vec<String> {
         self.objects.read().keys().cloned().collect()

@@ -1,8 +1,9 @@
 //! What all endpoints and the shell share.
 
-use crate::events::{Events, Naming};
+use crate::events::{Events, Naming, Stream, Wanted, Whose, name_of};
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +50,10 @@ impl Naming for Names {
             map.has_been_read(length);
             map.name().to_string()
         })
+    }
+
+    fn map_path(&self, map: MapId) -> Option<String> {
+        self.0.programs().map_path(map)
     }
 }
 
@@ -120,6 +125,38 @@ impl Server {
     /// The CPUs that have lost events since the last reset, and how many.
     pub(crate) fn lost_events(&self) -> Vec<(usize, u64)> {
         self.events.lock().lost(self.periscope.events())
+    }
+
+    /// Begins a stream of events, as long as its reader keeps it; `None` where there are too many.
+    pub(crate) fn open_stream(&self, wanted: Wanted) -> Option<Arc<Mutex<Stream>>> {
+        // What has happened before is not in it.
+        self.collect_events();
+        let totals = self.total_losses();
+        self.events.lock().open_stream(wanted, totals)
+    }
+
+    /// The next bytes of a stream from `offset` on, or `None` where that is not where it goes on.
+    pub(crate) fn read_stream(
+        &self,
+        stream: &Mutex<Stream>,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
+        self.collect_events();
+        let totals = self.total_losses();
+        let mut stream = stream.lock();
+        stream.look_at_losses(totals);
+        let name = |whose| name_of(whose, &Names(self.periscope));
+        stream.read(offset, buffer, &name)
+    }
+
+    /// How much each map and each CPU has ever lost. What a map has lost, its CPU has too.
+    fn total_losses(&self) -> Vec<(Whose, u64)> {
+        let rings = self.periscope.events();
+        let cpus = (0..rings.cpus()).map(|cpu| (Whose::Cpu(cpu as u8), rings.lost(cpu)));
+        let maps = self.periscope.programs().lost_records().into_iter();
+        cpus.chain(maps.map(|(map, lost)| (Whose::Map(map), lost)))
+            .collect()
     }
 
     /// Forgets events, statistics and losses.

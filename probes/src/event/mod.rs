@@ -5,9 +5,11 @@
 //! programs, notes of the debugger and the records that programs put out through maps travel the same
 //! way: their bytes are spread over as many records as it takes ([`Record`]). `docs/events.md` describes the bytes.
 
+mod decode;
 mod record;
 mod ring;
 
+pub use decode::Decoder;
 pub use record::{
     FIRST_TEXT, MAX_BYTES, MAX_TEXT, MORE_TEXT, Record, Template, encode_text, word_of,
 };
@@ -45,10 +47,15 @@ pub enum EventKind {
     Note = 18,
     /// Bytes that a program put out through a perf event array or a ring buffer.
     Record = 20,
+    /// Only where events are read, in none of the rings: what a source or a map is called.
+    Name = 21,
+    /// Only where events are read, in none of the rings: how many events of a source, of a map or on a CPU were lost, as
+    /// a number of 8 bytes.
+    Lost = 22,
 }
 
 impl EventKind {
-    /// All of them.
+    /// All that happen.
     pub const ALL: [Self; 9] = [
         Self::Tracepoint,
         Self::Hprobe,
@@ -89,6 +96,8 @@ impl EventKind {
             Self::ProgramError => "error",
             Self::Note => "note",
             Self::Record => "record",
+            Self::Name => "name",
+            Self::Lost => "lost",
         }
     }
 
@@ -100,7 +109,7 @@ impl EventKind {
     /// How many bytes it can have beside what every event has; 0 for a hit.
     pub const fn max_length(self) -> usize {
         match self {
-            Self::Print | Self::ProgramError | Self::Note => MAX_TEXT,
+            Self::Print | Self::ProgramError | Self::Note | Self::Name | Self::Lost => MAX_TEXT,
             Self::Record => MAX_BYTES,
             _ => 0,
         }
@@ -117,6 +126,8 @@ impl EventKind {
             17 => Self::ProgramError,
             18 => Self::Note,
             20 => Self::Record,
+            21 => Self::Name,
+            22 => Self::Lost,
             _ => return None,
         })
     }

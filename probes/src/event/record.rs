@@ -29,7 +29,7 @@ pub const FIRST_TEXT: usize = 8 * 4;
 pub const MORE_TEXT: usize = 8 * 6;
 
 /// Kind of a record that continues the text of the one before.
-const MORE: u8 = 19;
+pub(super) const MORE: u8 = 19;
 
 impl TraceEvent {
     /// The event as a record. Of a text, this is the head without its text.

@@ -1,8 +1,8 @@
 //! The one consumer of events.
 //!
 //! Whoever polls first empties the rings of all CPUs, merged by time, into three things: the history, of which `trace
-//! stream`, `trace dump` and the file `events` show the last; the statistics; and for each VM the lines that its session
-//! shows while the guest runs.
+//! stream`, `trace dump` and the file `events` show the last; the statistics; for each VM the lines that its session
+//! shows while the guest runs; and the streams that clients read.
 
 mod filter;
 mod histogram;
@@ -10,26 +10,32 @@ mod history;
 mod live;
 mod render;
 mod statistics;
+mod stream;
 
 pub(crate) use filter::{Filter, is_called};
 pub(crate) use histogram::Octave;
 pub(crate) use history::Entry;
 pub(crate) use render::{dump_line, duration, hex, stream_line};
 pub(crate) use statistics::{Naming, Stat};
+pub(crate) use stream::{Stream, Wanted, Whose};
 
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use ebpf::map::MapId;
 use history::History;
 use live::Live;
-use probes::event::{EventKind, EventSource, MAX_CPUS, Record, Rings, TraceEvent, encode_text};
+use probes::event::{EventKind, EventSource, MAX_CPUS, Record, Rings, TraceEvent};
 use probes::machine::VmId;
+use spin::Mutex;
 use statistics::Statistics;
 
 /// Bytes of the file `events` at most, roughly.
 const MAX_RAW: usize = 4 << 20;
 const RECORD_BYTES: usize = size_of::<Record>();
+/// Streams at most: each can take a MiB.
+const MAX_STREAMS: usize = 4;
 
 /// Whether hits are shown live, or only what programs print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +52,8 @@ pub(crate) struct Events {
     statistics: Statistics,
     live: Live,
     verbosity: Verbosity,
+    /// Those that are open.
+    streams: Vec<Weak<Mutex<Stream>>>,
     /// Losses of each CPU that `trace reset` has made forget.
     forgotten: [u64; MAX_CPUS],
 }
@@ -58,6 +66,7 @@ impl Events {
             statistics: Statistics::default(),
             live: Live::new(vms),
             verbosity: Verbosity::Texts,
+            streams: Vec::new(),
             forgotten: [0; MAX_CPUS],
         }
     }
@@ -81,7 +90,35 @@ impl Events {
         if event.kind.is_text() || self.verbosity == Verbosity::Hits {
             self.live.push(event.vm, &render::live_line(&entry, stat));
         }
+        self.feed_streams(event, text, naming);
         self.history.push(entry);
+    }
+
+    fn feed_streams(&mut self, event: &TraceEvent, text: &[u8], naming: &dyn Naming) {
+        let name = |whose| name_of(whose, naming);
+        self.streams.retain(|stream| match stream.upgrade() {
+            Some(stream) => {
+                stream.lock().push(event, text, &name);
+                true
+            }
+            // Its reader has closed it.
+            None => false,
+        });
+    }
+
+    /// Begins a stream, as long as its reader keeps it; `None` where there are too many. `totals` are the losses so far.
+    pub(crate) fn open_stream(
+        &mut self,
+        wanted: Wanted,
+        totals: Vec<(Whose, u64)>,
+    ) -> Option<Arc<Mutex<Stream>>> {
+        self.streams.retain(|stream| stream.strong_count() > 0);
+        if self.streams.len() >= MAX_STREAMS {
+            return None;
+        }
+        let stream = Arc::new(Mutex::new(Stream::new(wanted, totals)));
+        self.streams.push(Arc::downgrade(&stream));
+        Some(stream)
     }
 
     /// Number of the next live line of `vm`.
@@ -138,13 +175,7 @@ impl Events {
         let count = all.iter().rev().take_while(fits).count();
         let mut bytes = Vec::new();
         for (entry, _) in &all[all.len() - count..] {
-            let mut put =
-                |record: Record| bytes.extend(record.iter().flat_map(|w| w.to_le_bytes()));
-            if entry.event.kind.is_text() {
-                encode_text(&entry.event, &entry.text, &mut put);
-            } else {
-                put(entry.event.encode());
-            }
+            stream::encode(&entry.event, &entry.text, &mut bytes);
         }
         bytes
     }
@@ -178,6 +209,15 @@ impl Events {
         for (cpu, forgotten) in self.forgotten.iter_mut().enumerate() {
             *forgotten = rings.lost(cpu);
         }
+    }
+}
+
+/// What users call those whose events come or are lost.
+pub(crate) fn name_of(whose: Whose, naming: &dyn Naming) -> Option<String> {
+    match whose {
+        Whose::Source(source) => naming.name(&source),
+        Whose::Map(map) => naming.map_path(map),
+        Whose::Cpu(_) => None,
     }
 }
 

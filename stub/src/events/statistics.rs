@@ -23,6 +23,8 @@ pub(crate) trait Naming {
     /// Lets the map of that number know that a record of `length` bytes has been read, and tells its
     /// name; `None` for one that has gone.
     fn read_record(&self, map: MapId, length: usize) -> Option<String>;
+    /// What users call a map: `opens:events`; `None` for one that has gone.
+    fn map_path(&self, map: MapId) -> Option<String>;
 }
 
 /// One source.

@@ -1,6 +1,7 @@
 use super::*;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec;
 use core::cell::Cell;
 use probes::addr::Gva;
 use probes::event::EventKind;
@@ -61,6 +62,10 @@ impl Naming for Seven {
     fn read_record(&self, map: MapId, length: usize) -> Option<String> {
         self.read.set(self.read.get() + length);
         (map == MapId(3)).then(|| "events".to_string())
+    }
+
+    fn map_path(&self, map: MapId) -> Option<String> {
+        (map == MapId(3)).then(|| "m:events".to_string())
     }
 }
 
@@ -315,4 +320,120 @@ fn tracepoints_show_their_fields() {
             "     0.000001 cpu0 hyp/cpu0  tracepoint vmm:page_fault gva=0x40 access=write after 2.00 µs"
         ]
     );
+}
+
+/// What a reader of a stream has got.
+struct Reader {
+    stream: Arc<Mutex<Stream>>,
+    taken: u64,
+}
+
+impl Reader {
+    fn open(pipe: &mut Pipe, wanted: Wanted) -> Self {
+        let totals = vec![(Whose::Cpu(0), 5)];
+        let stream = pipe.events.open_stream(wanted, totals);
+        Self {
+            stream: stream.expect("there is room for one"),
+            taken: 0,
+        }
+    }
+
+    /// All that waits, a line for each: kind, who, text.
+    fn read(&mut self) -> Vec<String> {
+        let mut decoder = probes::event::Decoder::default();
+        let mut lines = Vec::new();
+        // No record ends where a part does.
+        let mut buffer = [0; 100];
+        loop {
+            let mut stream = self.stream.lock();
+            let name = |whose| name_of(whose, &Seven::default());
+            let count = stream.read(self.taken, &mut buffer, &name);
+            let count = count.expect("it goes on here");
+            self.taken += count as u64;
+            decoder.take(&buffer[..count], &mut |event, text| {
+                let map = event.args[0];
+                let text = match event.kind {
+                    EventKind::Lost => text[0].to_string(),
+                    _ => String::from_utf8_lossy(text).into_owned(),
+                };
+                let who = match (event.kind, map) {
+                    (EventKind::Kprobe, _) | (_, 0) => format!("{}/{}", event.vm, event.id),
+                    (_, map) => format!("map {map}"),
+                };
+                lines.push(format!("{} {who} {text}", event.kind.name()));
+            });
+            if count == 0 {
+                assert_eq!(decoder.damaged(), 0);
+                return lines;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_has_what_comes_and_its_names() {
+    let mut pipe = Pipe::new();
+    pipe.print(1, "before");
+    let mut all = Reader::open(&mut pipe, Wanted::All);
+    let mut outputs = Reader::open(&mut pipe, Wanted::Outputs);
+    pipe.rings.write(&hit(1));
+    pipe.print(1, "one");
+    for text in [&b"two"[..], b"three"] {
+        pipe.rings.write_text(&hit(1).gives(MapId(3)), text);
+    }
+    pipe.collect();
+    let texts = [
+        "name vm1/7 vm1:f",
+        "print vm1/7 one",
+        "name map 3 m:events",
+        "record map 3 two",
+        "record map 3 three",
+    ];
+    assert_eq!(outputs.read(), texts);
+    let mut with_hit = texts.to_vec();
+    with_hit.insert(1, "kprobe vm1/7 ");
+    assert_eq!(all.read(), with_hit);
+    pipe.print(1, "four");
+    assert_eq!(outputs.read(), ["print vm1/7 four"]);
+    let again = outputs.stream.lock().read(0, &mut [0; 8], &|_| None);
+    assert!(again.is_none(), "it is gone");
+}
+
+#[test]
+fn a_stream_tells_its_losses() {
+    let mut pipe = Pipe::new();
+    let mut reader = Reader::open(&mut pipe, Wanted::Outputs);
+    let large = [7; 30_000];
+    // More than a stream keeps waiting.
+    const MANY: usize = 64;
+    for _ in 0..MANY {
+        pipe.rings.write_text(&hit(1).gives(MapId(3)), &large);
+        pipe.collect();
+    }
+    let lines = reader.read();
+    let kept = lines
+        .iter()
+        .filter(|line| line.starts_with("record"))
+        .count();
+    assert!(kept > 16, "{kept} are kept");
+    let lost = format!("lost map 3 {}", MANY - kept);
+    assert_eq!(lines.last(), Some(&lost));
+    // What is lost on the way is told as well, from where the stream began.
+    let totals = || vec![(Whose::Cpu(0), 8), (Whose::Map(MapId(4)), 2)];
+    reader.stream.lock().look_at_losses(totals());
+    reader.stream.lock().look_at_losses(totals());
+    let mut told = reader.read();
+    told.sort();
+    assert_eq!(told, ["lost hyp/0 3", "lost map 4 2"]);
+}
+
+#[test]
+fn streams_end_with_their_readers() {
+    let mut pipe = Pipe::new();
+    let readers: Vec<_> = (0..4)
+        .map(|_| Reader::open(&mut pipe, Wanted::All))
+        .collect();
+    assert!(pipe.events.open_stream(Wanted::All, Vec::new()).is_none());
+    drop(readers);
+    assert!(pipe.events.open_stream(Wanted::All, Vec::new()).is_some());
 }

@@ -3,10 +3,13 @@
 //! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
 //! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`); `btf` and
 //! `linux_banner`, the types and the version of the kernel in the VM (`periscope link --target`). Where the endpoint has no
-//! VM, the name of one comes before: `vm1/btf`.
+//! VM, the name of one comes before: `vm1/btf`. `stream` and `outputs` have no end: they are read on and on, and give the
+//! events that have come since (`docs/events.md`).
 
 use super::{Commands, DebugTarget, Role};
+use crate::events::{Stream, Wanted};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use gdbstub::target::ext::host_io::{
     FsKind, HostIo, HostIoClose, HostIoCloseOps, HostIoErrno, HostIoError, HostIoFstat,
@@ -16,6 +19,7 @@ use gdbstub::target::ext::host_io::{
 };
 use probes::programs::StoreError;
 use probes::space::Space;
+use spin::Mutex;
 
 /// Files that can be open at once.
 const MAX_OPEN: usize = 4;
@@ -67,6 +71,8 @@ enum File {
     Upload(Upload),
     /// Being read.
     Download(Vec<u8>),
+    /// Being read on and on.
+    Stream(Arc<Mutex<Stream>>),
 }
 
 impl File {
@@ -74,6 +80,8 @@ impl File {
         match self {
             Self::Upload(upload) => &upload.bytes,
             Self::Download(bytes) => bytes,
+            // It has no size.
+            Self::Stream(_) => &[],
         }
     }
 }
@@ -134,6 +142,15 @@ fn stem(file: &str) -> Result<String, HostIoErrno> {
         Err(HostIoErrno::EINVAL)
     } else {
         Ok(stem.to_string())
+    }
+}
+
+/// What a client wants that opens a file to read on and on.
+fn wanted(path: &[u8]) -> Option<Wanted> {
+    match path.rsplit(|byte| *byte == b'/').next()? {
+        b"stream" => Some(Wanted::All),
+        b"outputs" => Some(Wanted::Outputs),
+        _ => None,
     }
 }
 
@@ -248,6 +265,12 @@ impl HostIoOpen for DebugTarget {
                 purpose: Purpose::of(filename).map_err(HostIoError::Errno)?,
                 bytes: Vec::new(),
             })
+        } else if let Some(wanted) = wanted(filename) {
+            let Some(stream) = self.server.open_stream(wanted) else {
+                self.explain("as many streams as there can be are open: close one first".into());
+                return errno(HostIoErrno::ENFILE);
+            };
+            File::Stream(stream)
         } else {
             match self.readable(filename) {
                 Some(bytes) => File::Download(bytes),
@@ -264,7 +287,7 @@ impl HostIoClose for DebugTarget {
     fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
         let upload = match self.files.close(fd) {
             Some(File::Upload(upload)) => upload,
-            Some(File::Download(_)) => return Ok(()),
+            Some(File::Download(_) | File::Stream(_)) => return Ok(()),
             None => return errno(HostIoErrno::EBADF),
         };
         self.check_free().map_err(HostIoError::Errno)?;
@@ -305,6 +328,13 @@ impl HostIoPread for DebugTarget {
         };
         // A reply has to fit a packet, and escaping can double it.
         let count = count.min(crate::packet::request::MAX_READ as usize);
+        if let File::Stream(stream) = file {
+            let stream = stream.clone();
+            self.check_free().map_err(HostIoError::Errno)?;
+            let room = count.min(buf.len());
+            let read = self.server.read_stream(&stream, offset, &mut buf[..room]);
+            return read.map_or_else(|| errno(HostIoErrno::EINVAL), Ok);
+        }
         Ok(super::description::window(file.bytes(), offset, count, buf))
     }
 }
