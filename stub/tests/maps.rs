@@ -2,6 +2,8 @@
 
 mod support;
 
+use ebpf::btf::{HEADER, Kind, MAGIC};
+use ebpf::linked::{MapTypes, Types};
 use ebpf::map::{MapDef, MapKind, Mutability};
 use probes::programs::Owner;
 use stub::commands::{Caller, run};
@@ -112,6 +114,154 @@ fn a_queue_is_filled_and_emptied() {
     assert_eq!(shell(&bench, "map dump m order"), "VALUE\n    2\n    3\n");
     assert_eq!(shell(&bench, "map delete m order"), "2\n");
     assert_eq!(shell(&bench, "map lookup m order"), "VALUE\n    3\n");
+}
+
+/// Types of the map tests, by number:
+///
+/// ```c
+/// 1 unsigned   2 char   3 char[4]   4 struct key { char name[4]; unsigned id; }
+/// 5 enum state { IDLE, BUSY }   6 struct count { unsigned reads; unsigned writes; }
+/// 7 unsigned[3]   8 struct hist { unsigned slots[3]; char name[4]; }
+/// ```
+fn types() -> Vec<u8> {
+    const STRINGS: &[u8] =
+        b"\0unsigned\0char\0key\0name\0id\0state\0IDLE\0BUSY\0count\0reads\0writes\0hist\0slots\0";
+    let name = |name: &str| {
+        let wanted = format!("\0{name}\0");
+        let mut places = STRINGS.windows(wanted.len());
+        let at = places.position(|window| window == wanted.as_bytes());
+        at.expect("it is among the strings") as u32 + 1
+    };
+    let info = |kind: Kind, count: u32| (kind as u32) << 24 | count;
+    let records: [&[u32]; 8] = [
+        &[name("unsigned"), info(Kind::Int, 0), 4, 32],
+        &[name("char"), info(Kind::Int, 0), 1, 1 << 24 | 8],
+        &[0, info(Kind::Array, 0), 0, 2, 1, 4],
+        &[
+            name("key"),
+            info(Kind::Struct, 2),
+            8,
+            name("name"),
+            3,
+            0,
+            name("id"),
+            1,
+            32,
+        ],
+        &[
+            name("state"),
+            info(Kind::Enum, 2),
+            4,
+            name("IDLE"),
+            0,
+            name("BUSY"),
+            1,
+        ],
+        &[
+            name("count"),
+            info(Kind::Struct, 2),
+            8,
+            name("reads"),
+            1,
+            0,
+            name("writes"),
+            1,
+            32,
+        ],
+        &[0, info(Kind::Array, 0), 0, 1, 1, 3],
+        &[
+            name("hist"),
+            info(Kind::Struct, 2),
+            16,
+            name("slots"),
+            7,
+            0,
+            name("name"),
+            3,
+            96,
+        ],
+    ];
+    let records = records.concat();
+    let mut bytes = Vec::from(MAGIC);
+    bytes.extend([1, 0]);
+    let length = 4 * records.len() as u32;
+    let header = [HEADER as u32, 0, length, length, STRINGS.len() as u32];
+    bytes.extend(header.into_iter().chain(records).flat_map(u32::to_le_bytes));
+    bytes.extend(STRINGS);
+    bytes
+}
+
+#[test]
+fn types_name_what_maps_hold() {
+    let bench = Bench::new(1);
+    let mut linked = ebpf::builtin::linked("stop").expect("it is built in");
+    linked.maps = vec![
+        map("counts", MapKind::Hash, 8, 8, 4),
+        map("states", MapKind::Hash, 4, 4, 4),
+        map("each", MapKind::PerCpuHash, 4, 8, 4),
+        map("hists", MapKind::Hash, 4, 16, 4),
+        map("last", MapKind::Queue, 0, 4, 2),
+    ];
+    let of = |key, value| MapTypes { key, value };
+    linked.types = Types {
+        btf: types(),
+        maps: vec![of(4, 6), of(3, 5), of(5, 6), of(1, 8), of(0, 5)],
+    };
+    let bytes = linked.encode().expect("it can be written");
+    bench
+        .periscope
+        .load_program("t", &bytes, Owner(0))
+        .expect("there is memory for it");
+    let key = "73:68:00:00:07:00:00:00";
+    assert_eq!(
+        shell(
+            &bench,
+            &format!("map update t counts {key} 1:0:0:0:2:0:0:0")
+        ),
+        ""
+    );
+    assert_eq!(
+        shell(&bench, "map dump t counts"),
+        "             KEY               VALUE\n{name=\"sh\" id=7}  {reads=1 writes=2}\n"
+    );
+    assert_eq!(
+        shell(&bench, "map dump t counts --json"),
+        "{\"key\":{\"name\":\"sh\",\"id\":7},\"value\":{\"reads\":1,\"writes\":2}}\n"
+    );
+    // What is shown can be said.
+    assert_eq!(shell(&bench, "map update t states cat BUSY"), "");
+    assert_eq!(
+        shell(&bench, "map lookup t states \"cat\""),
+        "  KEY  VALUE\n\"cat\"   BUSY\n"
+    );
+    assert_eq!(shell(&bench, "map update t states cat 7"), "");
+    assert_eq!(
+        shell(&bench, "map lookup t states 63:61:74:00"),
+        "  KEY  VALUE\n\"cat\"      7\n"
+    );
+    assert_eq!(shell(&bench, "map delete t states cat"), "");
+    assert_eq!(shell(&bench, "map update t last BUSY"), "");
+    assert_eq!(shell(&bench, "map delete t last"), "BUSY\n");
+    // Members are added up.
+    let cpus = bench.periscope.programs().cpus();
+    assert_eq!(shell(&bench, "map update t each BUSY 1:0:0:0:2:0:0:0"), "");
+    let shown = shell(&bench, "map lookup t each BUSY");
+    let sum = shown.lines().last().map(str::split_whitespace);
+    let sum: Vec<_> = sum.expect("there are rows").collect();
+    let (reads, writes) = (format!("{{reads={cpus}"), format!("writes={}}}", 2 * cpus));
+    assert_eq!(sum, ["BUSY", "sum", &reads, &writes]);
+    // A text in a histogram is no slot.
+    shell(
+        &bench,
+        "map update t hists 9 0:0:0:0:5:0:0:0:0:0:0:0:73:68:0:0",
+    );
+    let drawn = shell(&bench, "map dump t hists --hist");
+    assert!(
+        drawn.starts_with("key 9\n") && drawn.ends_with(" 100 % 5\n") && drawn.lines().count() == 3,
+        "{drawn}"
+    );
+    let refused = shell(&bench, "map dump t counts --hist");
+    assert!(refused.starts_with("counts is no histogram: "), "{refused}");
 }
 
 #[test]

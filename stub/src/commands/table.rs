@@ -13,27 +13,51 @@ pub(super) enum Align {
     Right,
 }
 
+/// What is in a row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Cell {
+    /// For people; tools get it as a figure or as a string.
+    Text(String),
+    /// What is JSON already.
+    Json(String),
+}
+
+impl Cell {
+    /// As people read it.
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Json(text) => text,
+        }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
 /// Rows under a heading.
 pub(super) struct Table {
     columns: Vec<Align>,
     /// The heading, then what is under it.
-    rows: Vec<Vec<String>>,
+    rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// A table with these columns.
     pub(super) fn new(heading: &[(&str, Align)]) -> Self {
         let columns = heading.iter().map(|(_, align)| *align).collect();
-        let names = heading.iter().map(|(name, _)| name.to_string()).collect();
+        let names = heading.iter().map(|(name, _)| name.to_string().into());
         Self {
             columns,
-            rows: [names].into(),
+            rows: [names.collect()].into(),
         }
     }
 
     /// Adds a row, of as many cells as there are columns.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<Cell>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
     /// Writes it in the output's format.
@@ -53,11 +77,12 @@ impl Table {
             out.write_char('{')?;
             for (index, (name, cell)) in heading.iter().zip(row).enumerate() {
                 let separator = if index == 0 { "" } else { "," };
-                let key = name.to_lowercase().replace(' ', "_");
+                let key = name.text().to_lowercase().replace(' ', "_");
                 write!(out, "{separator}{}:", Quoted(&key))?;
-                match figure(cell) {
-                    Some(figure) => write!(out, "{figure}")?,
-                    None => write!(out, "{}", Quoted(cell))?,
+                match (cell, figure(cell.text())) {
+                    (Cell::Json(json), _) => out.write_str(json)?,
+                    (Cell::Text(_), Some(figure)) => write!(out, "{figure}")?,
+                    (Cell::Text(text), None) => write!(out, "{}", Quoted(text))?,
                 }
             }
             out.write_str("}\n")?;
@@ -68,12 +93,16 @@ impl Table {
     fn write_text(&self, out: &mut dyn Write) -> fmt::Result {
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            cells
+                .map(|cell| cell.text().chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         for row in &self.rows {
             let mut line = String::new();
             for ((cell, align), width) in row.iter().zip(&self.columns).zip(&widths) {
+                let cell = cell.text();
                 match align {
                     Align::Left => write!(line, "{cell:<width$}  ")?,
                     Align::Right => write!(line, "{cell:>width$}  ")?,

@@ -4,6 +4,7 @@ use super::super::{Command, Flag, Invocation, Problem};
 use super::Chosen;
 use super::rows::Rows;
 use super::slots::Slots;
+use super::typed::Typed;
 use ebpf::map::Map;
 
 /// Values that are shown at most.
@@ -24,6 +25,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     };
     let chosen = Chosen::find(invocation, object, name)?;
     let map = chosen.map();
+    let types = Typed::of(&chosen);
     match (map.output(), hist) {
         (Some(output), _) => {
             let (records, lost) = (output.records, output.lost);
@@ -34,13 +36,13 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
             )?;
             Ok(())
         }
-        (None, Flag::Given) => Slots::of(map)?.write(invocation),
-        (None, Flag::Absent) => dump(map, invocation),
+        (None, Flag::Given) => Slots::of(map, &types)?.write(invocation),
+        (None, Flag::Absent) => dump(map, &types, invocation),
     }
 }
 
-fn dump(map: &Map, invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, invocation);
+fn dump(map: &Map, types: &Typed<'_>, invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let mut rows = Rows::new(map, types, invocation);
     let mut room = MAX_VALUES;
     let mut is_all = true;
     map.for_each(&mut |entry| {

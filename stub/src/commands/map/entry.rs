@@ -1,9 +1,10 @@
 //! `map lookup`, `map update`, `map delete`: single entries.
 
+use super::super::output::Format;
 use super::super::{Command, Invocation, Problem, refused};
 use super::Chosen;
 use super::rows::Rows;
-use super::value;
+use super::typed::{Typed, cell};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
@@ -33,34 +34,35 @@ pub(in super::super) const DELETE: Command = Command {
 
 fn lookup(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let (chosen, words) = choose(invocation, invocation.arguments)?;
-    let map = chosen.map();
-    let key = parse_key(map, words)?;
-    show(map, &key, invocation)
+    let (map, types) = (chosen.map(), Typed::of(&chosen));
+    let key = parse_key(map, &types, words)?;
+    show(map, &types, &key, invocation)
 }
 
 fn delete(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let (chosen, words) = choose(invocation, invocation.arguments)?;
-    let map = chosen.map();
-    let key = parse_key(map, words)?;
+    let (map, types) = (chosen.map(), Typed::of(&chosen));
+    let key = parse_key(map, &types, words)?;
     if !is_order(map) {
         return map.delete(&key).map_err(|error| explain(map, error));
     }
     let mut value = value_of(map);
     map.pop(&mut value).map_err(|error| explain(map, error))?;
-    writeln!(invocation.out, "{}", value::show(&value))?;
+    let shown = cell(types.value(&value), &value, Format::Text);
+    writeln!(invocation.out, "{}", shown.text())?;
     Ok(())
 }
 
 fn update(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let options = Options::parse(invocation.arguments)?;
     let (chosen, words) = choose(invocation, &options.words)?;
-    let map = chosen.map();
+    let (map, types) = (chosen.map(), Typed::of(&chosen));
     let Some((text, key)) = words.split_last() else {
         return Err(Problem::Usage("this needs a value.".to_string()));
     };
-    let key = parse_key(map, key)?;
+    let key = parse_key(map, &types, key)?;
     let size = map.definition().value_size as usize;
-    let bytes = value::parse(text, size, "value")?;
+    let bytes = types.parse_value(text, size)?;
     if options.cpu.is_some() && !map.definition().kind.is_per_cpu() {
         let text = format!(
             "{} has one value for all CPUs: leave --cpu out.",
@@ -157,13 +159,13 @@ fn choose<'a, 'w>(
 }
 
 /// The key in `words`, where the map has keys.
-fn parse_key(map: &Map, words: &[&str]) -> Result<Vec<u8>, Problem> {
+fn parse_key(map: &Map, types: &Typed<'_>, words: &[&str]) -> Result<Vec<u8>, Problem> {
     match (map.definition().key_size as usize, words) {
         (0, []) => Ok(Vec::new()),
         (0, _) => Err(Problem::Usage(format!("{} has no keys.", map.name()))),
-        (size, [text]) => value::parse(text, size, "key"),
+        (size, [text]) => types.parse_key(text, size),
         (size, _) => Err(Problem::Usage(format!(
-            "this needs a key of {size} bytes, as a number or as 01:ff:00."
+            "this needs a key of {size} bytes, as a number, as 01:ff:00, or as it is shown where that is a name or a text."
         ))),
     }
 }
@@ -177,8 +179,13 @@ fn value_of(map: &Map) -> Vec<u8> {
     vec![0; map.definition().value_size as usize]
 }
 
-fn show(map: &Map, key: &[u8], invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, invocation);
+fn show(
+    map: &Map,
+    types: &Typed<'_>,
+    key: &[u8],
+    invocation: &mut Invocation<'_>,
+) -> Result<(), Problem> {
+    let mut rows = Rows::new(map, types, invocation);
     let mut value = value_of(map);
     let is_per_cpu = map.definition().kind.is_per_cpu();
     for cpu in 0..map.copies() {

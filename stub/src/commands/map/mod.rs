@@ -5,6 +5,7 @@ mod entry;
 mod list;
 mod rows;
 mod slots;
+mod typed;
 mod value;
 
 pub(super) use dump::COMMAND as DUMP;

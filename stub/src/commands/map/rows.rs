@@ -2,8 +2,9 @@
 
 use super::super::Invocation;
 use super::super::output::{Format, Output};
-use super::super::table::{Align, Table};
-use super::value::{backtrace, integer, show};
+use super::super::table::{Align, Cell, Table};
+use super::typed::{Sum, Typed, cell};
+use super::value::backtrace;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -12,20 +13,21 @@ use ebpf::map::{Entry, Map, MapKind};
 use probes::symbols::Symbols;
 
 /// A table of entries.
-pub(super) struct Rows {
+pub(super) struct Rows<'t> {
     table: Table,
     has_key: bool,
     /// Of a per-CPU map, how many values an entry has.
     copies: Option<usize>,
     /// Of the values of the entry so far.
-    sum: Option<u64>,
+    sum: Sum,
     format: Format,
+    types: &'t Typed<'t>,
     values: Values,
 }
 
 /// What the values of a map mean.
 enum Values {
-    /// Numbers or bytes.
+    /// What their type says.
     Plain,
     /// Addresses of code, in the VM that has these symbols, if any is known.
     Backtraces(Option<Arc<dyn Symbols>>),
@@ -40,17 +42,10 @@ impl Values {
         let space = invocation.here().ok();
         Self::Backtraces(space.and_then(|space| space.find_symbols().ok()))
     }
-
-    fn show(&self, value: &[u8]) -> String {
-        match self {
-            Self::Plain => show(value),
-            Self::Backtraces(symbols) => backtrace(value, symbols.as_deref()),
-        }
-    }
 }
 
-impl Rows {
-    pub(super) fn new(map: &Map, invocation: &Invocation<'_>) -> Self {
+impl<'t> Rows<'t> {
+    pub(super) fn new(map: &Map, types: &'t Typed<'t>, invocation: &Invocation<'_>) -> Self {
         let definition = map.definition();
         let has_key = definition.key_size > 0;
         let copies = definition.kind.is_per_cpu().then(|| map.copies());
@@ -64,8 +59,9 @@ impl Rows {
             table: Table::new(&columns),
             has_key,
             copies,
-            sum: Some(0),
+            sum: Sum::default(),
             format: invocation.out.format(),
+            types,
             values: Values::of(map, invocation),
         }
     }
@@ -74,26 +70,31 @@ impl Rows {
     /// people see their sum.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
         let cpu = entry.cpu.map(|cpu| cpu.to_string());
-        let value = self.values.show(entry.value);
+        let typed = self.types.value(entry.value);
+        let value = match &self.values {
+            Values::Plain => cell(typed, entry.value, self.format),
+            Values::Backtraces(symbols) => backtrace(entry.value, symbols.as_deref()).into(),
+        };
         self.row(entry.key, cpu, value);
         let (Some(cpu), Some(copies)) = (entry.cpu, self.copies) else {
             return;
         };
-        if cpu == 0 {
-            self.sum = Some(0);
+        let more = Sum::of(typed, entry.value);
+        match cpu {
+            0 => self.sum = more,
+            _ => self.sum.add(more),
         }
-        let more = integer(entry.value);
-        self.sum = self.sum.zip(more).map(|(sum, more)| sum.wrapping_add(more));
-        if let Some(sum) = self.sum
-            && cpu + 1 == copies
-            && self.format == Format::Text
-        {
-            self.row(entry.key, Some("sum".to_string()), sum.to_string());
+        let is_last = cpu + 1 == copies && self.format == Format::Text;
+        if let Some(sum) = self.sum.show().filter(|_| is_last) {
+            self.row(entry.key, Some("sum".to_string()), sum.into());
         }
     }
 
-    fn row(&mut self, key: &[u8], cpu: Option<String>, value: String) {
-        let key = self.has_key.then(|| show(key));
+    fn row(&mut self, key: &[u8], cpu: Option<String>, value: Cell) {
+        let key = self
+            .has_key
+            .then(|| cell(self.types.key(key), key, self.format));
+        let cpu = cpu.map(Cell::from);
         self.table.row(key.into_iter().chain(cpu).chain([value]));
     }
 

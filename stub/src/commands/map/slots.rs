@@ -1,18 +1,22 @@
 //! `map dump --hist`: log2 histograms, as programs count them.
 //!
 //! Slot n counts what is from 2^n to 2^(n+1)-1, slot 0 also what is 0, as the log2 of libbpf's tools
-//! has it. Slots are the entries of a map whose values are integers, by their key, or the 4-byte
-//! words of each larger value.
+//! has it. Slots are the entries of a map whose values are integers, by their key; or the elements of
+//! the array of integers in each larger value, of which the first counts where there are several; or
+//! the 4-byte words of each larger value whose type is not known.
 
 use super::super::bar::{BAR, bar};
 use super::super::number::grouped;
+use super::super::output::Format;
 use super::super::{Invocation, Problem};
-use super::value::{integer, show};
+use super::typed::{Typed, cell};
+use super::value::integer;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use ebpf::btf::show::Value;
 use ebpf::map::Map;
 
 /// Slots at most: there are so many powers of two in 64 bits.
@@ -25,7 +29,7 @@ pub(super) struct Slots(BTreeMap<String, Vec<u64>>);
 
 impl Slots {
     /// Counts of all CPUs are added up.
-    pub(super) fn of(map: &Map) -> Result<Self, Problem> {
+    pub(super) fn of(map: &Map, types: &Typed<'_>) -> Result<Self, Problem> {
         let mut slots = BTreeMap::new();
         let mut add = |key: String, slot: usize, count: u64| {
             let counts = slots.entry(key).or_insert_with(|| vec![0_u64; MAX_SLOTS]);
@@ -36,16 +40,19 @@ impl Slots {
         };
         let mut is_possible = true;
         map.for_each(&mut |entry| {
-            is_possible = match (integer(entry.key), integer(entry.value)) {
-                (Some(slot), Some(count)) => add(String::new(), slot as usize, count),
-                (_, None) if entry.value.len().is_multiple_of(4) => {
-                    let (words, _) = entry.value.as_chunks::<4>();
-                    let key = format!("key {}", show(entry.key));
-                    let counts = words.iter().map(|word| u32::from_le_bytes(*word).into());
-                    let mut counts = counts.enumerate().take(MAX_SLOTS);
+            let value = types.value(entry.value);
+            let counts = value.and_then(|value| counts_in(&value));
+            is_possible = match (counts, integer(entry.key), integer(entry.value)) {
+                (None, Some(slot), Some(count)) => add(String::new(), slot as usize, count),
+                (None, _, None) if value.is_some() || !entry.value.len().is_multiple_of(4) => false,
+                (None, _, Some(_)) => false,
+                (counts, ..) => {
+                    let key = cell(types.key(entry.key), entry.key, Format::Text);
+                    let key = format!("key {}", key.text());
+                    let counts = counts.unwrap_or_else(|| words(entry.value));
+                    let mut counts = counts.into_iter().enumerate().take(MAX_SLOTS);
                     counts.all(|(slot, count)| add(key.clone(), slot, count))
                 }
-                _ => false,
             };
             is_possible
         });
@@ -54,7 +61,7 @@ impl Slots {
         }
         Err(Problem::Refused(format!(
             "{} is no histogram: its keys are no slots below {MAX_SLOTS} with integers as values, nor \
-             are its values made of words of 4 bytes. `map dump` without --hist shows it.",
+             have its values an array of integers. `map dump` without --hist shows it.",
             map.name()
         )))
     }
@@ -76,6 +83,22 @@ impl Slots {
         }
         Ok(())
     }
+}
+
+/// The elements of a value that is an array of integers, or of the first such array in it.
+fn counts_in(value: &Value<'_>) -> Option<Vec<u64>> {
+    let fields = value.fields().unwrap_or_default();
+    let in_field = || fields.iter().find_map(|field| field.value.words());
+    value.words().or_else(in_field)
+}
+
+/// Words of 4 bytes.
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let (words, _) = bytes.as_chunks::<4>();
+    words
+        .iter()
+        .map(|word| u32::from_le_bytes(*word).into())
+        .collect()
 }
 
 /// A line for each slot up to the last that counts something.
