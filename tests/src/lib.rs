@@ -15,16 +15,18 @@ pub mod remote;
 mod shell;
 mod suite;
 pub mod tiny;
+mod trace;
 
 pub use console::Console;
 pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
-pub use program::{link_example, link_example_with, periscope};
+pub use program::{compile_example, link_example, link_example_with, periscope};
 pub use random::Random;
 pub use shell::{Probe, Shell};
 pub use suite::{Case, Named, Scope, cases, named, scope, suite};
+pub use trace::{Ended, Trace};
 
 use std::time::Duration;
 

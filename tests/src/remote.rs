@@ -118,7 +118,10 @@ impl Remote {
         }
         match self.ask(format!("vFile:close:{file}"))?.as_str() {
             "F0" => Ok(Upload::Loaded),
-            refused if refused.starts_with("F-1") => Ok(Upload::Refused),
+            // The endpoint for tools has words for it.
+            refused if refused.starts_with("F-1") || refused.starts_with("E.") => {
+                Ok(Upload::Refused)
+            }
             other => bail!("close: {other}"),
         }
     }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine,
-    link_example, link_example_with, periscope, suite,
+    Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, Trace,
+    compile_example, link_example, link_example_with, periscope, suite,
 };
 use std::fs;
 use std::path::Path;
@@ -117,6 +117,14 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "programs_attach_where_their_sections_say",
         run: programs_attach_where_their_sections_say,
+    },
+    Case {
+        name: "trace_shows_records_beside_gdb",
+        run: trace_shows_records_beside_gdb,
+    },
+    Case {
+        name: "a_killed_trace_leaves_nothing",
+        run: a_killed_trace_leaves_nothing,
     },
     Case {
         name: "a_process_is_single_stepped_beside_probes",
@@ -793,6 +801,108 @@ fn types_come_from_the_guests_memory(machine: &Machine) -> Result<()> {
     let said = machine.linux(1)?.run("echo on")?;
     ensure!(said.trim() == "on", "vm1 goes on");
     Ok(())
+}
+
+/// What a trace leaves where it has ended: nothing of its probes, programs and maps.
+fn footprint(machine: &Machine) -> Result<String> {
+    let commands = ["trace list", "trace progs", "map list", "vm memory"];
+    let said = commands.map(|command| machine.shell(command));
+    Ok(said.into_iter().collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Records come out typed, in order and true to the guest, whether or not GDB stops the VM meanwhile; Ctrl-C takes all
+/// of it away.
+fn trace_shows_records_beside_gdb(machine: &Machine) -> Result<()> {
+    const ROUNDS: usize = 12;
+    let object = compile_example("opened", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let before = footprint(machine)?;
+    let trace = Trace::start(&machine.machine, &object, &["--json", "--maps"])?;
+    let mut truth = String::new();
+    {
+        // Each shell tells who it is and opens a file that is its own.
+        let open = |round: usize| {
+            format!("sh -c 'read name < /proc/self/comm; echo $$ $name; : > /tmp/opened{round}'; ")
+        };
+        let rounds = |range: std::ops::Range<usize>| range.map(open).collect::<String>();
+        let mut linux = machine.linux(1)?;
+        truth += &linux.run(&rounds(0..4))?;
+        let mut gdb = machine.gdb()?;
+        gdb.resume()?;
+        linux.begin(&rounds(4..8))?;
+        gdb.interrupt()?;
+        gdb.resume()?;
+        truth += &linux.finish()?;
+        gdb.interrupt()?;
+        gdb.detach()?;
+        truth += &linux.run(&rounds(8..ROUNDS))?;
+    }
+    trace.expect(&format!("/tmp/opened{}\"", ROUNDS - 1))?;
+    let ended = trace.interrupt()?;
+    let rows = ended.rows()?;
+    let own = |row: &&serde_json::Value| {
+        let path = row["record"]["path"].as_str().unwrap_or_default();
+        path.starts_with("/tmp/opened")
+    };
+    let seen: Vec<_> = rows.iter().filter(own).collect();
+    let truth: Vec<_> = truth
+        .lines()
+        .filter_map(|line| line.trim().split_once(' '))
+        .filter_map(|(pid, comm)| Some((pid.parse::<u64>().ok()?, comm)))
+        .collect();
+    ensure!(
+        (seen.len(), truth.len()) == (ROUNDS, ROUNDS),
+        "{} records of {ROUNDS}, {truth:?}:\n{:?}",
+        seen.len(),
+        ended.lines
+    );
+    for (round, (row, (pid, comm))) in seen.iter().zip(truth).enumerate() {
+        let record = serde_json::json!({
+            "pid": pid, "access": "WRITE", "creates": 1, "comm": comm, "path": format!("/tmp/opened{round}"),
+        });
+        ensure!(row["record"] == record, "{row} is not {record}");
+        let whose = (&row["program"], &row["map"], &row["vm"]);
+        ensure!(
+            whose.0 == "opened" && whose.1 == "events" && whose.2 == "vm1",
+            "{row}"
+        );
+    }
+    let times: Vec<_> = seen.iter().map(|row| row["time_ns"].as_u64()).collect();
+    ensure!(times.is_sorted(), "{times:?}");
+    let is_count = |row: &&serde_json::Value| row["map"] == "commands";
+    let counted = rows
+        .iter()
+        .filter(is_count)
+        .any(|row| row["key"]["comm"] == "sh");
+    ensure!(counted, "no count of sh in {:?}", ended.lines);
+    ensure!(
+        ended.summary.contains("opened at vm1:__arm64_sys_openat: ")
+            && ended.summary.contains(" hits, 0 missed\nevents: ")
+            && ended.summary.contains("nothing was lost"),
+        "{}",
+        ended.summary
+    );
+    let after = footprint(machine)?;
+    ensure!(after == before, "{after}\nbut before\n{before}");
+    Ok(())
+}
+
+/// Whoever kills the tool leaves nothing of it at the hypervisor either.
+fn a_killed_trace_leaves_nothing(machine: &Machine) -> Result<()> {
+    let object = compile_example("opened", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let before = footprint(machine)?;
+    let trace = Trace::start(&machine.machine, &object, &[])?;
+    machine.linux(1)?.run("cat /etc/inittab > /dev/null")?;
+    trace.expect("opened/events  pid=")?;
+    ensure!(footprint(machine)? != before, "the trace takes something");
+    trace.kill()?;
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        let after = footprint(machine)?;
+        if after == before {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{after}\nbut before\n{before}");
+    }
 }
 
 /// The guest counts its system calls by probes of its own.

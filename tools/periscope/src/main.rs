@@ -9,6 +9,7 @@ mod link;
 mod linked_file;
 mod remote;
 mod symbols;
+mod trace;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Link(link::Args),
+    Trace(trace::Args),
     Btf(btf::Args),
     Dump(dump::Args),
     Verify(verify::Args),
@@ -35,6 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Link(args) => link::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Btf(args) => btf::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -1,5 +1,5 @@
-//! A debug endpoint of the hypervisor: the few packets of GDB's remote protocol that get a file from there (GDB manual,
-//! appendix E, "Host I/O Packets").
+//! An endpoint of the hypervisor: the few packets of GDB's remote protocol that get and put files there and run `monitor`
+//! commands (GDB manual, appendix E, "Host I/O Packets", "qRcmd").
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,6 +14,9 @@ const MAX_FILE: usize = 64 << 20;
 
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 1 << 20;
+
+/// Bytes of a part of a file that is put, escapes included, at most.
+const PART: usize = 1500;
 
 /// A connection to an endpoint.
 pub(crate) struct Remote<S: Read + Write> {
@@ -32,12 +35,14 @@ impl Remote<TcpStream> {
             Ok(stream)
         };
         let stream = connect().with_context(|| {
-            format!("cannot connect to {address}: give a VM's debug endpoint, as localhost:1234")
+            format!(
+                "cannot connect to {address}: give an endpoint of the hypervisor, as localhost:1234"
+            )
         })?;
         let mut remote = Self::new(stream);
         remote.ask(b"qSupported:xmlRegisters=aarch64")?;
         let reply = remote.ask(b"QStartNoAckMode")?;
-        ensure!(reply == b"OK", "{address} is no debug endpoint");
+        ensure!(reply == b"OK", "{address} is no endpoint of the hypervisor");
         Ok(remote)
     }
 }
@@ -56,20 +61,82 @@ impl<S: Read + Write> Remote<S> {
         Ok(())
     }
 
-    /// The bytes of a file that the endpoint offers.
-    pub(crate) fn file(&mut self, name: &str) -> Result<Vec<u8>> {
+    /// Opens a file that the endpoint offers.
+    pub(crate) fn open(&mut self, name: &str) -> Result<u64> {
         // Read-only: GDB's flags for files are 0.
         let open = format!("vFile:open:{},0,0", hex(name.as_bytes()));
         let (fd, _) = self.host_io(&open)?;
-        let fd = fd.with_context(|| format!("there is no file {name} there"))?;
+        fd.with_context(|| format!("there is no file {name} there"))
+    }
+
+    /// What there is of an open file from `offset` on, nothing at its end; `None` where it cannot be read.
+    pub(crate) fn read(&mut self, fd: u64, offset: u64) -> Result<Option<Vec<u8>>> {
+        let read = format!("vFile:pread:{fd:x},{MAX_ANSWER:x},{offset:x}");
+        let (count, data) = self.host_io(&read)?;
+        let Some(count) = count else {
+            return Ok(None);
+        };
+        ensure!(count == data.len() as u64, "a part of an answer got lost");
+        Ok(Some(data))
+    }
+
+    /// Puts a file there, as GDB's `remote put` does.
+    pub(crate) fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        // GDB's flags for a file that is created and written: O_WRONLY, O_CREAT, O_TRUNC.
+        let open = format!("vFile:open:{},601,1b6", hex(name.as_bytes()));
+        let (fd, _) = self.host_io(&open)?;
+        let fd = fd.with_context(|| format!("{name} cannot be put there"))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let offset = bytes.len() - rest.len();
+            let mut packet = format!("vFile:pwrite:{fd:x},{offset:x},").into_bytes();
+            let mut taken = 0;
+            while let Some(&byte) = rest.get(taken).filter(|_| packet.len() < PART) {
+                match byte {
+                    b'#' | b'$' | b'}' | b'*' => packet.extend([b'}', byte ^ 0x20]),
+                    _ => packet.push(byte),
+                }
+                taken += 1;
+            }
+            let (written, _) = self.host_io_bytes(&packet)?;
+            ensure!(written == Some(taken as u64), "{name} cannot be put there");
+            rest = &rest[taken..];
+        }
+        let (closed, _) = self.host_io(&format!("vFile:close:{fd:x}"))?;
+        closed
+            .map(drop)
+            .with_context(|| format!("{name} is refused: `monitor trace load` says why"))
+    }
+
+    /// What a `monitor` command prints.
+    pub(crate) fn monitor(&mut self, command: &str) -> Result<String> {
+        self.send(format!("qRcmd,{}", hex(command.as_bytes())).as_bytes())?;
+        let mut text = Vec::new();
+        loop {
+            let reply = self.receive()?;
+            match reply.split_first() {
+                Some((b'O', b"K")) => break,
+                Some((b'O', digits)) => text.extend(unhex(digits)?),
+                Some((b'E', _)) => bail!("the endpoint refuses `{command}`"),
+                // GDB's own stubs may answer with the text alone.
+                _ => {
+                    text.extend(unhex(&reply)?);
+                    break;
+                }
+            }
+            ensure!(text.len() <= MAX_FILE, "`{command}` prints without end");
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The bytes of a file that the endpoint offers.
+    pub(crate) fn file(&mut self, name: &str) -> Result<Vec<u8>> {
+        let fd = self.open(name)?;
         let mut bytes = Vec::new();
         loop {
-            let offset = bytes.len();
-            let read = format!("vFile:pread:{fd:x},{MAX_ANSWER:x},{offset:x}");
-            let (count, data) = self.host_io(&read)?;
-            let count = count.with_context(|| format!("{name} cannot be read"))?;
-            ensure!(count == data.len() as u64, "a part of {name} got lost");
-            if count == 0 {
+            let data = self.read(fd, bytes.len() as u64)?;
+            let data = data.with_context(|| format!("{name} cannot be read"))?;
+            if data.is_empty() {
                 break;
             }
             bytes.extend(data);
@@ -81,7 +148,14 @@ impl<S: Read + Write> Remote<S> {
 
     /// The number and the data of `F number; data`; no number where it is an error.
     fn host_io(&mut self, packet: &str) -> Result<(Option<u64>, Vec<u8>)> {
-        let reply = self.ask(packet.as_bytes())?;
+        self.host_io_bytes(packet.as_bytes())
+    }
+
+    fn host_io_bytes(&mut self, packet: &[u8]) -> Result<(Option<u64>, Vec<u8>)> {
+        let reply = self.ask(packet)?;
+        if let Some(reason) = reply.strip_prefix(b"E.") {
+            bail!("{}", String::from_utf8_lossy(reason));
+        }
         let Some((b'F', rest)) = reply.split_first() else {
             bail!("the endpoint has no files");
         };
@@ -109,7 +183,7 @@ impl<S: Read + Write> Remote<S> {
 
     /// The body of the next packet, its escapes taken out.
     fn receive(&mut self) -> Result<Vec<u8>> {
-        const SILENT: &str = "the endpoint does not answer: is another debugger attached?";
+        const SILENT: &str = "the endpoint does not answer: is another client connected?";
         // Acknowledgements, and what came before.
         self.stream.skip_until(b'$').context(SILENT)?;
         let mut body = Vec::new();
@@ -143,6 +217,12 @@ fn unescape(body: &[u8]) -> Vec<u8> {
         });
     }
     plain
+}
+
+fn unhex(digits: &[u8]) -> Result<Vec<u8>> {
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+    bytes.context("an answer is no text")
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -207,7 +287,7 @@ mod tests {
         };
         assert_eq!(error(&[b"F-1,2"]), "there is no file btf there");
         assert_eq!(error(&[b""]), "the endpoint has no files");
-        assert_eq!(error(&[b"F3", b"F9;ab"]), "a part of btf got lost");
+        assert_eq!(error(&[b"F3", b"F9;ab"]), "a part of an answer got lost");
         assert!(error(&[b"F3"]).contains("does not answer"));
         let mut damaged = remote(&[b"F3"]);
         damaged.stream.get_mut().answers.get_mut()[2] = b'4';

@@ -198,11 +198,17 @@ fn targets_that_are_none_get_an_error() {
     });
     let link = |target: &str| fail(&["link", argument(&object), "--target", target]);
     let error = link(&address.to_string());
-    assert!(error.contains("is no debug endpoint"), "{error}");
+    assert!(
+        error.contains("is no endpoint of the hypervisor"),
+        "{error}"
+    );
     let end = server.join().expect("the server should end");
     end.expect("the command should have closed the connection");
     let error = link(&address.to_string());
-    assert!(error.contains("give a VM's debug endpoint"), "{error}");
+    assert!(
+        error.contains("give an endpoint of the hypervisor"),
+        "{error}"
+    );
 }
 
 #[test]

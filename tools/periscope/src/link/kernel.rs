@@ -11,6 +11,7 @@ use ebpf::btf::{Btf, HEADER, MAGIC};
 use object::{Object, ObjectSection};
 use std::borrow::Cow;
 use std::io::Read;
+use std::net::TcpStream;
 
 /// Bytes of a kernel at most, unpacked. Real ones have up to 100 MB.
 const MAX_IMAGE: u64 = 1 << 30;
@@ -47,17 +48,22 @@ impl Kernel {
     /// What the kernel that runs there carries in its memory. The VM stands still meanwhile.
     pub(crate) fn of_guest(address: &str) -> Result<Self> {
         let mut remote = Remote::connect(address)?;
-        let btf = remote.file("btf").with_context(|| {
+        let kernel = Self::of_files(&mut remote, "").with_context(|| {
             format!(
                 "{address} has no types: no Linux is up there, or one without CONFIG_DEBUG_INFO_BTF"
             )
         });
-        // It tells as soon as its symbols are known: the types have been found by those.
-        let banner = btf.is_ok().then(|| remote.file("linux_banner"));
         remote.detach()?;
-        let banner = banner.transpose()?.unwrap_or_default();
+        kernel
+    }
+
+    /// The same by an endpoint's files; `directory` is empty, or `vm1/` where the endpoint is no VM's.
+    pub(crate) fn of_files(remote: &mut Remote<TcpStream>, directory: &str) -> Result<Self> {
+        let btf = remote.file(&format!("{directory}btf"))?;
+        // It tells as soon as its symbols are known: the types have been found by those.
+        let banner = remote.file(&format!("{directory}linux_banner"))?;
         Ok(Self {
-            btf: btf?,
+            btf,
             version: find_version(&banner),
         })
     }

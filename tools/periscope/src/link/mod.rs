@@ -49,6 +49,16 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     kernel: KernelArgs,
+    #[command(flatten)]
+    wishes: WishArgs,
+    /// Do not ask the verifier: the hypervisor will
+    #[arg(long)]
+    no_verify: bool,
+}
+
+/// What a user wants of an object.
+#[derive(clap::Args)]
+pub(crate) struct WishArgs {
     /// Take only this program, even if its section says that it runs elsewhere (may be repeated)
     #[arg(long = "program", value_name = "NAME")]
     programs: Vec<String>,
@@ -62,15 +72,12 @@ pub(crate) struct Args {
     /// Where a program runs, in place of the section that its source gives it (may be repeated)
     #[arg(long = "attach", value_name = "PROGRAM=SECTION")]
     sections: Vec<String>,
-    /// Do not ask the verifier: the hypervisor will
-    #[arg(long)]
-    no_verify: bool,
 }
 
 /// The kernel whose types CO-RE relocations are about.
 #[derive(clap::Args)]
 #[group(multiple = false)]
-struct KernelArgs {
+pub(crate) struct KernelArgs {
     /// The guest kernel's BTF (its /sys/kernel/btf/vmlinux), for programs with CO-RE relocations
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
@@ -83,7 +90,8 @@ struct KernelArgs {
 }
 
 impl KernelArgs {
-    fn read(&self) -> Result<Option<Kernel>> {
+    /// The kernel that is named, if one is.
+    pub(crate) fn read(&self) -> Result<Option<Kernel>> {
         if let Some(address) = &self.target {
             return Kernel::of_guest(address).map(Some);
         }
@@ -107,37 +115,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let bytes = read(&args.object)?;
     let kernel = args.kernel.read()?;
-    let wishes = Wishes {
-        programs: &args.programs,
-        sections: sections::parse(&args.sections)?,
-        entries: Entries::parse(&args.maps)?,
-        values: Values::parse(&args.values)?,
-    };
-    let (linked, left_out) = link(stem, &bytes, kernel.as_ref(), &wishes)
-        .and_then(|(linked, left_out)| {
-            if !args.no_verify {
-                verify_object(&linked)?;
-            }
-            Ok((linked, left_out))
-        })
-        .with_context(|| format!("cannot link {}", args.object.display()))?;
+    let (linked, left_out) = link_bytes(&args.object, &bytes, kernel.as_ref(), &args.wishes)?;
+    if !args.no_verify {
+        verify_object(&linked).with_context(|| format!("cannot link {}", args.object.display()))?;
+    }
     linked_file::write(&linked, &output)?;
-    for LeftOut {
-        name,
-        section,
-        reason,
-    } in left_out
-    {
-        match reason {
-            Reason::Elsewhere => {
-                println!("left out {name} ({section}): it runs only inside a kernel");
-            }
-            Reason::Marked => {
-                println!("left out {name} (?{section}): --program {name} takes it");
-            }
-            // Whoever names programs knows which ones they do not name.
-            Reason::NotNamed => {}
-        }
+    for line in left_out {
+        println!("{line}");
     }
     let insns = linked.programs.iter();
     let insns = insns.map(|program| program.insns.len()).sum();
@@ -149,6 +133,40 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         plural(insns, "instruction"),
     );
     Ok(())
+}
+
+impl WishArgs {
+    fn read(&self) -> Result<Wishes<'_>> {
+        Ok(Wishes {
+            programs: &self.programs,
+            sections: sections::parse(&self.sections)?,
+            entries: Entries::parse(&self.maps)?,
+            values: Values::parse(&self.values)?,
+        })
+    }
+}
+
+/// Links the bytes of the object in the file `path`. Returns what came of it, and a line for each program that was left
+/// out and that the user does not expect to be.
+pub(crate) fn link_bytes(
+    path: &Path,
+    bytes: &[u8],
+    kernel: Option<&Kernel>,
+    wishes: &WishArgs,
+) -> Result<(Linked, Vec<String>)> {
+    let stem = stem(path)?;
+    let linked = wishes
+        .read()
+        .and_then(|wishes| link(stem, bytes, kernel, &wishes));
+    let (linked, left_out) = linked.with_context(|| format!("cannot link {}", path.display()))?;
+    let left_out = left_out.iter().filter_map(LeftOut::describe);
+    Ok((linked, left_out.collect()))
+}
+
+/// The types that an object carries in the BTF format, if it has any.
+pub(crate) fn types_of(object: &[u8]) -> Result<Option<Vec<u8>>> {
+    let elf = Elf::parse(object)?;
+    Ok(elf.section(".BTF").map(|section| section.data.to_vec()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -173,6 +191,27 @@ struct LeftOut {
     name: String,
     section: String,
     reason: Reason,
+}
+
+impl LeftOut {
+    /// In words, where the user may not expect it.
+    fn describe(&self) -> Option<String> {
+        let Self {
+            name,
+            section,
+            reason,
+        } = self;
+        match reason {
+            Reason::Elsewhere => Some(format!(
+                "left out {name} ({section}): it runs only inside a kernel"
+            )),
+            Reason::Marked => Some(format!(
+                "left out {name} (?{section}): --program {name} takes it"
+            )),
+            // Whoever names programs knows which ones they do not name.
+            Reason::NotNamed => None,
+        }
+    }
 }
 
 /// Why a program is left out.
