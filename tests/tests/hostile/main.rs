@@ -6,6 +6,7 @@ mod consoles;
 mod debuggers;
 mod packets;
 mod programs;
+mod tools;
 mod world;
 
 use anyhow::Context;
@@ -54,6 +55,10 @@ const CASES: &[Case<World>] = &[
     case!(programs::mutants),
     case!(programs::map_index_out_of_range),
     case!(programs::too_much_memory),
+    case!(tools::garbage),
+    case!(tools::requests),
+    case!(tools::mutants),
+    case!(tools::killed_anywhere),
     case!(consoles::endless_line),
     case!(consoles::cut_line),
     case!(consoles::binary_garbage),

@@ -306,7 +306,7 @@ fn seeds(world: &World) -> Vec<(&'static str, String)> {
 }
 
 /// One to four bytes changed, inserted or cut; most with a good checksum.
-fn mutant((fixed, seed): &(&str, String), random: &mut Random) -> Vec<u8> {
+pub fn mutant((fixed, seed): &(&str, String), random: &mut Random) -> Vec<u8> {
     let mut body = seed.clone().into_bytes();
     for _ in 0..=random.below(4) {
         let at = random.below(body.len() + 1);
