@@ -3,6 +3,8 @@
 mod common;
 
 use common::{argument, compile, compile_text, directory, fail, periscope, section, succeed};
+use ebpf::btf::Btf;
+use ebpf::btf::show::Value;
 use ebpf::linked::Linked;
 use std::fs;
 use std::io::Write;
@@ -365,18 +367,27 @@ fn options_are_set_by_their_types() {
     succeed(&args);
     let bytes = fs::read(&lp).expect("it should be written");
     let linked = Linked::parse(&bytes).expect("what was written should be readable");
-    let initial = |name: &str| {
-        let map = linked.maps.iter().find(|map| map.name == name);
-        map.expect("there should be that section").initial.clone()
+    let types = Btf::parse(&linked.types.btf).expect("what was written should be readable");
+    let shown = |name: &str| {
+        let index = linked.maps.iter().position(|map| map.name == name);
+        let index = index.expect("there should be that section");
+        let ty = linked.types.maps[index].value;
+        Value::new(&types, ty, &linked.maps[index].initial)
+            .text()
+            .to_string()
     };
-    let (rodata, bss) = (initial(".rodata"), initial(".bss"));
-    let has = |bytes: &[u8]| rodata.windows(bytes.len()).any(|window| window == bytes);
-    assert!(has(&[255; 4]), "pid in {rodata:?}");
-    assert!(has(&[254, 255]), "port in {rodata:?}");
-    assert!(has(&[7, 0, 0, 0]), "level in {rodata:?}");
-    assert!(has(b"dd\0\0\0\0\0\0"), "comm in {rodata:?}");
-    assert!(has(&[80, 0, 187, 1, 3, 0]), "ports in {rodata:?}");
-    assert_eq!(bss, 16_u64.to_le_bytes());
+    let rodata = shown(".rodata");
+    for expected in [
+        "pid=4294967295",
+        "port=-2",
+        "loud=true",
+        "level=HIGH",
+        "comm=\"dd\"",
+        "ports=[80 443 3]",
+    ] {
+        assert!(rodata.contains(expected), "no {expected} in {rodata}");
+    }
+    assert_eq!(shown(".bss"), "{seen=16}");
 }
 
 #[test]

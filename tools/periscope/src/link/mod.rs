@@ -276,7 +276,7 @@ fn link(
     // Who has no program here need not say how large the maps are.
     maps.complete(&wishes.entries)?;
     wishes.values.put(&elf, btf.as_ref(), &mut maps)?;
-    let mut types = types::Subset::new(btf.as_ref());
+    let mut types = types::Subset::new(&elf, btf.as_ref());
     let mut programs = Vec::new();
     for (key, section, name) in choice.taken {
         let linked = functions.link(&elf, key);

@@ -1,6 +1,7 @@
 //! The types that a linked program carries: those of its maps' keys and values and of its global
 //! data, and the strings of its source lines.
 
+use super::elf::Elf;
 use anyhow::{Context, Result, ensure};
 use ebpf::btf::{Btf, HEADER, Kind, MAGIC, Type};
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ const MAX_DEPTH: u32 = 64;
 
 /// Copies types and strings, each once.
 pub(super) struct Subset<'a> {
+    elf: &'a Elf<'a>,
     from: Option<&'a Btf<'a>>,
     types: Vec<u8>,
     count: u32,
@@ -19,8 +21,9 @@ pub(super) struct Subset<'a> {
 }
 
 impl<'a> Subset<'a> {
-    pub(super) fn new(from: Option<&'a Btf<'a>>) -> Self {
+    pub(super) fn new(elf: &'a Elf<'a>, from: Option<&'a Btf<'a>>) -> Self {
         Self {
+            elf,
             from,
             types: Vec::new(),
             count: 0,
@@ -133,13 +136,28 @@ impl<'a> Subset<'a> {
                 }
             }
             Kind::DataSec => {
+                let section = from.string(ty.name);
                 for variable in words.chunks_exact_mut(3) {
+                    variable[1] = self
+                        .place(from, section, variable[0])
+                        .unwrap_or(variable[1]);
                     variable[0] = self.copy(from, variable[0], depth - 1)?;
                 }
             }
             _ => {}
         }
         Ok(words)
+    }
+
+    /// Where in its section a variable is: the compiler leaves that to the symbol.
+    fn place(&self, from: &Btf<'_>, section: &[u8], variable: u32) -> Option<u32> {
+        let mut sections = self.elf.sections.iter();
+        let section = sections.position(|found| found.name.as_bytes() == section)?;
+        let name = from.string(from.ty(variable)?.name);
+        let mut symbols = self.elf.symbols.iter();
+        let symbol = symbols
+            .find(|symbol| symbol.section == Some(section) && symbol.name.as_bytes() == name)?;
+        u32::try_from(symbol.value).ok()
     }
 
     fn add(&mut self, id: u32, words: &[u32]) -> u32 {
