@@ -25,7 +25,7 @@ pub use machine::{Spec, TestMachine};
 pub use program::{compile_example, link_example, link_example_with, periscope};
 pub use random::Random;
 pub use shell::{Probe, Shell};
-pub use suite::{Case, Named, Scope, cases, named, scope, suite};
+pub use suite::{Case, Named, Scope, cases, named, scope, suite, suite_of};
 pub use trace::{Ended, Trace};
 
 use std::time::Duration;

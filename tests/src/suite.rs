@@ -51,10 +51,20 @@ pub fn suite<M>(boot: fn() -> Result<M>, list: &'static [Case<M>]) -> ExitCode
 where
     M: Send + 'static,
 {
+    let list = list.iter().map(|case| (case.name.to_owned(), case.run));
+    suite_of(boot, list.collect())
+}
+
+/// The same for cases that are made by a program.
+pub fn suite_of<M, F>(boot: fn() -> Result<M>, list: Vec<(String, F)>) -> ExitCode
+where
+    M: Send + 'static,
+    F: FnOnce(&M) -> Result<()> + Send + 'static,
+{
     let shared: Shared<M> = Arc::default();
-    let trials = list.iter().map(|case| {
+    let trials = list.into_iter().map(|(name, case)| {
         let shared = Arc::clone(&shared);
-        (case.name.to_owned(), move || run_on(&shared, boot, case))
+        (name, move || run_on(&shared, boot, case))
     });
     let exit = cases(trials.collect());
     // The machine ends here, not when its thread happens to.
@@ -62,14 +72,18 @@ where
     exit
 }
 
-fn run_on<M>(shared: &Shared<M>, boot: fn() -> Result<M>, case: &Case<M>) -> Result<()> {
+fn run_on<M>(
+    shared: &Shared<M>,
+    boot: fn() -> Result<M>,
+    case: impl FnOnce(&M) -> Result<()>,
+) -> Result<()> {
     // A case that panicked has failed; the others still say what they find.
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let booted = shared.get_or_insert_with(|| boot().map_err(|error| format!("{error:#}")));
     let machine = booted
         .as_ref()
         .map_err(|error| anyhow!("the machine does not boot: {error}"))?;
-    (case.run)(machine)
+    case(machine)
 }
 
 /// A test of its own, by its name, where the tests of a list differ in kind.
