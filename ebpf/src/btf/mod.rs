@@ -270,6 +270,13 @@ impl<'a> Btf<'a> {
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
+    /// The same of which at most `length` bytes are looked at.
+    pub(crate) fn string_within(&self, offset: u32, length: usize) -> &'a [u8] {
+        let rest = self.strings.get(offset as usize..).unwrap_or_default();
+        let rest = &rest[..rest.len().min(length)];
+        rest.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
     /// Whether a string begins at an offset, or in the middle of one.
     pub fn has_string(&self, offset: u32) -> bool {
         (offset as usize) < self.strings.len()

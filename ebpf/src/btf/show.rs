@@ -18,8 +18,8 @@
 //! them, without the zeros at its end: so programs put out structures that end in a text of any length. A flexible array
 //! at the end takes all bytes that there are.
 //!
-//! Types and bytes are untrusted. Every value costs a step of [`Value::limited`], every nesting one of [`MAX_DEPTH`]; what
-//! is behind the last is shown as `…`, and JSON stays well-formed.
+//! Types and bytes are untrusted. Every value costs a step of [`Value::limited`], one of a long enumeration more, every
+//! nesting one of [`MAX_DEPTH`]; what is behind the last is shown as `…`, and JSON stays well-formed.
 
 use super::{Btf, Enumerator, Int, Kind, Type};
 use crate::json::Quoted;
@@ -32,7 +32,16 @@ use core::fmt::{self, Display, Write};
 pub const MAX_DEPTH: usize = 16;
 
 /// How many values, those inside others included, are shown where nobody says otherwise.
-const MAX_VALUES: usize = 4096;
+const MAX_VALUES: usize = 1024;
+
+/// How many members are looked at for each that is shown: some have no name.
+const LOOKS: usize = 4;
+
+/// How many enumerators are looked through for a step.
+const ENUMERATORS: usize = 256;
+
+/// Bytes of a name that are shown at most.
+const MAX_NAME: usize = 256;
 
 /// What stands for what is not shown.
 const MORE: &str = "…";
@@ -114,7 +123,13 @@ impl<'v> Value<'v> {
             return None;
         }
         let mut fields = Vec::new();
-        self.add_fields(&ty, &mut fields, MAX_DEPTH);
+        let mut looks = self.limit.saturating_mul(LOOKS);
+        self.add_fields(&ty, &mut fields, &mut looks, MAX_DEPTH);
+        if looks == 0 {
+            let name = MORE.as_bytes();
+            let value = self.part(0, 0, Some(0));
+            fields.push(Field { name, value });
+        }
         Some(fields)
     }
 
@@ -151,7 +166,13 @@ impl<'v> Value<'v> {
         })
     }
 
-    fn add_fields(&self, ty: &Type<'v>, fields: &mut Vec<Field<'v>>, depth: usize) {
+    fn add_fields(
+        &self,
+        ty: &Type<'v>,
+        fields: &mut Vec<Field<'v>>,
+        looks: &mut usize,
+        depth: usize,
+    ) {
         for variable in ty.variables() {
             if fields.len() >= self.limit {
                 return;
@@ -160,16 +181,17 @@ impl<'v> Value<'v> {
             let end = start.saturating_add(variable.size as usize);
             let var = self.btf.ty(variable.ty);
             fields.push(Field {
-                name: var.map_or(&[], |var| self.btf.string(var.name)),
+                name: var.map_or(&[], |var| self.btf.string_within(var.name, MAX_NAME)),
                 value: self.part(variable.ty, start, Some(end)),
             });
         }
         for member in ty.members() {
-            if fields.len() >= self.limit {
+            if fields.len() >= self.limit || *looks == 0 {
                 return;
             }
+            *looks -= 1;
             let value = self.member(ty, member.ty, member.bit_offset, member.bit_size);
-            let name = self.btf.string(member.name);
+            let name = self.btf.string_within(member.name, MAX_NAME);
             if !name.is_empty() {
                 fields.push(Field { name, value });
                 continue;
@@ -178,7 +200,7 @@ impl<'v> Value<'v> {
             if let Some((_, inner)) = inner.filter(|(_, inner)| inner.kind.is_composite())
                 && depth > 0
             {
-                value.add_fields(&inner, fields, depth - 1);
+                value.add_fields(&inner, fields, looks, depth - 1);
             }
             // Anything else without a name is padding.
         }
@@ -339,11 +361,13 @@ impl Printer<'_> {
         let Some((bits, width)) = value.load(ty) else {
             return self.unknown();
         };
+        self.room = self.room.saturating_sub(ty.len() / ENUMERATORS);
         let mask = u128::MAX >> (WIDEST - width);
         let is_it = |one: &Enumerator| one.value as i64 as i128 as u128 & mask == bits;
         match (ty.enumerators().find(is_it), Signedness::of_enum(ty)) {
             (Some(one), _) => {
-                let name = String::from_utf8_lossy(value.btf.string(one.name));
+                let name = value.btf.string_within(one.name, MAX_NAME);
+                let name = String::from_utf8_lossy(name);
                 self.word(&name)
             }
             (None, Signedness::Unsigned) => write!(self.out, "{bits}"),
@@ -485,9 +509,9 @@ pub fn read(btf: &Btf<'_>, ty: u32, text: &str) -> Option<Vec<u8>> {
 fn is_char(btf: &Btf<'_>, element: u32) -> bool {
     let resolved = btf.resolve(element).map(|(_, ty)| ty);
     let is_one_byte = |ty: &Type<'_>| ty.kind == Kind::Int && ty.size_or_type == 1;
-    resolved
-        .filter(is_one_byte)
-        .is_some_and(|ty| ty.int().is_some_and(Int::is_character) || btf.string(ty.name) == b"char")
+    resolved.filter(is_one_byte).is_some_and(|ty| {
+        ty.int().is_some_and(Int::is_character) || btf.string_within(ty.name, MAX_NAME) == b"char"
+    })
 }
 
 fn without_padding(bytes: &[u8]) -> &[u8] {

@@ -1,7 +1,11 @@
 //! The reader of C types, on any types and strings.
 
 use crate::input::Input;
+use ebpf::btf::show::Value;
 use ebpf::btf::{Btf, HEADER, MAGIC};
+
+/// How many types are shown, and how many values of each.
+const SHOWN: usize = 64;
 
 /// Reads types and asks everything of each.
 pub fn check(bytes: &[u8]) {
@@ -46,5 +50,14 @@ fn read(bytes: &[u8]) {
             ty.variables().count(),
         ];
         assert!(records.iter().sum::<usize>() <= ty.len());
+    }
+    for (id, _) in btf.types().take(SHOWN) {
+        // Any bytes do for a value.
+        let value = Value::new(&btf, id, bytes).limited(SHOWN);
+        let (text, json) = (value.text().to_string(), value.json().to_string());
+        // A name has 256 bytes at most; every byte of a text can take 10.
+        let most = SHOWN * (10 * 256 + 10 * bytes.len() + 64);
+        assert!(text.len() <= most && json.len() <= most);
+        assert!(!text.contains('\n') && json.bytes().all(|byte| byte >= b' '));
     }
 }

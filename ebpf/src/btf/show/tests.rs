@@ -209,6 +209,22 @@ fn there_is_an_end() {
 }
 
 #[test]
+fn what_nobody_names_costs_little() {
+    // Each structure has a hundred members without a name, which are the next structure.
+    let structure = |id: u32| {
+        let member = [0, id + 1, 0];
+        let head = [0, info(Kind::Struct, 100), 8];
+        [&head[..], &member.repeat(100)].concat()
+    };
+    let mut words: alloc::vec::Vec<u32> = (1..16).flat_map(structure).collect();
+    words.extend([0, info(Kind::Struct, 0), 8]);
+    let types = btf(&words, STRINGS);
+    let btf = Btf::parse(&types).expect("the types are well-made");
+    let json = Value::new(&btf, 1, &[0; 8]).json().to_string();
+    assert_eq!(json, "{\"…\":null}");
+}
+
+#[test]
 fn what_is_shown_can_be_read() {
     let types = types();
     let btf = Btf::parse(&types).expect("the types are well-made");

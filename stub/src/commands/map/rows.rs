@@ -9,8 +9,12 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::btf::show::Value;
 use ebpf::map::{Entry, Map, MapKind};
 use probes::symbols::Symbols;
+
+/// Bytes of what is shown by types in a table, roughly: what comes after that is shown as `…`.
+const MAX_TEXT: usize = 256 << 10;
 
 /// A table of entries.
 pub(super) struct Rows<'t> {
@@ -23,6 +27,8 @@ pub(super) struct Rows<'t> {
     format: Format,
     types: &'t Typed<'t>,
     values: Values,
+    /// What is left of [`MAX_TEXT`].
+    room: usize,
 }
 
 /// What the values of a map mean.
@@ -62,6 +68,7 @@ impl<'t> Rows<'t> {
             sum: Sum::default(),
             format: invocation.out.format(),
             types,
+            room: MAX_TEXT,
             values: Values::of(map, invocation),
         }
     }
@@ -70,9 +77,10 @@ impl<'t> Rows<'t> {
     /// people see their sum.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
         let cpu = entry.cpu.map(|cpu| cpu.to_string());
-        let typed = self.types.value(entry.value);
+        let types = self.types;
+        let typed = types.value(entry.value);
         let value = match &self.values {
-            Values::Plain => cell(typed, entry.value, self.format),
+            Values::Plain => self.cell(typed, entry.value),
             Values::Backtraces(symbols) => backtrace(entry.value, symbols.as_deref()).into(),
         };
         self.row(entry.key, cpu, value);
@@ -90,10 +98,24 @@ impl<'t> Rows<'t> {
         }
     }
 
+    fn cell(&mut self, typed: Option<Value<'_>>, bytes: &[u8]) -> Cell {
+        let typed = match self.room {
+            0 => typed.map(|value| value.limited(0)),
+            _ => typed,
+        };
+        let cell = cell(typed, bytes, self.format);
+        if typed.is_some() {
+            self.room = self.room.saturating_sub(cell.text().len());
+        }
+        cell
+    }
+
     fn row(&mut self, key: &[u8], cpu: Option<String>, value: Cell) {
-        let key = self
-            .has_key
-            .then(|| cell(self.types.key(key), key, self.format));
+        let types = self.types;
+        let key = match self.has_key {
+            true => Some(self.cell(types.key(key), key)),
+            false => None,
+        };
         let cpu = cpu.map(Cell::from);
         self.table.row(key.into_iter().chain(cpu).chain([value]));
     }
