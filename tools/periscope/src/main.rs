@@ -7,8 +7,11 @@ mod dump;
 mod header;
 mod link;
 mod linked_file;
+mod record_types;
 mod remote;
 mod symbols;
+#[cfg(test)]
+mod testing;
 mod trace;
 mod verify;
 

@@ -19,6 +19,7 @@ mod variables;
 pub(crate) use kernel::Kernel;
 
 use crate::linked_file::{self, plural};
+use crate::record_types::named_as_records;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use code::{Functions, Targets};
 use ebpf::btf::Btf;
@@ -302,6 +303,13 @@ fn link(
     }
     while map_types.last() == Some(&MapTypes::default()) {
         map_types.pop();
+    }
+    for (_, ty) in btf
+        .iter()
+        .flat_map(|btf| named_as_records(btf, kernel_types.as_ref()))
+    {
+        // Who has one that cannot be carried sees such records as bytes.
+        let _ = types.ty(ty);
     }
     let linked = Linked {
         name: name.into(),

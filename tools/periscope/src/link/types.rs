@@ -1,5 +1,5 @@
-//! The types that a linked program carries: those of its maps' keys and values and of its global
-//! data, and the strings of its source lines.
+//! The types that a linked program carries: those of its maps' keys and values, of its global data and of what seem to
+//! be its records, and the strings of its source lines.
 
 use super::elf::Elf;
 use anyhow::{Context, Result, ensure};

@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 use door::{Door, Stream};
 use ebpf::linked::Linked;
 use printer::{Format, Printer, Prints};
-use records::{Records, TypeNames};
+use records::{Records, Sources, TypeNames};
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// What the records are that come through a map, a structure of the object's types (may be repeated)
     #[arg(long = "record", value_name = "MAP=TYPE")]
     records: Vec<String>,
+    /// An object, or types in the BTF format, with more types for records: of a tool that is there without its sources
+    #[arg(long, value_name = "FILE")]
+    types: Option<PathBuf>,
     /// Show one JSON object a line
     #[arg(long)]
     json: bool,
@@ -86,10 +89,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         Format::Text
     };
+    let types = prepared.records.btf()?;
     let prints = Prints {
         object: name,
         attached: &attached,
         records: &prepared.records,
+        types: &types,
         format,
     };
     let mut printer = Printer::new(prints, io::stdout().lock());
@@ -137,12 +142,28 @@ fn prepare(args: &Args, door: &mut Door) -> Result<Prepared> {
         let linked = Linked::parse(&bytes).with_context(|| path.display().to_string())?;
         (linked, None, None)
     };
-    let records = Records::new(&linked, types, kernel.map(|kernel| kernel.btf), names)?;
+    let sources = Sources {
+        named: args.types.as_deref().map(read_types).transpose()?,
+        object: types,
+        kernel: kernel.map(|kernel| kernel.btf),
+    };
+    let records = Records::new(&linked, sources, names)?;
     Ok(Prepared {
         name: args.name.clone().unwrap_or_else(|| linked.name.clone()),
         linked,
         records,
     })
+}
+
+/// The types in a file: an object's, or the file as it is.
+fn read_types(path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    if !bytes.starts_with(b"\x7fELF") {
+        return Ok(bytes);
+    }
+    let types = link::types_of(&bytes).with_context(|| shown.to_string())?;
+    types.with_context(|| format!("{shown} has no types: compile it with -g"))
 }
 
 /// The types of the kernel that runs in a VM. It goes on running meanwhile.

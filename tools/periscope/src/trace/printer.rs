@@ -23,6 +23,8 @@ pub(super) struct Prints<'p> {
     pub(super) object: &'p str,
     pub(super) attached: &'p [Attached],
     pub(super) records: &'p Records,
+    /// [`Records::btf`].
+    pub(super) types: &'p [Btf<'p>],
     pub(super) format: Format,
 }
 
@@ -38,7 +40,6 @@ pub(super) struct Counts {
 /// Shows events that belong to an object.
 pub(super) struct Printer<'p, W: Write> {
     prints: Prints<'p>,
-    types: Option<Btf<'p>>,
     out: io::BufWriter<W>,
     decoder: Decoder,
     counts: Counts,
@@ -57,7 +58,6 @@ struct Names {
 impl<'p, W: Write> Printer<'p, W> {
     pub(super) fn new(prints: Prints<'p>, out: W) -> Self {
         Self {
-            types: prints.records.btf(),
             prints,
             out: io::BufWriter::new(out),
             decoder: Decoder::default(),
@@ -146,8 +146,7 @@ impl<'p, W: Write> Printer<'p, W> {
     fn record(&mut self, event: &TraceEvent, map: &str, bytes: &[u8]) -> io::Result<()> {
         *self.counts.records.entry(map.to_owned()).or_default() += 1;
         let program = self.program(event).unwrap_or_default();
-        let value = self.types.as_ref();
-        let value = value.and_then(|types| self.prints.records.value(types, map, bytes));
+        let value = self.prints.records.value(self.prints.types, map, bytes);
         match self.prints.format {
             Format::Json => {
                 let mut line = json_head(event, &program);
@@ -268,4 +267,119 @@ fn who(event: &TraceEvent) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::{Sources, TypeNames};
+    use super::*;
+    use probes::addr::Gva;
+    use probes::event::encode_text;
+    use probes::machine::{VcpuId, VmId};
+
+    /// The map of the object, and one of somebody else's.
+    const MAP: u64 = 3;
+    const OTHER: u64 = 4;
+
+    fn event(kind: EventKind, map: u64) -> TraceEvent {
+        TraceEvent {
+            time_ns: 1_000_002_000,
+            kind,
+            cpu: 1,
+            vm: VmId(1),
+            vcpu: VcpuId(0),
+            id: 7,
+            args: [map, 0, 0, 0],
+            duration_ns: 0,
+            pc: Gva(0),
+            origin: EventKind::Kprobe,
+        }
+    }
+
+    /// What comes in a stream: names, records and lines of the object and of others, losses.
+    fn stream() -> Vec<u8> {
+        let lost = |map| TraceEvent {
+            origin: EventKind::Lost,
+            ..event(EventKind::Lost, map)
+        };
+        let others = |kind| TraceEvent {
+            id: 8,
+            ..event(kind, 0)
+        };
+        let events: [(TraceEvent, &[u8]); 9] = [
+            (event(EventKind::Name, MAP), b"opens:events"),
+            (event(EventKind::Name, OTHER), b"other:events"),
+            (event(EventKind::Record, MAP), b"\x01\x02"),
+            (event(EventKind::Record, OTHER), b"\x03"),
+            (event(EventKind::Print, 0), b"a \"line\"\n"),
+            (others(EventKind::Print), b"not ours"),
+            (event(EventKind::ProgramError, 0), b"budget"),
+            (lost(MAP), &5_u64.to_le_bytes()),
+            (lost(0), &6_u64.to_le_bytes()),
+        ];
+        let mut bytes = Vec::new();
+        for (event, text) in events {
+            encode_text(&event, text, &mut |record| {
+                bytes.extend(record.iter().flat_map(|word| word.to_le_bytes()));
+            });
+        }
+        bytes
+    }
+
+    fn shown(format: Format) -> (String, Vec<(String, u64)>) {
+        let linked = ebpf::builtin::linked("count").expect("it is built in");
+        let names = TypeNames::parse(&[]).expect("nothing is said");
+        let records = Records::new(&linked, Sources::default(), names).expect("there are none");
+        let types = records.btf().expect("there are none");
+        let attached = Attached {
+            said: String::new(),
+            program: "opened".into(),
+            place: Place::Probe { vm: 1, id: 7 },
+        };
+        let prints = Prints {
+            object: "opens",
+            attached: &[attached],
+            records: &records,
+            types: &types,
+            format,
+        };
+        let mut out = Vec::new();
+        let mut printer = Printer::new(prints, &mut out);
+        for part in stream().chunks(100) {
+            printer.take(part).expect("it can be written");
+        }
+        printer.flush().expect("it can be written");
+        let lost = printer.counts().lost.clone().into_iter().collect();
+        drop(printer);
+        (String::from_utf8(out).expect("it is text"), lost)
+    }
+
+    #[test]
+    fn what_belongs_to_the_object_is_shown() {
+        let (text, lost) = shown(Format::Text);
+        let lines = [
+            "     1.000002  vm1/vcpu0  opened/events  2 bytes 0102",
+            "     1.000002  vm1/vcpu0  opened         a \"line\"",
+            "     1.000002  vm1/vcpu0  opened         failed: budget",
+            "(map events: 5 lost)",
+            "(cpu 1: 6 lost)",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(lost, [("cpu 1".into(), 6), ("map events".into(), 5)]);
+    }
+
+    #[test]
+    fn the_same_for_tools() {
+        let (text, _) = shown(Format::Json);
+        let head =
+            "\"time_ns\":1000002000,\"cpu\":1,\"vm\":\"vm1\",\"vcpu\":0,\"program\":\"opened\"";
+        let lines = [
+            format!("{{{head},\"map\":\"events\",\"bytes\":\"0102\"}}"),
+            format!("{{{head},\"text\":\"a \\\"line\\\"\"}}"),
+            format!("{{{head},\"error\":\"budget\"}}"),
+            "{\"lost\":5,\"map\":\"events\"}".to_owned(),
+            "{\"lost\":6,\"cpu\":\"1\"}".to_owned(),
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+    }
 }

@@ -11,14 +11,7 @@ const FIRST_MEMBER: u32 = 7;
 
 /// BTF of types as words, and of the strings "t" (at 1), "x" (at 3), "0" and "0:0".
 fn types(words: &[u32]) -> Vec<u8> {
-    let strings = b"\0t\0x\x000\x000:0\0";
-    let length = 4 * words.len() as u32;
-    let header = [24, 0, length, length, strings.len() as u32];
-    let mut bytes = vec![0x9f, 0xeb, 1, 0];
-    let words = header.iter().chain(words);
-    bytes.extend(words.flat_map(|word| word.to_le_bytes()));
-    bytes.extend(strings);
-    bytes
+    crate::testing::btf(words, b"\0t\0x\x000\x000:0\0")
 }
 
 /// A type's record.
