@@ -127,6 +127,10 @@ const CASES: &[Case<Machine>] = &[
         run: a_killed_trace_leaves_nothing,
     },
     Case {
+        name: "gdb_takes_the_endpoint_for_tools",
+        run: gdb_takes_the_endpoint_for_tools,
+    },
+    Case {
         name: "a_process_is_single_stepped_beside_probes",
         run: a_process_is_single_stepped_beside_probes,
     },
@@ -888,9 +892,11 @@ fn trace_shows_records_beside_gdb(machine: &Machine) -> Result<()> {
 
 /// Whoever kills the tool leaves nothing of it at the hypervisor either.
 fn a_killed_trace_leaves_nothing(machine: &Machine) -> Result<()> {
-    let object = compile_example("opened", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    // A linked program this time, which carries the types of its records.
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let linked = link_example_with("opened", directory, &["--target", &machine.endpoint()])?;
     let before = footprint(machine)?;
-    let trace = Trace::start(&machine.machine, &object, &[])?;
+    let trace = Trace::start(&machine.machine, &linked, &[])?;
     machine.linux(1)?.run("cat /etc/inittab > /dev/null")?;
     trace.expect("opened/events  pid=")?;
     ensure!(footprint(machine)? != before, "the trace takes something");
@@ -903,6 +909,24 @@ fn a_killed_trace_leaves_nothing(machine: &Machine) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "{after}\nbut before\n{before}");
     }
+}
+
+/// GDB has commands and files there, and is told that there is nothing to debug.
+fn gdb_takes_the_endpoint_for_tools(machine: &Machine) -> Result<()> {
+    let mut gdb = Gdb::start()?;
+    let port = machine.machine.ports().tools();
+    gdb.console(&format!("target extended-remote 127.0.0.1:{port}"))?;
+    let list = gdb.console("monitor vm list")?;
+    ensure!(list.contains("vm1  running  2 of 2"), "{list}");
+    let banner = Path::new(env!("CARGO_TARGET_TMPDIR")).join("banner");
+    gdb.console(&format!("remote get vm2/linux_banner {}", banner.display()))?;
+    let banner = fs::read_to_string(banner)?;
+    ensure!(banner.starts_with("Linux version "), "{banner}");
+    let registers = gdb.console("info registers");
+    ensure!(registers.is_err(), "there are none: {registers:?}");
+    let said = machine.linux(1)?.run("echo on")?;
+    ensure!(said.trim() == "on", "vm1 has not stopped");
+    Ok(())
 }
 
 /// The guest counts its system calls by probes of its own.

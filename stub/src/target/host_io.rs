@@ -186,8 +186,13 @@ impl DebugTarget {
                 }
             },
             b"linux_banner" => {
-                let banner = self.guest(names.next())?.kernel_banner();
-                banner.map(String::into_bytes)
+                let space = self.guest(names.next())?;
+                // It is found with the symbols.
+                if let Err(reason) = space.find_symbols() {
+                    self.explain(alloc::format!("linux_banner: {reason}"));
+                    return None;
+                }
+                space.kernel_banner().map(String::into_bytes)
             }
             _ => None,
         }

@@ -66,7 +66,7 @@ pub fn requests(world: &World) -> Result<()> {
         (open("vm9/btf"), "E."),
         // The tiny guest is no Linux.
         (open("vm1/btf"), "E."),
-        (open("vm1/linux_banner"), "F-1,"),
+        (open("vm1/linux_banner"), "E."),
         (open("../../etc/passwd"), "F-1,"),
         (open(""), "F-1,"),
         ("vFile:pread:0,10,0".to_owned(), "F-1,"),

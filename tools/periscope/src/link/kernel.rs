@@ -60,7 +60,6 @@ impl Kernel {
     /// The same by an endpoint's files; `directory` is empty, or `vm1/` where the endpoint is no VM's.
     pub(crate) fn of_files(remote: &mut Remote<TcpStream>, directory: &str) -> Result<Self> {
         let btf = remote.file(&format!("{directory}btf"))?;
-        // It tells as soon as its symbols are known: the types have been found by those.
         let banner = remote.file(&format!("{directory}linux_banner"))?;
         Ok(Self {
             btf,

@@ -239,6 +239,9 @@ impl<'p, W: Write> Printer<'p, W> {
         };
         *self.counts.lost.entry(format!("{key} {name}")).or_default() += count;
         match self.prints.format {
+            Format::Json if key == "cpu" => {
+                writeln!(self.out, "{{\"lost\":{count},\"cpu\":{name}}}")
+            }
             Format::Json => writeln!(self.out, "{{\"lost\":{count},\"{key}\":{}}}", Quoted(&name)),
             Format::Text => writeln!(self.out, "({key} {name}: {count} lost)"),
         }
@@ -378,7 +381,7 @@ mod tests {
             format!("{{{head},\"text\":\"a \\\"line\\\"\"}}"),
             format!("{{{head},\"error\":\"budget\"}}"),
             "{\"lost\":5,\"map\":\"events\"}".to_owned(),
-            "{\"lost\":6,\"cpu\":\"1\"}".to_owned(),
+            "{\"lost\":6,\"cpu\":1}".to_owned(),
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
     }
