@@ -39,7 +39,7 @@ pub fn linked(name: &str) -> Option<Linked> {
         name: name.into(),
         section: String::new(),
         insns,
-        lines: Vec::new(),
+        ..ProgramDef::default()
     };
     Some(Linked {
         name: name.into(),

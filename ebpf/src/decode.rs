@@ -72,6 +72,9 @@ pub(crate) enum Op {
     Function,
     Load(Width),
     LoadSigned(Width),
+    /// A load from the guest's memory: 0 where nothing can be read.
+    LoadGuest(Width),
+    LoadGuestSigned(Width),
     Store(Width),
     /// The immediate says which operation.
     Atomic(Width),

@@ -1,6 +1,7 @@
 //! What a running program asks of the machine that runs it.
 
 use crate::map::MapId;
+use crate::signature::Signature;
 use crate::task::TaskFields;
 
 /// The context of a program: Linux' arm64 `struct user_pt_regs`
@@ -39,6 +40,14 @@ pub trait Host {
     /// The GVA of the function whose entry or return is probed; `None` anywhere else.
     fn function(&self) -> Option<u64> {
         None
+    }
+    /// What the context of the program is that runs, where that is a function's arguments.
+    fn signature(&self) -> Option<Signature> {
+        None
+    }
+    /// What the user has given to the probe for the program (`bpf_get_attach_cookie`); 0 where nothing.
+    fn cookie(&self) -> u64 {
+        0
     }
     /// Reads the guest's virtual memory as guest EL1 would on the vCPU that trapped. On a fault
     /// nothing is promised about `buffer`.

@@ -23,6 +23,7 @@ use crate::map::Map;
 use crate::object::{Access, RunError, RunFault};
 use crate::run::Run;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, key_of_frame};
+use crate::verify::{MemoryKind, Verified};
 use crate::width::Width;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -57,6 +58,18 @@ impl Code {
     fn cost_of(&self, entry: usize) -> Option<u64> {
         self.entries.binary_search(&entry).ok()?;
         Some(length(&self.entries, self.steps.len(), entry))
+    }
+
+    /// From now on, the loads that the verifier has found to be from the guest are.
+    pub(crate) fn load_from_guest(&mut self, verified: &Verified) {
+        for (insn, step) in self.steps.iter_mut().enumerate() {
+            step.op = match step.op {
+                op if verified.memory(insn) != MemoryKind::Guest => op,
+                Op::Load(width) => Op::LoadGuest(width),
+                Op::LoadSigned(width) => Op::LoadGuestSigned(width),
+                op => op,
+            };
+        }
     }
 
     /// How many instructions it has.
@@ -163,6 +176,14 @@ impl Vm<'_, '_> {
                 }
                 Op::LoadSigned(width) => {
                     let value = self.load(offset(src, step.argument), width)?;
+                    self.set(step.dst, width.sign_extend(value));
+                }
+                Op::LoadGuest(width) => {
+                    let value = helper::load_guest(self.run, offset(src, step.argument), width)?;
+                    self.set(step.dst, value);
+                }
+                Op::LoadGuestSigned(width) => {
+                    let value = helper::load_guest(self.run, offset(src, step.argument), width)?;
                     self.set(step.dst, width.sign_extend(value));
                 }
                 Op::Store(width) => {

@@ -30,6 +30,7 @@ pub mod map;
 mod memory;
 pub mod object;
 mod run;
+pub mod signature;
 pub mod stack;
 pub mod task;
 pub mod verify;

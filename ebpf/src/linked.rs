@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! header   magic     8 bytes   "PSCPLINK"
-//!          version   u32       2
+//!          version   u32       3
 //!          length    u32       bytes of the body, all that follows the header
 //!          checksum  u32       CRC-32 of the body (IEEE 802.3, as zlib's crc32)
 //! body     name      name      what users call the object
@@ -25,6 +25,10 @@
 //!          initial   u32       bytes that follow, entry 0 of an array: none or the value size
 //! program  name      name      the function
 //!          section   name      such as kprobe/vfs_read; may be empty
+//!          context   u32       0 registers, or a tracepoint's fields; 1 the arguments of a function; 2
+//!                              these and its result
+//!          arguments u32       64-bit values that these arguments are; 0 where they are not there
+//!          addresses u32       bit n: value n may be an address in the guest; 0 the same
 //!          insns     u32       how many instructions of 8 bytes follow (RFC 9669)
 //!          lines     u32       how many source lines of 16 bytes follow, by rising instruction
 //! line     insn      u32       the first instruction that belongs to it
@@ -40,6 +44,7 @@
 use crate::btf::{Btf, BtfError};
 use crate::insn::Insn;
 use crate::map::{MapDef, MapDefError, MapKind, Mutability};
+use crate::signature::Signature;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -57,7 +62,7 @@ pub const MAX_INSNS: usize = 65_536;
 
 const MAGIC: [u8; 8] = *b"PSCPLINK";
 /// The version of the format. A reader takes no other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const FLAG_FROZEN: u32 = 1;
 
 /// Where some instructions of a program are in its source. Offsets are those of strings in
@@ -119,6 +124,8 @@ pub struct ProgramDef {
     pub name: String,
     /// The section it came from, such as `kprobe/vfs_read`; empty for built-in programs.
     pub section: String,
+    /// What its context is, where that is a function's arguments and not the registers.
+    pub signature: Option<Signature>,
     /// The instructions: the program first, then the subprograms that it calls.
     pub insns: Vec<Insn>,
     /// Where they are in the source, by rising instruction; empty if that is not known.
@@ -186,6 +193,8 @@ pub enum ParseError {
     Map(MapDefError),
     /// No program, or more than [`MAX_PROGRAMS`].
     Programs,
+    /// A context that there is not, or with more arguments than functions have in registers.
+    Context,
     /// A program without instructions, or with more than [`MAX_INSNS`].
     Insns,
     /// Source lines that do not rise, or lie behind the program's end.
@@ -222,6 +231,7 @@ impl fmt::Display for ParseError {
             Self::MapFlags(flags) => write!(f, "map flags {flags:#x} are not known"),
             Self::Map(error) => write!(f, "a map has {error}"),
             Self::Programs => write!(f, "there must be 1 to {MAX_PROGRAMS} programs"),
+            Self::Context => f.write_str("a program's context is of a kind that is not known"),
             Self::Insns => write!(f, "a program must have 1 to {MAX_INSNS} instructions"),
             Self::Lines => f.write_str("the source lines of a program are not in its order"),
             Self::Types(error) => error.fmt(f),
@@ -472,6 +482,8 @@ impl<'a> Reader<'a> {
     fn program(&mut self) -> Result<ProgramDef, ParseError> {
         let name = self.name()?;
         let section = self.name()?;
+        let words = [self.u32()?, self.u32()?, self.u32()?];
+        let signature = Signature::from_words(words).ok_or(ParseError::Context)?;
         let count = self.u32()? as usize;
         if count > MAX_INSNS {
             return Err(ParseError::Insns);
@@ -486,6 +498,7 @@ impl<'a> Reader<'a> {
         Ok(ProgramDef {
             name,
             section,
+            signature,
             insns,
             lines: lines.collect::<Result<_, _>>()?,
         })
@@ -531,6 +544,7 @@ fn put_map(body: &mut Vec<u8>, map: &MapDef, types: MapTypes) {
 fn put_program(body: &mut Vec<u8>, program: &ProgramDef) {
     put_name(body, &program.name);
     put_name(body, &program.section);
+    put_words(body, Signature::to_words(program.signature));
     put_words(body, [program.insns.len() as u32]);
     body.extend(program.insns.iter().flat_map(|insn| insn.encode()));
     put_words(body, [program.lines.len() as u32]);

@@ -12,6 +12,7 @@ use crate::linked::{Linked, MapTypes, ParseError, ProgramDef, Types};
 use crate::map::{Map, MapDef, MapKind, Shape};
 use crate::memory::Memory;
 use crate::run::Run;
+use crate::signature::Signature;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
 use crate::verify::{Verified, VerifyError, verify_object};
 use alloc::boxed::Box;
@@ -204,6 +205,7 @@ struct Compiled {
 pub struct Program {
     name: String,
     section: String,
+    signature: Option<Signature>,
     insns: Box<[Insn]>,
     code: Code,
     /// What runs instead of the interpreter, if anything does.
@@ -224,6 +226,11 @@ impl Program {
     /// The section it came from, such as `kprobe/vfs_read`; empty for built-in programs.
     pub fn section(&self) -> &str {
         &self.section
+    }
+
+    /// What its context is, where that is a function's arguments and not the registers.
+    pub fn signature(&self) -> Option<Signature> {
+        self.signature
     }
 
     /// How many instructions it has.
@@ -473,6 +480,7 @@ impl Object {
         let verified = verify_object(linked).map_err(|error| LoadError::Verify(error.into()))?;
         let mut object = Self::allocate(linked, cpus)?;
         for (program, verified) in object.own_programs().zip(verified) {
+            program.code.load_from_guest(&verified);
             program.verified = Some(verified);
         }
         Ok(object)
@@ -496,6 +504,7 @@ impl Object {
             Arc::new(Program {
                 name: program.name.clone(),
                 section: program.section.clone(),
+                signature: program.signature,
                 insns: program.insns.as_slice().into(),
                 code: Code::decode(&program.insns, &data.maps),
                 compiled: None,

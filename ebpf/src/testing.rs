@@ -5,6 +5,7 @@ use crate::insn::Insn;
 use crate::linked::{Linked, ProgramDef};
 use crate::map::{MapDef, MapId, MapKind, Mutability};
 use crate::object::{Object, RunError};
+use crate::signature::Signature;
 use crate::task::TaskFields;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -26,6 +27,8 @@ pub(crate) struct FakeHost {
     pub(crate) current: Option<u64>,
     pub(crate) task_fields: Option<TaskFields>,
     pub(crate) function: Option<u64>,
+    pub(crate) signature: Option<Signature>,
+    pub(crate) cookie: u64,
     /// What programs have put out.
     pub(crate) records: RefCell<Vec<(MapId, Vec<u8>)>>,
     /// How many more records there is room for.
@@ -45,6 +48,8 @@ impl FakeHost {
             current: None,
             task_fields: None,
             function: None,
+            signature: None,
+            cookie: 0,
             records: RefCell::default(),
             room: Cell::new(usize::MAX),
         }
@@ -83,6 +88,14 @@ impl Host for FakeHost {
 
     fn function(&self) -> Option<u64> {
         self.function
+    }
+
+    fn signature(&self) -> Option<Signature> {
+        self.signature
+    }
+
+    fn cookie(&self) -> u64 {
+        self.cookie
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
@@ -138,7 +151,7 @@ pub(crate) fn program(insns: &[Insn]) -> ProgramDef {
         name: "test".into(),
         section: "kprobe/test".into(),
         insns: insns.to_vec(),
-        lines: Vec::new(),
+        ..ProgramDef::default()
     }
 }
 

@@ -90,7 +90,7 @@ fn peak(insns: Vec<Insn>) -> usize {
         name: "hostile".to_owned(),
         section: "kprobe/hostile".to_owned(),
         insns,
-        lines: Vec::new(),
+        ..ProgramDef::default()
     };
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

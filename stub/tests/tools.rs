@@ -63,7 +63,10 @@ impl Tools {
                 }
             }
             let replies = self.raw(&frame_bytes(&packet));
-            assert_eq!(replies, [format!("F{:02x}", chunk.len())]);
+            // Numbers have whole bytes.
+            let digits = format!("{:x}", chunk.len());
+            let whole = digits.len().next_multiple_of(2);
+            assert_eq!(replies, [format!("F{digits:0>whole$}")]);
         }
         self.ask("vFile:close:0")
     }

@@ -2,7 +2,9 @@
 
 use super::queue::Take;
 use super::read::{Half, probe_read, probe_read_str};
-use super::{E2BIG, EAGAIN, EINVAL, Helper, backtrace, print, queue, random, records, task};
+use super::{
+    E2BIG, EAGAIN, EINVAL, Helper, arguments, backtrace, print, queue, random, records, task,
+};
 use crate::address::{self, Place};
 use crate::map::{MAX_KEY_SIZE, Map, MapError, MapKind, UpdateFlag, Values};
 use crate::object::{Access, RunFault};
@@ -47,11 +49,15 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         Helper::GetCurrentPidTgid => Ok(task::pid_tgid(run.host)),
         Helper::GetCurrentUidGid => Ok(task::uid_gid(run.host)),
         Helper::GetCurrentComm => task::comm(run, first, second),
-        Helper::GetCurrentTask => Ok(run.host.current().unwrap_or(0)),
+        Helper::GetCurrentTask | Helper::GetCurrentTaskBtf => Ok(run.host.current().unwrap_or(0)),
         Helper::GetCurrentCgroupId => Ok(task::cgroup_id(run.host)),
         Helper::GetFuncIp => Ok(run.host.function().unwrap_or(0)),
         // Who runs the program does that, because it is what calls functions.
         Helper::Loop | Helper::ForEachMapElem => Err(RunFault::Corrupt),
+        Helper::GetAttachCookie => Ok(run.host.cookie()),
+        Helper::GetFuncArg => arguments::argument(run, second, third),
+        Helper::GetFuncRet => arguments::result(run, second),
+        Helper::GetFuncArgCnt => Ok(arguments::count(run)),
     }
 }
 

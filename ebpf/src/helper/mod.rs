@@ -1,6 +1,7 @@
 //! The helper functions that programs call. Numbers, arguments and results are Linux'
 //! (`include/uapi/linux/bpf.h`).
 
+mod arguments;
 mod backtrace;
 mod call;
 mod format;
@@ -16,6 +17,7 @@ mod task;
 pub(crate) use call::call;
 pub(crate) use iterate::{Iteration, MAX_ROUNDS, next_element};
 pub(crate) use prototype::{Argument, Returned};
+pub(crate) use read::load_guest;
 
 /// Bytes that one call of `trace_printk` or `trace_vprintk` prints at most; what is longer is cut.
 pub const MAX_PRINT: usize = 512;
@@ -81,6 +83,11 @@ macro_rules! helpers {
             /// Whether it calls a function of the program.
             pub(crate) const fn calls_back(self) -> bool {
                 matches!(self, Self::Loop | Self::ForEachMapElem)
+            }
+
+            /// Whether it is for programs only whose context is a function's arguments.
+            pub(crate) const fn is_about_arguments(self) -> bool {
+                matches!(self, Self::GetFuncArg | Self::GetFuncRet | Self::GetFuncArgCnt)
             }
 
             /// Its name, without `bpf_`.
@@ -162,6 +169,9 @@ helpers! {
     RingbufDiscard = 133 "ringbuf_discard",
     /// `u64 ringbuf_query(map, question)`.
     RingbufQuery = 134 "ringbuf_query",
+    /// `struct task_struct *get_current_task_btf()`: the same as [`Self::GetCurrentTask`], and programs may read
+    /// through it.
+    GetCurrentTaskBtf = 158 "get_current_task_btf",
     /// `long for_each_map_elem(map, function, its context, flags)`: calls the function with the map, the
     /// key and the value of every entry and its context until it returns 1; how often.
     ForEachMapElem = 164 "for_each_map_elem",
@@ -170,6 +180,8 @@ helpers! {
     Snprintf = 165 "snprintf",
     /// `u64 get_func_ip()`: the GVA of the function whose entry or return is probed; 0 elsewhere.
     GetFuncIp = 173 "get_func_ip",
+    /// `u64 get_attach_cookie(context)`: what the user has given to the probe, or 0.
+    GetAttachCookie = 174 "get_attach_cookie",
     /// `long trace_vprintk(format, size, arguments, bytes of arguments)`: the length, or an error.
     TraceVprintk = 177 "trace_vprintk",
     /// `long loop(times, function, its context, flags)`: calls the function with 0, 1, 2, … and its
@@ -177,6 +189,13 @@ helpers! {
     Loop = 181 "loop",
     /// `int strncmp(text, size, string)`: less than 0, 0, or more.
     Strncmp = 182 "strncmp",
+    /// `long get_func_arg(context, n, u64 *value)`: argument n of the function; `-EINVAL` where it has
+    /// fewer.
+    GetFuncArg = 183 "get_func_arg",
+    /// `long get_func_ret(context, u64 *value)`: the function's result; `-EOPNOTSUPP` at its entry.
+    GetFuncRet = 184 "get_func_ret",
+    /// `long get_func_arg_cnt(context)`: how many arguments the function has.
+    GetFuncArgCnt = 185 "get_func_arg_cnt",
     /// `void *map_lookup_percpu_elem(map, key, cpu)`: address of the value that the CPU has, or 0.
     MapLookupPercpuElem = 195 "map_lookup_percpu_elem",
     /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that

@@ -19,6 +19,8 @@ pub(crate) enum Argument {
     Value,
     /// Memory that a value of the map is written to (the same, `MEM_UNINIT`).
     ValueWritten,
+    /// Memory that a 64-bit number is written to (`ARG_PTR_TO_LONG`).
+    WordWritten,
     /// Memory that is read; the next argument says how much (`ARG_PTR_TO_MEM`).
     Read,
     /// The same, or null where the size is 0 (`PTR_MAYBE_NULL`).
@@ -107,6 +109,9 @@ pub(crate) enum Returned {
     Nothing,
     /// A number.
     Scalar,
+    /// A number that may be read through, as the kernel's pointers to its own structures
+    /// (`RET_PTR_TO_BTF_ID_TRUSTED`).
+    GuestAddress,
     /// A value of the map, or null (`RET_PTR_TO_MAP_VALUE_OR_NULL`).
     MapValueOrNull,
     /// As much memory as was wanted, to be given back, or null (`RET_PTR_TO_RINGBUF_MEM_OR_NULL`).
@@ -146,9 +151,9 @@ impl Helper {
     pub(crate) const fn prototype(self) -> Prototype {
         use Argument::{
             Any, Context, Function, Key, Map, Read, ReadOrNull, Reserved, Size, SizeOrZero,
-            StackOrNull, Text, Value, ValueWritten, Wanted, Write, WriteOrNull,
+            StackOrNull, Text, Value, ValueWritten, Wanted, WordWritten, Write, WriteOrNull,
         };
-        use Returned::{MapValueOrNull, Nothing, ReservedOrNull, Scalar};
+        use Returned::{GuestAddress, MapValueOrNull, Nothing, ReservedOrNull, Scalar};
         match self {
             Self::MapLookupElem => Prototype::new([Map(MapUse::Lookup), Key], MapValueOrNull),
             Self::MapUpdateElem => Prototype::new([Map(MapUse::Change), Key, Value, Any], Scalar),
@@ -181,7 +186,12 @@ impl Helper {
             Self::GetCurrentComm => Prototype::new([Write, Size], Scalar),
             Self::GetStackid => Prototype::new([Context, Map(MapUse::Trace), Any], Scalar),
             Self::GetStack => Prototype::new([Context, Write, SizeOrZero, Any], Scalar),
-            Self::GetFuncIp => Prototype::new([Context], Scalar),
+            Self::GetFuncIp | Self::GetAttachCookie | Self::GetFuncArgCnt => {
+                Prototype::new([Context], Scalar)
+            }
+            Self::GetFuncArg => Prototype::new([Context, Any, WordWritten], Scalar),
+            Self::GetFuncRet => Prototype::new([Context, WordWritten], Scalar),
+            Self::GetCurrentTaskBtf => Prototype::new([], GuestAddress),
             Self::Snprintf => Prototype::new(
                 [WriteOrNull, SizeOrZero, Text, ReadOrNull, SizeOrZero],
                 Scalar,

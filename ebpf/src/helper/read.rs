@@ -8,6 +8,7 @@ use crate::host::{Host, ReadFault};
 use crate::memory::Memory;
 use crate::object::{Access, RunFault};
 use crate::run::Run;
+use crate::width::Width;
 
 /// Bytes that are copied at a time.
 const CHUNK: usize = 256;
@@ -178,6 +179,19 @@ pub(super) fn probe_read_str(
     }
     target.write(run, done, &[0])?;
     Ok(done as u64 + 1)
+}
+
+/// What a load through an address in the guest gives, zero-extended: 0 where nothing can be read, and for
+/// addresses of processes, as Linux has it for pointers to its own structures (`BPF_PROBE_MEM`).
+pub(crate) fn load_guest(run: &mut Run<'_>, address: u64, width: Width) -> Result<u64, RunFault> {
+    run.charge(1)?;
+    let mut word = [0; 8];
+    let bytes = &mut word[..width.bytes()];
+    let is_range = address.checked_add(width.bytes() as u64).is_some();
+    if Half::User.has(address) || !is_range || run.host.read_guest(address, bytes).is_err() {
+        return Ok(0);
+    }
+    Ok(u64::from_le_bytes(word))
 }
 
 #[cfg(test)]

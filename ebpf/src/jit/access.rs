@@ -128,7 +128,7 @@ impl Emitter<'_> {
     }
 
     /// `d = n + distance`.
-    fn add(&mut self, size: Size, d: Reg, n: Reg, distance: i32) {
+    pub(super) fn add(&mut self, size: Size, d: Reg, n: Reg, distance: i32) {
         let op = if distance < 0 {
             AddSub::Sub
         } else {

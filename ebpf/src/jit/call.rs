@@ -1,11 +1,11 @@
 //! Calls of subprograms and helpers. Lookups in arrays and the number of the CPU are inlined.
 
 use super::CompileError;
-use super::asm::{AddSub, Cond, FP, Reg, Size, Transfer, ZR};
+use super::asm::{AddSub, Cond, FP, Reg, SP, Size, Transfer, ZR};
 use super::emit::{CALL_SLOT, CPU_SLOT, Emitter};
 use super::flow::Value;
 use super::immediate::{self, fits_add_sub};
-use super::native::Failure;
+use super::native::{Failure, Service};
 use super::registers::{
     self, BUDGET, CALLEE, HELPER, LEFT, MARK, OPERAND, RUN, TEMPORARY, TEMPORARY2,
 };
@@ -16,6 +16,14 @@ use crate::width::Width;
 
 /// The result of a call.
 pub(super) const RESULT: Reg = Reg(0);
+/// The registers of r0 to r5, which a function may change (AAPCS64 section 6.1.1).
+const CLOBBERED: [[Reg; 2]; 3] = [
+    [registers::of(0), registers::of(1)],
+    [registers::of(2), registers::of(3)],
+    [registers::of(4), registers::of(5)],
+];
+/// Bytes that they take on the stack.
+const CLOBBERED_FRAME: i32 = 48;
 
 impl Emitter<'_> {
     /// Calls a subprogram.
@@ -58,16 +66,34 @@ impl Emitter<'_> {
                 self.asm.mov(Size::X, registers::of(register), ZR);
             }
         }
-        self.call_runtime(helper as u32);
+        self.call_runtime(Service::Helper(helper));
         Ok(())
     }
 
-    /// Calls the hypervisor's function for helpers.
-    pub(super) fn call_runtime(&mut self, number: u32) {
+    /// Loads from the guest. Unlike a call, a load leaves all registers of the program but its
+    /// destination as they are.
+    pub(super) fn load_guest(&mut self, service: Service, step: &Step) {
+        let [first, second, third] = CLOBBERED;
+        self.asm.stp_pre(first[0], first[1], SP, -CLOBBERED_FRAME);
+        self.asm.stp(second[0], second[1], SP, 16);
+        self.asm.stp(third[0], third[1], SP, 32);
+        let base = registers::of(step.src);
+        self.add(Size::X, registers::of(1), base, step.argument);
+        self.call_runtime(service);
+        let value = TEMPORARY;
+        self.asm.mov(Size::X, value, RESULT);
+        self.asm.ldp(third[0], third[1], SP, 32);
+        self.asm.ldp(second[0], second[1], SP, 16);
+        self.asm.ldp_post(first[0], first[1], SP, CLOBBERED_FRAME);
+        self.asm.mov(Size::X, registers::of(step.dst), value);
+    }
+
+    /// Calls the hypervisor's function, whose other arguments are in their registers.
+    pub(super) fn call_runtime(&mut self, service: Service) {
         let stub = self.stub(Failure::Helper);
         immediate::load(&mut self.asm, CALLEE, self.options.runtime.helper_entry);
         self.slot(RUN, CALL_SLOT);
-        immediate::load(&mut self.asm, HELPER, number.into());
+        immediate::load(&mut self.asm, HELPER, service.number().into());
         self.asm.mov(Size::X, LEFT, BUDGET);
         self.asm.blr(CALLEE);
         // x1 is what is left plus 1, or 0.

@@ -7,7 +7,7 @@ use super::call::RESULT;
 use super::emit::Emitter;
 use super::flow::Value;
 use super::immediate::{self, fits_add_sub};
-use super::native::NEXT_ELEMENT;
+use super::native::Service;
 use super::registers::{self, MARK, OPERAND, TEMPORARY, TEMPORARY2};
 use crate::helper::{E2BIG, EINVAL, Helper, MAX_ROUNDS};
 use crate::stack::KEY_DISTANCE;
@@ -97,7 +97,7 @@ impl Emitter<'_> {
         for unused in [4, 5].map(registers::of) {
             self.asm.mov(Size::X, unused, ZR);
         }
-        self.call_runtime(NEXT_ELEMENT);
+        self.call_runtime(Service::NextElement);
         self.asm.cbz(Size::X, RESULT, done);
         // LSR #32.
         self.asm.ubfm(Size::X, TEMPORARY, RESULT, 32, 63);

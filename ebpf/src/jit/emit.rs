@@ -2,7 +2,7 @@
 
 use super::asm::{AddSub, Assembler, Cond, FP, LR, Label, Reg, SP, Size, TooFar, Transfer, ZR};
 use super::flow::{Flow, State};
-use super::native::Failure;
+use super::native::{Failure, Service};
 use super::registers::{
     self, ARENA, BLIND, BUDGET, CONTEXT, FRAME, MARK, OFFSET, OPERAND, SAVED, STATUS,
 };
@@ -193,6 +193,8 @@ impl<'a> Emitter<'a> {
                 let op = Transfer::load_signed(width.bytes());
                 self.load(op, registers::of(step.dst), step.src, step.argument, width)?;
             }
+            Op::LoadGuest(width) => self.load_guest(Service::LoadGuest(width), step),
+            Op::LoadGuestSigned(width) => self.load_guest(Service::LoadGuestSigned(width), step),
             Op::Store(width) => self.store(width, step)?,
             Op::Atomic(width) => self.atomic(width, step)?,
             Op::Jump => self.jump(step),

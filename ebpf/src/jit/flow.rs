@@ -267,6 +267,12 @@ impl State {
                 dereferenced(self.read(step.src)?)?;
                 self.set(step.dst, Value::Number);
             }
+            Op::LoadGuest(_) | Op::LoadGuestSigned(_) => {
+                if self.read(step.src)?.is_of_context() {
+                    return Err(CompileError::Mixed);
+                }
+                self.set(step.dst, Value::Number);
+            }
             Op::Store(_) => {
                 written(self.read(step.dst)?)?;
                 stored(self.read(step.src)?)?;

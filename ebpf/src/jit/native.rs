@@ -4,6 +4,7 @@ use super::{Code, Options};
 use crate::decode::{Op, Step};
 use crate::helper::{self as helpers, Helper};
 use crate::object::{Access, Data, Program, RunError, RunFault};
+use crate::width::Width;
 use crate::{Context, Host, address};
 use alloc::boxed::Box;
 use core::ffi::c_void;
@@ -82,10 +83,6 @@ pub(super) enum Failure {
     Access = 3,
 }
 
-/// What compiled code calls for the next entry of the map in r1, from number r3 on, whose key goes to
-/// r2. No helper has that number.
-pub(super) const NEXT_ELEMENT: u32 = 1 << 16;
-
 /// What [`helper`] returns, in x0 and x1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -96,17 +93,70 @@ pub struct HelperOutcome {
     pub left: u64,
 }
 
-/// Calls helper `number` with r1 to r5 on behalf of compiled code, of whose budget `left`
-/// instructions are left. The function at [`super::Runtime::helper_entry`] is called with the call
+/// What compiled code calls the hypervisor for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Service {
+    Helper(Helper),
+    /// To go on to the next entry of a map: r1 is the map, r2 where its key goes, r3 the position to go on
+    /// from.
+    NextElement,
+    /// To load from the guest, where r1 says.
+    LoadGuest(Width),
+    /// The same, sign-extended.
+    LoadGuestSigned(Width),
+}
+
+impl Service {
+    /// In the number of a load, above its bytes. Helpers have smaller numbers.
+    const LOAD: u32 = 0x100;
+    const SIGNED: u32 = 0x10;
+    const NEXT: u32 = 0x200;
+
+    /// The number that means it.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Helper(helper) => helper as u32,
+            Self::NextElement => Self::NEXT,
+            Self::LoadGuest(width) => Self::LOAD | width.bytes() as u32,
+            Self::LoadGuestSigned(width) => Self::LOAD | Self::SIGNED | width.bytes() as u32,
+        }
+    }
+
+    const fn from_number(number: u32) -> Option<Self> {
+        if number == Self::NEXT {
+            return Some(Self::NextElement);
+        }
+        if number & Self::LOAD == 0 {
+            return match Helper::from_number(number as i32) {
+                Some(helper) => Some(Self::Helper(helper)),
+                None => None,
+            };
+        }
+        let width = Width::of_bytes((number & 0xf) as u8);
+        Some(if number & Self::SIGNED == 0 {
+            Self::LoadGuest(width)
+        } else {
+            Self::LoadGuestSigned(width)
+        })
+    }
+}
+
+/// Does what `number` means ([`Service`]; most are helpers) with r1 to r5 on behalf of compiled code,
+/// of whose budget `left` instructions are left. The function at [`super::Runtime::helper_entry`] is called with the call
 /// that the code was entered with, `number`, the arguments one by one, and `left`, and returns what
 /// this does.
 pub fn helper(call: &Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
     let mut run = call.data.run(call.context, call.host, call.cpu, left);
-    let result = match Helper::from_number(number as i32) {
-        Some(helper) => helpers::call(&mut run, helper, arguments),
-        None if number == NEXT_ELEMENT => {
+    let result = match Service::from_number(number) {
+        Some(Service::Helper(helper)) => helpers::call(&mut run, helper, arguments),
+        Some(Service::NextElement) => {
             let [map, key, position, ..] = arguments;
             helpers::next_element(&mut run, map, position, key)
+        }
+        Some(Service::LoadGuest(width)) => helpers::load_guest(&mut run, arguments[0], width),
+        Some(Service::LoadGuestSigned(width)) => {
+            let loaded = helpers::load_guest(&mut run, arguments[0], width);
+            loaded.map(|value| width.sign_extend(value))
         }
         None => Err(RunFault::Corrupt),
     };

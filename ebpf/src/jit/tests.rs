@@ -101,6 +101,34 @@ fn most_instructions_become_one() {
     assert_eq!(lengths, [1, 1, 1, 4, 5, 1, 1]);
 }
 
+/// A load from the guest calls the hypervisor, and keeps r0 to r5 on the stack meanwhile. Other loads
+/// stay what they are.
+#[test]
+fn loads_from_the_guest_are_calls() {
+    let insns = [
+        call(Helper::GetCurrentTaskBtf),
+        store(FP, -8, R0),
+        load(R1, R0, 16),
+        load(R2, FP, -8),
+        mov_imm(R0, 0),
+        exit(),
+    ];
+    let linked = testing::linked(&insns, &[]);
+    let object = crate::Object::load(&linked, 1).expect("it is safe");
+    let code = object.programs()[0].to_a64(&OPTIONS);
+    let code = code.expect("it should be compiled");
+    let calls = |insn| {
+        let words = words_of(&code, insn).iter();
+        words.filter(|word| **word == CALL_HELPER).count()
+    };
+    assert_eq!([calls(2), calls(3)], [1, 0]);
+    assert_eq!(words_of(&code, 3).len(), 1);
+    // STP x0, x2, [SP, #-48]! and LDP x0, x2, [SP], #48.
+    for word in [0xa9bd_0be0, 0xa8c3_0be0] {
+        assert!(words_of(&code, 2).contains(&word), "{word:#x}");
+    }
+}
+
 #[test]
 fn lines_tell_the_instruction_of_every_word() {
     let insns = [

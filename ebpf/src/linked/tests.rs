@@ -1,5 +1,6 @@
 use super::*;
 use crate::asm::{exit, mov_imm};
+use crate::signature::At;
 use crate::testing::{linked, map};
 use alloc::vec;
 use proptest::prelude::*;
@@ -31,6 +32,7 @@ fn sample() -> Linked {
     .concat();
     let [key, value] = [1, 1];
     linked.types.maps = vec![MapTypes { key, value }, MapTypes { key, value: 0 }];
+    linked.programs[0].signature = Signature::new(At::Return, 2, 0b101);
     linked.programs[0].lines = vec![Line {
         insn: 0,
         file: 5,
@@ -85,6 +87,54 @@ fn the_documented_program_is_one() {
     expected.programs[0].section = "kprobe/f".into();
     assert_eq!(Linked::parse(&bytes), Ok(expected.clone()));
     assert_eq!(expected.encode(), Ok(bytes));
+}
+
+#[test]
+fn contexts_are_what_functions_can_have() {
+    let signatures = (0..=9).flat_map(|arguments| {
+        let at = |at| Signature::new(at, arguments, 1 << arguments >> 1);
+        [at(At::Entry), at(At::Return)]
+    });
+    let signatures: Vec<_> = signatures.flatten().collect();
+    assert_eq!(signatures.len(), 18, "9 arguments are too many");
+    for signature in signatures {
+        let mut linked = sample();
+        linked.programs[0].signature = Some(signature);
+        let bytes = linked.encode().expect("it is a context");
+        assert_eq!(Linked::parse(&bytes), Ok(linked));
+    }
+    let program = sample().programs.remove(0);
+    let section = with_words(&program, [2, 2, 0b101]);
+    assert_eq!(section, Ok(program.signature));
+    for words in [
+        [0, 1, 0],
+        [0, 0, 1],
+        [1, 9, 0],
+        [1, 2, 0b100],
+        [2, 2, 0b1000],
+        [3, 0, 0],
+    ] {
+        assert_eq!(
+            with_words(&program, words),
+            Err(ParseError::Context),
+            "{words:?}"
+        );
+    }
+}
+
+/// Reads the sample with other words for its program's context.
+fn with_words(program: &ProgramDef, words: [u32; 3]) -> Result<Option<Signature>, ParseError> {
+    let mut body = encoded()[20..].to_vec();
+    let mut known = program.section.as_bytes().to_vec();
+    known.extend(
+        Signature::to_words(program.signature)
+            .map(u32::to_le_bytes)
+            .as_flattened(),
+    );
+    let at = body.windows(known.len()).position(|window| window == known);
+    let at = at.expect("the section is there") + program.section.len();
+    body[at..at + 12].copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
+    Ok(Linked::parse(&with_body(&body))?.programs[0].signature)
 }
 
 #[test]

@@ -48,21 +48,24 @@ impl Verifier<'_> {
         size: usize,
         access: Access,
     ) -> Result<Reach, Reason> {
+        let is_write = access != Access::Read;
         let pointer = match self.read(state, register)? {
             Value::Pointer(pointer) => pointer,
+            Value::Scalar(scalar) if scalar.is_guest && is_write => {
+                return Err(Reason::WritesGuest(register));
+            }
             _ => return Err(Reason::NotAPointer(register)),
         };
         if pointer.nullable.is_some() {
             return Err(Reason::MaybeNull(register));
         }
-        let is_write = access != Access::Read;
         let limits = match pointer.kind {
             Kind::Context if is_write => return Err(Reason::ReadOnly("context")),
             // Which field it is must be known. Newer kernels than 6.12 want no more of a kprobe.
             Kind::Context if pointer.constant_offset(0).is_none() => {
                 return Err(Reason::ModifiedContext(register));
             }
-            Kind::Context => 0..self.environment.context_size as i64,
+            Kind::Context => 0..self.environment.context_size() as i64,
             Kind::Stack { .. } => -(FRAME_SIZE as i64)..0,
             Kind::MapValue { map } => {
                 let map = self.map(map)?;
@@ -140,6 +143,12 @@ impl Verifier<'_> {
         let is_aligned = is_aligned(&reach.pointer, step.argument, size);
         match kind {
             Kind::Context if !is_aligned => return Err(Reason::ContextField(reach.offsets.start)),
+            // Each argument is a field of its own.
+            Kind::Context
+                if self.environment.signature.is_some() && reach.offsets.start % 8 != 0 =>
+            {
+                return Err(Reason::ContextField(reach.offsets.start));
+            }
             Kind::Stack { .. } if !is_aligned => {
                 return Err(Reason::Misaligned(reach.offsets.start, size));
             }
@@ -170,6 +179,9 @@ impl Verifier<'_> {
             Op::LoadSigned(width) => (width, true),
             _ => return Err(Reason::Internal),
         };
+        if let Value::Scalar(Scalar { is_guest: true, .. }) = self.read(state, step.src)? {
+            return self.load_from_guest(state, step);
+        }
         let reach = self.reach_aligned(state, (step.src, step), width, Access::Read)?;
         let value = self.loaded(state, &reach, width)?;
         let value = match value {
@@ -178,6 +190,23 @@ impl Verifier<'_> {
                 scalar.computed(extended).into()
             }
             value => value,
+        };
+        state.set(step.dst, value);
+        Ok(())
+    }
+
+    /// A load through an address in the guest. It is checked when it is done, wherever it goes, and
+    /// what it gives may be an address again.
+    fn load_from_guest(&mut self, state: &mut State, step: Step) -> Result<(), Reason> {
+        self.findings.access(state.pc, MemoryKind::Guest)?;
+        let value = match step.op {
+            Op::Load(Width::Double) => Scalar::GUEST,
+            Op::LoadSigned(width) => {
+                let bounds = Bounds::loaded(width.bytes());
+                Scalar::of(bounds.sign_extend(8 * width.bytes() as u32))
+            }
+            Op::Load(width) => Scalar::of(Bounds::loaded(width.bytes())),
+            _ => return Err(Reason::Internal),
         };
         state.set(step.dst, value);
         Ok(())
@@ -203,6 +232,16 @@ impl Verifier<'_> {
                 let offset = reach.offsets.start as usize;
                 let known = constant(self.map(map)?, offset, size).map(Scalar::constant);
                 Ok(known.map_or(unknown, Value::from))
+            }
+            Kind::Context if width == Width::Double => {
+                let field = reach.offsets.start as usize / 8;
+                let signature = self.environment.signature;
+                let is_address = signature.is_some_and(|it| it.is_address(field));
+                Ok(if is_address {
+                    Scalar::GUEST.into()
+                } else {
+                    unknown
+                })
             }
             _ => Ok(unknown),
         }

@@ -150,6 +150,16 @@ fn scalars(operation: Alu, bits: Bits, left: &Scalar, right: &Scalar) -> Scalar 
         bounds: apply(operation, bits, &left.bounds, &right.bounds),
         link: shifted_link(operation, bits, left, right),
         sources: left.sources.union(right.sources),
+        is_guest: is_still_guest(operation, bits, left, right),
+    }
+}
+
+/// What is at a distance from an address in the guest is one too.
+fn is_still_guest(operation: Alu, bits: Bits, left: &Scalar, right: &Scalar) -> bool {
+    match (operation, bits) {
+        (Alu::Add, Bits::B64) => left.is_guest || right.is_guest,
+        (Alu::Sub, Bits::B64) => left.is_guest,
+        _ => false,
     }
 }
 

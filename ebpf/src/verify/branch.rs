@@ -113,8 +113,8 @@ fn refined_scalar(scalar: Scalar, bounds: Bounds, other: &Scalar) -> Scalar {
     }
     Scalar {
         bounds,
-        link: scalar.link,
         sources: scalar.sources.union(other.sources),
+        ..scalar
     }
 }
 

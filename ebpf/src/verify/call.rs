@@ -6,7 +6,7 @@ use super::domain::Bits;
 use super::reason::Reason;
 use super::stack::Certainty;
 use super::state::{Frame, Reference, State};
-use super::value::{Kind, Pointer, Value};
+use super::value::{Kind, Pointer, Scalar, Value};
 use super::verifier::{Flow, Verifier};
 use crate::decode::Step;
 use crate::helper::{Argument, Helper, Returned};
@@ -29,6 +29,9 @@ struct Call {
 
 impl Verifier<'_> {
     pub(super) fn call_helper(&mut self, state: &mut State, helper: Helper) -> Result<(), Reason> {
+        if helper.is_about_arguments() && self.environment.signature.is_none() {
+            return Err(Reason::NoArguments(helper));
+        }
         let prototype = helper.prototype();
         let mut call = Call::default();
         for (register, &argument) in (1..).zip(&prototype.arguments) {
@@ -47,6 +50,7 @@ impl Verifier<'_> {
         let result = match prototype.returned {
             Returned::Nothing => Value::Unset,
             Returned::Scalar => Value::UNKNOWN,
+            Returned::GuestAddress => Scalar::GUEST.into(),
             Returned::MapValueOrNull => {
                 let map = call.map.ok_or(Reason::Internal)?;
                 Pointer {
@@ -110,6 +114,9 @@ impl Verifier<'_> {
                     _ => map.value_size,
                 };
                 self.read_memory(state, register, size as usize)?;
+            }
+            Argument::WordWritten => {
+                self.write_memory(state, register, 8, Certainty::Certain)?;
             }
             // The size behind it says how much.
             Argument::ValueWritten => {

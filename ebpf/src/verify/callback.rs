@@ -128,7 +128,10 @@ impl Verifier<'_> {
                 let is_other =
                     !matches!(was, Some(Value::Scalar(was)) if was.bounds == scalar.bounds);
                 if is_other && !last.is_precise(Place::Slot { frame, slot }) {
-                    *scalar = Scalar::of(Bounds::loaded(size.max(1)));
+                    *scalar = Scalar {
+                        is_guest: scalar.is_guest,
+                        ..Scalar::of(Bounds::loaded(size.max(1)))
+                    };
                 }
             }
         }

@@ -38,6 +38,7 @@ use crate::insn::Text;
 use crate::linked::{Linked, ProgramDef, Types};
 use crate::map::MapDef;
 use crate::memory::CONTEXT_SIZE;
+use crate::signature::Signature;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -71,17 +72,15 @@ impl Default for Limits {
 struct Environment<'a> {
     maps: &'a [MapDef],
     limits: Limits,
-    /// Bytes of the context.
-    context_size: usize,
+    /// What the context is, where it is a function's arguments.
+    signature: Option<Signature>,
 }
 
-impl<'a> Environment<'a> {
-    fn new(maps: &'a [MapDef], limits: Limits) -> Self {
-        Self {
-            maps,
-            limits,
-            context_size: CONTEXT_SIZE,
-        }
+impl Environment<'_> {
+    /// Bytes of the context.
+    fn context_size(&self) -> usize {
+        self.signature
+            .map_or(CONTEXT_SIZE, |signature| 8 * signature.values())
     }
 }
 
@@ -167,7 +166,11 @@ pub fn verify_with(
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<Verified, VerifyError> {
-    let environment = Environment::new(maps, limits);
+    let environment = Environment {
+        maps,
+        limits,
+        signature: program.signature,
+    };
     check(program, environment, observer).map_err(|error| VerifyError {
         program: program.label().into(),
         insn: error.insn,

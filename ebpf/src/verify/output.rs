@@ -19,6 +19,8 @@ pub enum MemoryKind {
         /// That distance: negative.
         offset: i16,
     },
+    /// The guest's memory: a load, which gives 0 where nothing can be read.
+    Guest,
     /// The stack at varying places, values of maps, or now this and now that.
     Other,
 }
@@ -75,14 +77,16 @@ impl Findings {
         self.reached[insn] = true;
     }
 
-    /// Another path accesses memory of that kind. An access to the context is compiled differently
-    /// from all others, so an instruction makes either (`reg_type_mismatch`).
+    /// Another path accesses memory of that kind. Accesses to the context and loads from the guest
+    /// are made differently from all others, so an instruction makes one of them
+    /// (`reg_type_mismatch`).
     pub(super) fn access(&mut self, insn: usize, kind: MemoryKind) -> Result<(), Reason> {
         let known = &mut self.memory[insn];
         *known = match (*known, kind) {
             (MemoryKind::None, kind) => kind,
             (known, kind) if known == kind => kind,
-            (MemoryKind::Context, _) | (_, MemoryKind::Context) => {
+            (MemoryKind::Context | MemoryKind::Guest, _)
+            | (_, MemoryKind::Context | MemoryKind::Guest) => {
                 return Err(Reason::DifferentPointers);
             }
             _ => MemoryKind::Other,

@@ -146,10 +146,19 @@ impl<'a> Comparison<'a> {
     fn values(&mut self, place: Place, old: &Value, new: &Value) -> bool {
         match (old, new) {
             (Value::Unset, _) => self.mode != Mode::Same || *new == Value::Unset,
+            (Value::Scalar(old), Value::Scalar(new)) if !self.uses_agree(old, new) => false,
             (Value::Scalar(_), Value::Scalar(_)) if !self.is_precise(place) => true,
             (Value::Scalar(old), Value::Scalar(new)) => self.scalars(old, new),
             (Value::Pointer(old), Value::Pointer(new)) => self.pointers(old, new),
             _ => false,
+        }
+    }
+
+    /// Whether the new scalar may be used for all that the old one may have been.
+    fn uses_agree(&self, old: &Scalar, new: &Scalar) -> bool {
+        match self.mode {
+            Mode::Include | Mode::Contain => !old.is_guest || new.is_guest,
+            Mode::Same => old.is_guest == new.is_guest,
         }
     }
 
@@ -229,6 +238,7 @@ impl<'a> Comparison<'a> {
             (_, Value::Scalar(old)) if self.mode != Mode::Same => {
                 let is_pointer = matches!(spilled, Some((Value::Pointer(_), _)));
                 !is_pointer
+                    && !old.is_guest
                     && (!self.is_precise(place)
                         || old.link.is_none() && old.bounds.includes(&Bounds::loaded(size)))
             }

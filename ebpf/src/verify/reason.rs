@@ -58,6 +58,8 @@ pub enum Reason {
     Unset(u8),
     /// A register that is used as an address holds a number.
     NotAPointer(u8),
+    /// A register that something is written through holds an address in the guest.
+    WritesGuest(u8),
     /// A register that is used as an address may hold null.
     MaybeNull(u8),
     /// A register that is used as an address points to what is no memory.
@@ -85,7 +87,7 @@ pub enum Reason {
     ReadOnly(&'static str),
     /// An access to the stack, or an atomic one, at an offset that is no multiple of the size.
     Misaligned(i64, usize),
-    /// One instruction is used with pointers to the context and with others.
+    /// One instruction is used with pointers to different kinds of memory.
     DifferentPointers,
     /// Part of a pointer is stored on the stack.
     StoresPartOfPointer(u8),
@@ -101,6 +103,8 @@ pub enum Reason {
     TwoPointers(u8),
     /// Argument `0` of a helper is not what it takes.
     Argument(u8, &'static str),
+    /// A helper that is about the arguments of a function, in a program that is not given any.
+    NoArguments(Helper),
     /// A map is given to a helper that does not work on its kind.
     MapKind(&'static str),
     /// A helper is to change a map that is read-only.
@@ -183,6 +187,10 @@ impl Reason {
                 write!(f, "r{register} is a number, and is used as an address")?;
                 f.write_str(": to read guest memory, call probe_read_kernel or probe_read_user")
             }
+            Self::WritesGuest(register) => write!(
+                f,
+                "r{register} is an address in the guest, whose memory can only be read"
+            ),
             Self::MaybeNull(register) => {
                 write!(f, "r{register} may be null: compare it with 0 first")
             }
@@ -220,7 +228,8 @@ impl Reason {
                 "{size} bytes at offset {offset}, which is no multiple of {size}"
             ),
             Self::DifferentPointers => f.write_str(
-                "the instruction accesses the context on one path and something else on another",
+                "the instruction accesses the context or the guest on one path and something else on \
+                 another",
             ),
             Self::StoresPartOfPointer(register) => {
                 write!(
@@ -248,6 +257,12 @@ impl Reason {
                 "r{register} and the other operand are pointers, which can only be subtracted"
             ),
             Self::Argument(number, wanted) => write!(f, "the helper wants {wanted} in r{number}"),
+            Self::NoArguments(helper) => write!(
+                f,
+                "{} is for programs that are given a function's arguments: fentry/FUNCTION and \
+                 fexit/FUNCTION",
+                helper.name()
+            ),
             Self::MapKind(kind) => write!(f, "the helper does not work on maps of kind {kind}"),
             Self::FrozenMap => f.write_str("the map is read-only"),
             Self::FunctionFromElsewhere => f.write_str(

@@ -55,6 +55,9 @@ pub(super) struct Scalar {
     pub(super) link: Option<Link>,
     /// What it was computed from since the last checkpoint.
     pub(super) sources: Sources,
+    /// Whether it may be read through: an address in the guest, as far as is known here. Every such
+    /// read is checked when it is done, so nothing depends on whether it really is one.
+    pub(super) is_guest: bool,
 }
 
 impl Scalar {
@@ -66,8 +69,15 @@ impl Scalar {
             bounds,
             link: None,
             sources: Sources::NONE,
+            is_guest: false,
         }
     }
+
+    /// Anything, which may be an address in the guest.
+    pub(super) const GUEST: Self = Self {
+        is_guest: true,
+        ..Self::UNKNOWN
+    };
 
     pub(super) const fn constant(value: u64) -> Self {
         Self::of(Bounds::constant(value))
@@ -79,6 +89,7 @@ impl Scalar {
             bounds,
             link: None,
             sources: self.sources,
+            is_guest: false,
         }
     }
 
@@ -208,6 +219,9 @@ impl fmt::Display for Value {
         match self {
             Self::Unset => f.write_str("?"),
             Self::Scalar(scalar) => {
+                if scalar.is_guest {
+                    f.write_str("guest:")?;
+                }
                 scalar.bounds.fmt(f)?;
                 match scalar.link {
                     Some(Link { id, delta: 0 }) => write!(f, "#{id}"),

@@ -347,6 +347,8 @@ impl<'a> Verifier<'a> {
             Op::Helper(helper) => self.call_helper(state, helper)?,
             Op::Exit => return self.leave(state),
             Op::Invalid => return Err(self.unknown_call(state.pc)),
+            // Only what has been verified is marked so.
+            Op::LoadGuest(_) | Op::LoadGuestSigned(_) => return Err(Reason::Internal),
         }
         state.pc += 1;
         Ok(Flow::On)

@@ -54,7 +54,7 @@ pub fn linked(insns: Vec<Insn>) -> Linked {
             name: "fuzz".to_owned(),
             section: "kprobe/fuzz".to_owned(),
             insns,
-            lines: Vec::new(),
+            ..ProgramDef::default()
         }],
         ..Linked::default()
     }

@@ -6,6 +6,7 @@ use ebpf::btf::Btf;
 use ebpf::insn::{Insn, PSEUDO_MAP, PSEUDO_MAP_VALUE, Text};
 use ebpf::linked::{Linked, ProgramDef};
 use ebpf::map::{MapDef, Mutability};
+use ebpf::signature::Signature;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -80,14 +81,19 @@ fn write_program(
     let ProgramDef {
         name,
         section,
+        signature,
         insns,
         lines,
     } = program;
-    writeln!(
+    write!(
         out,
         "\n{name} ({section}): {}",
         plural(insns.len(), "instruction")
     )?;
+    match signature {
+        Some(signature) => writeln!(out, ", {}", context(*signature))?,
+        None => writeln!(out)?,
+    }
     let mut index = 0;
     while let Some(insn) = insns.get(index) {
         let line = lines.iter().find(|line| line.insn as usize == index);
@@ -104,6 +110,19 @@ fn write_program(
         index += if insn.is_wide() { 2 } else { 1 };
     }
     Ok(())
+}
+
+/// What a program is given, such as `given address, number`.
+fn context(signature: Signature) -> String {
+    let kind = |value| match signature.is_address(value) {
+        true => "address",
+        false => "number",
+    };
+    let values: Vec<_> = (0..signature.values()).map(kind).collect();
+    match values.is_empty() {
+        true => "given nothing".to_owned(),
+        false => format!("given {}", values.join(", ")),
+    }
 }
 
 /// The map that an instruction refers to.

@@ -81,9 +81,11 @@ fn log_program(program: &ProgramDef, linked: &Linked) -> Result<()> {
         summary.push_str(", some read before it is written");
     }
     println!(
-        "{summary}\naccesses: {} of the context, {} of fixed places on the stack, {} others\n",
+        "{summary}\naccesses: {} of the context, {} of fixed places on the stack, {} of the guest, \
+         {} others\n",
         accesses(|kind| *kind == MemoryKind::Context),
         accesses(|kind| matches!(kind, MemoryKind::Stack { .. })),
+        accesses(|kind| *kind == MemoryKind::Guest),
         accesses(|kind| *kind == MemoryKind::Other),
     );
     Ok(())

@@ -229,13 +229,13 @@ fn functions_may_have_sections_of_their_own() {
 fn programs_for_elsewhere_are_left_out() {
     let object = compile_text(
         "SEC(\"kprobe/f\") int here(void *c) { return 0; }
-         SEC(\"fentry/f\") int there(void *c) { return 0; }
+         SEC(\"lsm/f\") int there(void *c) { return 0; }
          SEC(\"?kprobe/f\") int asked(void *c) { return 1; }",
         "left-out",
         &[],
     );
     let said = succeed(&["link", argument(&object)]);
-    assert!(said.contains("left out there (fentry/f)"), "{said}");
+    assert!(said.contains("left out there (lsm/f)"), "{said}");
     assert!(
         said.contains("left out asked (?kprobe/f): --program asked takes it"),
         "{said}"

@@ -1,8 +1,8 @@
 use crate::asm::reg::{FP, R0, R1, R2, R3};
-use crate::asm::{self, alu_imm, exit, load, mov, mov_imm, mov_imm64, store_imm};
+use crate::asm::{self, alu_imm, call, exit, insn, load, mov, mov_imm, mov_imm64, store_imm};
 use crate::helper::Helper;
-use crate::insn::{Insn, alu};
-use crate::object::Object;
+use crate::insn::{Insn, alu, class, mode, size};
+use crate::object::{Object, RunError, RunFault};
 use crate::testing::{self, FakeHost, GUEST, USER, context};
 use alloc::vec::Vec;
 
@@ -79,4 +79,77 @@ fn user_memory_is_not_the_kernels() {
         let tagged = USER | 0x0a << 56;
         assert_eq!(result(helper, 7, tagged, &host).1[..7], *b"secret\0");
     }
+}
+
+/// Loads from the guest through the current task, as `*(type *)(task + offset)`.
+fn load_from(current: u64, width: u8, mode: u8, offset: i16) -> Result<u64, RunError> {
+    let load = insn(class::LDX | mode | width, R0, R0, offset, 0);
+    let linked = testing::linked(&[call(Helper::GetCurrentTaskBtf), load, exit()], &[]);
+    let object = Object::load(&linked, 1).expect("it is safe");
+    let mut host = FakeHost::new();
+    host.page[0x100..0x108].copy_from_slice(&0x8182_8384_8586_8788_u64.to_le_bytes());
+    host.current = Some(current);
+    object.programs()[0].run(&context(), &host)
+}
+
+#[test]
+fn loads_from_the_guest_are_of_every_size() {
+    let signed = |bits: u32| {
+        (0x8182_8384_8586_8788_u64.cast_signed() << (64 - bits) >> (64 - bits)).cast_unsigned()
+    };
+    for (width, bits) in [(size::B, 8), (size::H, 16), (size::W, 32), (size::DW, 64)] {
+        let zero_extended = 0x8182_8384_8586_8788 & u64::MAX >> (64 - bits);
+        assert_eq!(load_from(GUEST, width, mode::MEM, 0x100), Ok(zero_extended));
+        assert_eq!(
+            load_from(GUEST + 0x200, width, mode::MEM, -0x100),
+            Ok(zero_extended)
+        );
+        if width != size::DW {
+            assert_eq!(
+                load_from(GUEST, width, mode::MEMSX, 0x100),
+                Ok(signed(bits))
+            );
+        }
+    }
+}
+
+/// What cannot be read is 0: nothing is mapped there, or it is the memory of a process, or of this program.
+#[test]
+fn loads_that_fault_give_zero() {
+    for address in [
+        0,
+        8,
+        GUEST - 0x108,
+        USER,
+        u64::MAX - 0x100,
+        crate::address::context(),
+    ] {
+        assert_eq!(
+            load_from(address, size::DW, mode::MEM, 0x100),
+            Ok(0),
+            "{address:#x}"
+        );
+    }
+    let last = GUEST + 4096 - 0x104;
+    assert_eq!(
+        load_from(last, size::DW, mode::MEM, 0x100),
+        Ok(0),
+        "half of it is mapped"
+    );
+}
+
+/// They cost more than other instructions, as what helpers read does.
+#[test]
+fn loads_from_the_guest_are_paid_for() {
+    let insns = [
+        call(Helper::GetCurrentTaskBtf),
+        load(R0, R0, 0),
+        load(R0, R0, 0),
+        exit(),
+    ];
+    let object = Object::load(&testing::linked(&insns, &[]), 1).expect("it is safe");
+    let run = |budget| object.programs()[0].run_within(budget, &context(), &FakeHost::new());
+    assert_eq!(run(6), Ok(0));
+    let fault = RunFault::Budget;
+    assert_eq!(run(5), Err(RunError { insn: 2, fault }));
 }

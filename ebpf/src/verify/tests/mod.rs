@@ -52,19 +52,23 @@ pub(super) enum Pruning {
 /// Verifies instructions that may refer to [`maps`], within few steps.
 fn verdict(
     insns: &[Insn],
+    signature: Option<Signature>,
     pruning: Pruning,
     observer: &mut dyn Observer,
 ) -> Result<Verified, Refused> {
     let maps = maps();
-    let limits = Limits {
-        // A helper that calls a function for entries of a map goes on until states are included.
-        insns: match pruning {
-            Pruning::On => 100_000,
-            Pruning::Off => 20_000,
+    let environment = Environment {
+        maps: &maps,
+        limits: Limits {
+            // A helper that calls a function for entries of a map goes on until states are included.
+            insns: match pruning {
+                Pruning::On => 100_000,
+                Pruning::Off => 20_000,
+            },
+            ..Limits::default()
         },
-        ..Limits::default()
+        signature,
     };
-    let environment = Environment::new(&maps, limits);
     let functions = structure::check(insns, &maps).map_err(|(insn, reason)| Refused {
         insn,
         reason,

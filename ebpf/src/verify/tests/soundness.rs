@@ -32,7 +32,7 @@ fn load(insns: &[Insn]) -> Object {
 }
 
 fn verify(insns: &[Insn], pruning: Pruning) -> Result<Verified, Refused> {
-    verdict(insns, pruning, &mut Silent)
+    verdict(insns, None, pruning, &mut Silent)
 }
 
 /// Collects what r0 can be where the program ends.
@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn results_are_foreseen(insns in program(), contexts in contexts()) {
         let mut results = Results { insns: &insns, values: Vec::new() };
-        if verdict(&insns, Pruning::Off, &mut results).is_err() {
+        if verdict(&insns, None, Pruning::Off, &mut results).is_err() {
             return Ok(());
         }
         let object = load(&insns);

@@ -13,6 +13,7 @@ mod externs;
 mod kernel;
 mod maps;
 mod sections;
+mod signature;
 mod types;
 mod variables;
 
@@ -37,8 +38,8 @@ use variables::Values;
 
 /// Link a compiled eBPF object for the hypervisor
 ///
-/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe, kretprobe, hprobe, hretprobe and
-/// tracepoint programs, maps (BTF-defined or legacy), global data, functions that are not inlined,
+/// Takes what `clang -O2 -g -target bpf -c` writes: kprobe, kretprobe, fentry, fexit, hprobe, hretprobe
+/// and tracepoint programs, maps (BTF-defined or legacy), global data, functions that are not inlined,
 /// CO-RE relocations. Verifies the result as the hypervisor will.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -206,6 +207,10 @@ impl LeftOut {
             Reason::Elsewhere => Some(format!(
                 "left out {name} ({section}): it runs only inside a kernel"
             )),
+            Reason::Kprobes => Some(format!(
+                "left out {name} ({section}): the object's kprobes do the same, and --program \
+                 {name} takes it instead"
+            )),
             Reason::Marked => Some(format!(
                 "left out {name} (?{section}): --program {name} takes it"
             )),
@@ -218,6 +223,9 @@ impl LeftOut {
 /// Why a program is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reason {
+    /// It wants a function's arguments, and other programs of the object want the registers: two ways to
+    /// do the same, of which whoever loads an object chooses one.
+    Kprobes,
     /// Its section is for programs inside a kernel.
     Elsewhere,
     /// Its section's name begins with `?`.
@@ -234,6 +242,13 @@ struct Wishes<'w> {
     sections: HashMap<String, String>,
     entries: Entries,
     values: Values,
+}
+
+impl Wishes<'_> {
+    /// Where a program runs that its source puts into a section.
+    fn section<'s>(&'s self, program: &str, source: &'s str) -> &'s str {
+        self.sections.get(program).map_or(source, String::as_str)
+    }
 }
 
 /// Links the bytes of an object.
@@ -280,8 +295,10 @@ fn link(
     let mut types = types::Subset::new(&elf, btf.as_ref());
     let mut programs = Vec::new();
     for (key, section, name) in choice.taken {
-        let linked = functions.link(&elf, key);
-        let linked = linked.with_context(|| format!("program {name}"))?;
+        let program = || format!("program {name}");
+        let linked = functions.link(&elf, key).with_context(program)?;
+        let signature = signature::of_section(&section, kernel_types.as_ref());
+        let signature = signature.with_context(program)?;
         let lines = linked.lines.iter().map(|line| Line {
             // Programs have at most MAX_INSNS instructions.
             insn: line.insn as u32,
@@ -292,6 +309,7 @@ fn link(
         programs.push(ProgramDef {
             name,
             section,
+            signature,
             lines: lines.collect(),
             insns: linked.insns,
         });
@@ -338,34 +356,41 @@ fn choose(elf: &Elf<'_>, functions: &Functions, wishes: &Wishes<'_>) -> Result<C
         taken: Vec::new(),
         left_out: Vec::new(),
     };
-    for (index, section) in elf.sections.iter().enumerate() {
-        if section.role != Role::Programs {
-            continue;
-        }
-        for (key, function) in functions.of_section(index) {
-            let name = function.name.clone();
-            let section = wishes
-                .sections
-                .get(&name)
-                .map_or(section.name, String::as_str);
-            let place = sections::place(section);
-            let place = place.with_context(|| format!("program {name}"))?;
-            let left_out = match place {
-                _ if names.contains(&name) => None,
-                _ if !names.is_empty() => Some(Reason::NotNamed),
-                Place::Here => None,
-                Place::Elsewhere => Some(Reason::Elsewhere),
-                Place::OnRequest => Some(Reason::Marked),
-            };
-            let section = section.trim_start_matches('?').to_owned();
-            match left_out {
-                None => choice.taken.push((key, section, name)),
-                Some(reason) => choice.left_out.push(LeftOut {
-                    name,
-                    section,
-                    reason,
-                }),
+    let programs = || {
+        let sections = elf.sections.iter().enumerate();
+        let sections = sections.filter(|(_, section)| section.role == Role::Programs);
+        sections.flat_map(|(index, section)| {
+            let functions = functions.of_section(index);
+            functions.map(move |(key, function)| (section, key, function))
+        })
+    };
+    let has_kprobes = programs().any(|(section, _, function)| {
+        sections::is_kprobe(wishes.section(&function.name, section.name))
+    });
+    for (section, key, function) in programs() {
+        let name = function.name.clone();
+        let section = wishes.section(&name, section.name);
+        let place = sections::place(section);
+        let place = place.with_context(|| format!("program {name}"))?;
+        let left_out = match place {
+            _ if names.contains(&name) => None,
+            _ if !names.is_empty() => Some(Reason::NotNamed),
+            Place::Here => None,
+            Place::Arguments if has_kprobes && !wishes.sections.contains_key(&name) => {
+                Some(Reason::Kprobes)
             }
+            Place::Arguments => None,
+            Place::Elsewhere => Some(Reason::Elsewhere),
+            Place::OnRequest => Some(Reason::Marked),
+        };
+        let section = section.trim_start_matches('?').to_owned();
+        match left_out {
+            None => choice.taken.push((key, section, name)),
+            Some(reason) => choice.left_out.push(LeftOut {
+                name,
+                section,
+                reason,
+            }),
         }
     }
     let is_taken = |wanted: &&String| choice.taken.iter().any(|(.., name)| name == *wanted);

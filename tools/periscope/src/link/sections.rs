@@ -1,5 +1,6 @@
 //! What the sections of programs mean.
 
+use super::signature;
 use anyhow::{Context, Result, bail};
 use probes::tracepoint::Tracepoint;
 use std::collections::HashMap;
@@ -9,6 +10,8 @@ use std::collections::HashMap;
 pub(super) enum Place {
     /// At functions of a guest or of the hypervisor, or at a tracepoint of the hypervisor.
     Here,
+    /// At functions of a guest, of which it wants the arguments.
+    Arguments,
     /// Only inside a kernel: libbpf knows the section.
     Elsewhere,
     /// Nowhere, unless somebody asks for it: the section's name begins with `?`.
@@ -25,16 +28,15 @@ const PROBES: &[&str] = &[
     "hretprobe",
 ];
 
+/// Of these, those at functions of a guest.
+const KPROBES: &[&str] = &["kprobe", "kretprobe", "ksyscall", "kretsyscall"];
+
 /// What else libbpf knows (`section_defs` in `tools/lib/bpf/libbpf.c`).
 const ELSEWHERE: &[&str] = &[
     "action",
     "cgroup",
     "cgroup_skb",
     "classifier",
-    "fentry",
-    "fentry.s",
-    "fexit",
-    "fexit.s",
     "flow_dissector",
     "fmod_ret",
     "fmod_ret.s",
@@ -108,6 +110,9 @@ pub(super) fn place(section: &str) -> Result<Place> {
     if PROBES.contains(&kind) {
         return Ok(Place::Here);
     }
+    if signature::function(section).is_some() {
+        return Ok(Place::Arguments);
+    }
     if matches!(kind, "tp" | "tracepoint") {
         let group = parts.next().unwrap_or_default();
         let is_ours = all().any(|point| point.group() == group);
@@ -126,10 +131,15 @@ pub(super) fn place(section: &str) -> Result<Place> {
     )
 }
 
+/// Whether programs of a section get the registers at functions of a guest.
+pub(super) fn is_kprobe(section: &str) -> bool {
+    KPROBES.contains(&section.split('/').next().unwrap_or_default())
+}
+
 /// The sections that mean something here.
 pub(super) fn known() -> String {
     let mut text = String::new();
-    for kind in PROBES {
+    for kind in PROBES.iter().chain(&["fentry", "fexit"]) {
         text += kind;
         text += "/FUNCTION, ";
     }
@@ -154,7 +164,9 @@ mod tests {
             ("hprobe/handle_exit", Place::Here),
             ("tp/vmm/page_fault", Place::Here),
             ("tp/sched/sched_switch", Place::Elsewhere),
-            ("fentry/vfs_read", Place::Elsewhere),
+            ("fentry/vfs_read", Place::Arguments),
+            ("fexit.s/vfs_read", Place::Arguments),
+            ("fmod_ret/vfs_read", Place::Elsewhere),
             ("?kprobe/vfs_read", Place::OnRequest),
         ] {
             assert_eq!(place(section).ok(), Some(expected), "{section}");

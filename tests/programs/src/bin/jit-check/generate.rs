@@ -20,6 +20,8 @@ pub enum Behaviour {
     Proved,
     /// Also accesses that fail.
     Faulty,
+    /// Also loads from the guest, which only what the verifier has seen can do.
+    ReadsGuest,
 }
 
 /// Registers that hold numbers in every function.
@@ -196,7 +198,12 @@ impl Generator {
             let register = self.number();
             self.put(&[store(FP, off, register)]);
         }
-        let blocks = 4 + self.random.below(24);
+        let most = match self.behaviour {
+            // The verifier, which follows every path, is slow where an emulator runs it.
+            Behaviour::ReadsGuest => 8,
+            Behaviour::Proved | Behaviour::Faulty => 24,
+        };
+        let blocks = 4 + self.random.below(most);
         self.blocks(blocks, 0);
         for register in NUMBERS.into_iter().skip(1) {
             self.fold(register);
@@ -233,7 +240,7 @@ impl Generator {
                 self.put(&mov_imm64(register as u8, value));
             }
             10..14 => self.memory(),
-            14 => self.variable_offset(),
+            14 if self.behaviour != Behaviour::ReadsGuest => self.variable_offset(),
             15 => self.atomic(),
             16 | 17 => self.branch(nesting),
             18 if nesting < 3 => self.repeat(nesting),
@@ -241,6 +248,7 @@ impl Generator {
             21 if self.random.once_in(2) => self.call_back(),
             21 => self.subprogram(),
             22 if self.behaviour == Behaviour::Faulty && self.random.once_in(4) => self.fault(),
+            17.. if self.behaviour == Behaviour::ReadsGuest => self.load_from_guest(),
             _ => self.arithmetic(),
         }
     }
@@ -290,10 +298,19 @@ impl Generator {
         let is_value = self.has_value() && self.random.once_in(2);
         let room = if is_value { VALUE_SIZE } else { STACK };
         let off = self.random.below((room - bytes + 1) as u64) as i16;
+        let off = self.aligned(off, bytes);
         if is_value {
             (VALUE, off)
         } else {
             (FP, off - STACK)
+        }
+    }
+
+    /// The verifier wants offsets on the stack and in the context to be multiples of the size.
+    fn aligned(&self, off: i16, bytes: i16) -> i16 {
+        match self.behaviour {
+            Behaviour::ReadsGuest => off & !(bytes - 1),
+            Behaviour::Proved | Behaviour::Faulty => off,
         }
     }
 
@@ -307,6 +324,7 @@ impl Generator {
         let insn = match self.random.below(5) {
             0 if self.is_first() => {
                 let off = self.random.below(34 * 8 - bytes as u64 + 1) as i16;
+                let off = self.aligned(off, bytes);
                 instruction(class::LDX | mode::MEM | width, register, CONTEXT, off, 0)
             }
             1 if bytes < 8 => instruction(class::LDX | mode::MEMSX | width, register, base, off, 0),
@@ -519,6 +537,32 @@ impl Generator {
             call(helper),
         ]);
         self.arguments_again();
+    }
+
+    /// Follows pointers from the current task on, which may lead anywhere.
+    fn load_from_guest(&mut self) {
+        self.put(&[call(Helper::GetCurrentTaskBtf)]);
+        self.arguments_again();
+        let mut pointer = 0;
+        for _ in 0..self.random.below(4) {
+            let next = self.number();
+            let off = self.random.below(4096) as i16 - 2048;
+            self.put(&[load(next, pointer, off)]);
+            pointer = next;
+        }
+        let register = self.number();
+        let off = self
+            .random
+            .pick(&[0, 2, 8, 255, -3, 4093, i16::MIN, i16::MAX]);
+        let width = self.random.pick(&[size::B, size::H, size::W, size::DW]);
+        let mode = match width {
+            size::DW => mode::MEM,
+            _ => self.random.pick(&[mode::MEM, mode::MEMSX]),
+        };
+        self.put(&[
+            instruction(class::LDX | mode | width, register, pointer, off, 0),
+            mov_imm(pointer, off.into()),
+        ]);
     }
 
     fn subprogram(&mut self) {

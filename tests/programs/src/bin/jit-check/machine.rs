@@ -41,9 +41,17 @@ impl Host for Machine {
             return Err(ReadFault);
         }
         for (index, byte) in (start..).zip(buffer) {
-            *byte = (index * 7) as u8;
+            // A pointer into the page in every eighth word, and numbers.
+            *byte = match index % 64 {
+                at @ 0..8 => (GUEST + index as u64 * 5 % 4096).to_le_bytes()[at],
+                _ => (index * 7) as u8,
+            };
         }
         Ok(())
+    }
+
+    fn current(&self) -> Option<u64> {
+        Some(GUEST + self.now.get() % 3 * 64)
     }
 
     fn print(&self, text: &[u8]) {

@@ -21,6 +21,7 @@ use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 use ebpf::jit::{Atomics, Blinding, Checks, Compiler, Listing, NotCompiled};
 use ebpf::linked::Linked;
+use ebpf::verify::{Reason, VerifyError};
 use ebpf::{Context, LoadError, Object, RunError};
 use generate::Behaviour;
 use guest_programs::linux::{Stderr, Stdout, argument, exit};
@@ -105,10 +106,11 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
         let _ = writeln!(Stderr, "jit-check: stacks: {failure}");
         exit(1);
     }
-    let mut ended_early = 0;
+    let [mut ended_early, mut unseen] = [0; 2];
     for seed in seed..seed + count {
         match check(seed) {
             Ok(Ended::Early) => ended_early += 1,
+            Ok(Ended::Unseen) => unseen += 1,
             Ok(Ended::Well) => {}
             Err((compiler, failure)) => {
                 let _ = writeln!(Stderr, "jit-check: seed {seed}, {compiler:?}: {failure}");
@@ -118,7 +120,8 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
     }
     let _ = writeln!(
         Stdout,
-        "jit-check: {count} programs agree, {ended_early} of them ended by an error"
+        "jit-check: {} programs agree, {ended_early} of them ended by an error; {unseen} are too complex",
+        count - unseen,
     );
     exit(0);
 }
@@ -128,6 +131,8 @@ enum Ended {
     Well,
     /// At least one by an error.
     Early,
+    /// Not at all: the program is too complex for the verifier, without which it cannot run.
+    Unseen,
 }
 
 fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
@@ -139,6 +144,7 @@ fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
         blinding: random.pick(&[Blinding::Off, Blinding::Off, Blinding::Seed(seed | 1)]),
     };
     let behaviour = match checks {
+        _ if random.once_in(4) => Behaviour::ReadsGuest,
         Checks::Every => Behaviour::Faulty,
         Checks::Window => Behaviour::Proved,
     };
@@ -148,16 +154,35 @@ fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
         1_000_000
     };
     let linked = generate::linked(seed, behaviour);
-    compare(&linked, &compiler, budget).map_err(|failure| {
+    let load = match behaviour {
+        Behaviour::ReadsGuest => Object::load,
+        Behaviour::Proved | Behaviour::Faulty => Object::load_unverified,
+    };
+    let compared = match [load(&linked, CPUS), load(&linked, CPUS)] {
+        [Ok(interpreted), Ok(compiled)] => compare(interpreted, compiled, &compiler, budget),
+        [Err(LoadError::Verify(error)), _] if is_too_complex(&error) => Ok(Ended::Unseen),
+        [Err(error), _] | [_, Err(error)] => Err(Failure::Load(error)),
+    };
+    compared.map_err(|failure| {
         show(&linked, &compiler);
         (compiler, failure)
     })
 }
 
+fn is_too_complex(error: &VerifyError) -> bool {
+    matches!(
+        error.reason,
+        Reason::TooManySteps(_) | Reason::TooMuchMemory(_)
+    )
+}
+
 /// Runs the program on every CPU, by the interpreter and compiled.
-fn compare(linked: &Linked, compiler: &Linux, budget: u64) -> Result<Ended, Failure> {
-    let interpreted = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
-    let mut compiled = Object::load_unverified(linked, CPUS).map_err(Failure::Load)?;
+fn compare(
+    interpreted: Object,
+    mut compiled: Object,
+    compiler: &Linux,
+    budget: u64,
+) -> Result<Ended, Failure> {
     compiled.compile(compiler);
     for program in compiled.programs() {
         program

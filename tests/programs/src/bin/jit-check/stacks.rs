@@ -48,7 +48,7 @@ fn program(name: &str, insns: Vec<Insn>) -> ProgramDef {
         name: name.into(),
         section: "kprobe/f".into(),
         insns,
-        lines: Vec::new(),
+        ..ProgramDef::default()
     }
 }
 
