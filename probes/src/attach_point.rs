@@ -14,7 +14,8 @@ const SYSCALL_PREFIX: &str = "__arm64_sys_";
 /// The place that a section names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AttachPoint {
-    /// Code of a guest: `kprobe/`, `kretprobe/`, `ksyscall/`, `kretsyscall/`.
+    /// Code of a guest: `kprobe/`, `kretprobe/`, `ksyscall/`, `kretsyscall/`, `fentry/`, `fexit/` (and
+    /// `fentry.s/`, `fexit.s/`, whose programs Linux lets sleep: here there is nothing to wait for).
     Guest(Target, Moment),
     /// The hypervisor's own code: `hprobe/`, `hretprobe/`.
     Hypervisor(Target, Moment),
@@ -44,7 +45,7 @@ impl fmt::Display for NoAttachPoint {
             Reason::Kind => write!(
                 f,
                 "nothing is attached by a section {section}, but by kprobe/FUNCTION, kretprobe/FUNCTION, ksyscall/NAME, \
-                 kretsyscall/NAME, hprobe/FUNCTION, hretprobe/FUNCTION, tp/GROUP/NAME"
+                 kretsyscall/NAME, fentry/FUNCTION, fexit/FUNCTION, hprobe/FUNCTION, hretprobe/FUNCTION, tp/GROUP/NAME"
             ),
             Reason::Nothing => write!(f, "its section {section} does not say where"),
             Reason::Place => write!(f, "its section {section} names no place"),
@@ -67,14 +68,17 @@ impl AttachPoint {
         let is_known = matches!(
             kind,
             "kprobe" | "kretprobe" | "ksyscall" | "kretsyscall" | "hprobe" | "hretprobe"
-        ) || matches!(kind, "tp" | "tracepoint");
+        ) || matches!(
+            kind,
+            "fentry" | "fentry.s" | "fexit" | "fexit.s" | "tp" | "tracepoint"
+        );
         if is_known && place.is_empty() {
             return Err(refuse(Reason::Nothing));
         }
         let syscall = || target(&format!("{SYSCALL_PREFIX}{place}"));
         Ok(match kind {
-            "kprobe" => Self::Guest(target(place)?, Moment::Before),
-            "kretprobe" => Self::Guest(target(place)?, Moment::RETURN),
+            "kprobe" | "fentry" | "fentry.s" => Self::Guest(target(place)?, Moment::Before),
+            "kretprobe" | "fexit" | "fexit.s" => Self::Guest(target(place)?, Moment::RETURN),
             "ksyscall" => Self::Guest(syscall()?, Moment::Before),
             "kretsyscall" => Self::Guest(syscall()?, Moment::RETURN),
             "hprobe" => Self::Hypervisor(target(place)?, Moment::Before),
@@ -104,6 +108,8 @@ mod tests {
             ("kprobe/f", AttachPoint::Guest(symbol("f", 0), before)),
             ("kprobe/f+0x8", AttachPoint::Guest(symbol("f", 8), before)),
             ("kretprobe/f", AttachPoint::Guest(symbol("f", 0), after)),
+            ("fentry/f", AttachPoint::Guest(symbol("f", 0), before)),
+            ("fexit.s/f", AttachPoint::Guest(symbol("f", 0), after)),
             (
                 "ksyscall/openat",
                 AttachPoint::Guest(symbol(openat, 0), before),
@@ -135,8 +141,8 @@ mod tests {
             let error = AttachPoint::of_section(section).unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
-        let error = AttachPoint::of_section("fentry/f").unwrap_err();
+        let error = AttachPoint::of_section("lsm/f").unwrap_err();
         let error = error.to_string();
-        assert!(error.starts_with("nothing is attached by a section fentry/f, but by"));
+        assert!(error.starts_with("nothing is attached by a section lsm/f, but by"));
     }
 }

@@ -12,14 +12,15 @@ use crate::machine::{HwPoint, LiveMemory, Stamp, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
-use crate::returns::{Occasion, Role};
+use crate::returns::{Arguments, Occasion, Role};
 use crate::site::{Admission, Attachment, Bound, Site, Verdict};
 use crate::space::Space;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebpf::map::MapId;
+use ebpf::signature::Signature;
 use ebpf::task::TaskFields;
-use ebpf::{Host, Lost, ReadFault, RunError, RunFault};
+use ebpf::{Context, Host, Lost, ReadFault, RunError, RunFault};
 
 /// The first immediate of the reserved range: slot `n` of a VM traps with `HVC #(HVC_BASE + n)`, slot `n` of the
 /// hypervisor's own code with `BRK #(HVC_BASE + n)`.
@@ -175,7 +176,7 @@ impl Space {
         let stamp = stamp();
         regs.pc = pc.0;
         attachment.count();
-        self.write_event(attachment, Occasion::default(), vcpu, regs, stamp);
+        self.write_event(attachment, 0, vcpu, regs, stamp);
         if let Some(program) = &attachment.program {
             self.run_at(program, attachment, regs, memory, vcpu, stamp);
         }
@@ -197,13 +198,13 @@ impl Space {
         let host = HitHost {
             space: self,
             attachment,
-            occasion: Occasion::default(),
+            duration_ns: 0,
             vcpu,
             regs,
             memory,
             stamp,
         };
-        self.run_in(program, &host);
+        self.run_in(program, regs.as_words(), &host);
     }
 
     /// A hit from inside a probe, of slot `immediate` - [`HVC_BASE`]: nothing runs, it counts as
@@ -403,7 +404,7 @@ impl Space {
                     None => continue,
                 },
             };
-            if !self.run_one(attachment, *verdict, occasion, trap) {
+            if !self.run_one(attachment, *verdict, &occasion, trap) {
                 continue;
             }
             // Of several, a breakpoint of GDB's is what GDB knows about.
@@ -419,13 +420,13 @@ impl Space {
     fn write_event(
         &self,
         attachment: &Attachment,
-        occasion: Occasion,
+        duration_ns: u64,
         vcpu: VcpuId,
         regs: &CoreRegs,
         stamp: Stamp,
     ) {
         if let Some(template) = attachment.template {
-            let record = template.hit(stamp, self.vm(), vcpu, regs, occasion.duration_ns);
+            let record = template.hit(stamp, self.vm(), vcpu, regs, duration_ns);
             self.events().write_record(stamp.cpu, &record);
         }
     }
@@ -436,7 +437,7 @@ impl Space {
         &self,
         attachment: &Attachment,
         verdict: Verdict,
-        occasion: Occasion,
+        occasion: &Occasion,
         trap: &Trap<'_>,
     ) -> bool {
         match attachment.admit(trap.vcpu) {
@@ -444,7 +445,8 @@ impl Space {
             Admission::Hit => {}
             Admission::LastHit => self.note_done(),
         }
-        self.write_event(attachment, occasion, trap.vcpu, trap.regs, trap.stamp);
+        let duration_ns = occasion.duration_ns;
+        self.write_event(attachment, duration_ns, trap.vcpu, trap.regs, trap.stamp);
         let program_says = match &attachment.program {
             Some(program) => self.run_program(program, attachment, occasion, trap),
             None => ProgramSays::Go,
@@ -462,28 +464,57 @@ impl Space {
         &self,
         program: &ProgramRef,
         attachment: &Attachment,
-        occasion: Occasion,
+        occasion: &Occasion,
         trap: &Trap<'_>,
     ) -> ProgramSays {
         let host = HitHost {
             space: self,
             attachment,
-            occasion,
+            duration_ns: occasion.duration_ns,
             vcpu: trap.vcpu,
             regs: trap.regs,
             memory: |_: &CoreRegs| trap.memory,
             stamp: trap.stamp,
         };
-        self.run_in(program, &host)
+        match &occasion.arguments {
+            None => self.run_in(program, trap.regs.as_words(), &host),
+            Some(arguments) => self.run_on_arguments(program, arguments, &host),
+        }
     }
 
-    #[inline(always)]
-    fn run_in<M, F>(&self, program: &ProgramRef, host: &HitHost<'_, F>) -> ProgramSays
+    /// Runs a program that wants the arguments that a function was given when it returns, and its
+    /// result. What else of the registers helpers look at stays where it is.
+    #[inline(never)]
+    fn run_on_arguments<M, F>(
+        &self,
+        program: &ProgramRef,
+        arguments: &Arguments,
+        host: &HitHost<'_, F>,
+    ) -> ProgramSays
     where
         M: LiveMemory,
         F: Fn(&CoreRegs) -> M,
     {
-        match program.program().run(host.regs.as_words(), host) {
+        let mut context = *host.regs.as_words();
+        let signature = program.program().signature();
+        let count = signature.map_or(0, Signature::arguments);
+        context[..count].copy_from_slice(&arguments[..count]);
+        context[count] = host.regs.x[0];
+        self.run_in(program, &context, host)
+    }
+
+    #[inline(always)]
+    fn run_in<M, F>(
+        &self,
+        program: &ProgramRef,
+        context: &Context,
+        host: &HitHost<'_, F>,
+    ) -> ProgramSays
+    where
+        M: LiveMemory,
+        F: Fn(&CoreRegs) -> M,
+    {
+        match program.program().run(context, host) {
             Ok(0) => ProgramSays::Go,
             Ok(_) => ProgramSays::Stop,
             Err(error) => host.failed(&error),
@@ -514,7 +545,8 @@ fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
 struct HitHost<'a, F> {
     space: &'a Space,
     attachment: &'a Attachment,
-    occasion: Occasion,
+    /// At a return: how long the call took; 0 elsewhere.
+    duration_ns: u64,
     vcpu: VcpuId,
     regs: &'a CoreRegs,
     memory: F,
@@ -557,7 +589,7 @@ impl<F> HitHost<'_, F> {
             vcpu: self.vcpu,
             id: self.attachment.probe.unwrap_or(0),
             args: [x0, x1, x2, x3],
-            duration_ns: self.occasion.duration_ns,
+            duration_ns: self.duration_ns,
             pc: Gva(self.regs.pc),
             origin: kind,
         }
@@ -591,8 +623,15 @@ where
     }
 
     fn duration_ns(&self) -> Option<u64> {
-        let duration = self.occasion.duration_ns;
-        (duration != 0).then_some(duration)
+        (self.duration_ns != 0).then_some(self.duration_ns)
+    }
+
+    fn signature(&self) -> Option<Signature> {
+        self.attachment.program.as_ref()?.program().signature()
+    }
+
+    fn cookie(&self) -> u64 {
+        self.attachment.options.cookie
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {

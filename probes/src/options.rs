@@ -61,6 +61,8 @@ pub struct ProbeOptions {
     pub vcpu: Option<VcpuId>,
     /// After how many hits it is done; `None`: never.
     pub limit: Option<NonZeroU64>,
+    /// What its program gets from `bpf_get_attach_cookie()`.
+    pub cookie: u64,
 }
 
 impl From<AfterRun> for ProbeOptions {

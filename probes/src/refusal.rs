@@ -9,6 +9,7 @@ use crate::symbols::Named;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::signature::At;
 
 /// Why a site, a probe or a hardware point was refused. `Display` says what is wrong and what to
 /// do.
@@ -116,6 +117,13 @@ pub enum Refusal {
         vm: VmId,
         /// Why.
         reason: NoTypes,
+    },
+    /// The program wants a function's arguments at its entry, or at its return, and is attached elsewhere.
+    WrongMoment {
+        /// The program.
+        program: String,
+        /// Where it wants them.
+        wanted: At,
     },
     /// All sites of the VM are taken.
     TooManySites(usize),
@@ -245,6 +253,21 @@ impl fmt::Display for Refusal {
                 f,
                 "the program asks for the current task, and {vm} does not tell where its fields are: \
                  {reason}"
+            ),
+            Self::WrongMoment {
+                program,
+                wanted: At::Entry,
+            } => write!(
+                f,
+                "{program} wants a function's arguments as it begins (fentry): attach it without --ret"
+            ),
+            Self::WrongMoment {
+                program,
+                wanted: At::Return,
+            } => write!(
+                f,
+                "{program} wants a function's arguments and its result as it returns (fexit): attach \
+                 it with --ret"
             ),
             Self::TooManySites(limit) => {
                 write!(

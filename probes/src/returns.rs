@@ -15,5 +15,6 @@ mod occasion;
 mod pairing;
 
 pub(crate) use body::decode;
+pub(crate) use calls::{Arguments, Keep};
 pub(crate) use occasion::Occasion;
 pub(crate) use pairing::{Function, Pairing, Role, Signature};

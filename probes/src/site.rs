@@ -10,7 +10,7 @@ use crate::fixed::filled;
 use crate::machine::{FetchTrap, Machine, VcpuId};
 use crate::options::{Moment, ProbeOptions};
 use crate::programs::ProgramRef;
-use crate::returns::{Pairing, Role};
+use crate::returns::{Keep, Pairing, Role};
 use crate::space::MAX_SITES;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -66,7 +66,11 @@ impl Attachment {
         let left = AtomicU64::new(options.limit.map_or(0, |limit| limit.get()));
         let pairing = match options.moment {
             Moment::Before => None,
-            Moment::Return { max_active } => Some(Pairing::new(max_active.into())),
+            Moment::Return { max_active } => {
+                let signature = program.as_ref().and_then(|it| it.program().signature());
+                let keep = signature.map_or(Keep::Calls, |_| Keep::Arguments);
+                Some(Pairing::new(max_active.into(), keep))
+            }
         };
         Arc::new(Self {
             probe,

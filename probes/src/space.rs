@@ -7,6 +7,7 @@ use crate::kernel::{self, NoKernel};
 use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
+use crate::options::Moment;
 pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::programs::ProgramRef;
@@ -24,6 +25,7 @@ use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ebpf::Object;
 use ebpf::helper::Helper;
+use ebpf::signature::{At, Signature};
 use ebpf::task::TaskFields;
 use spin::{Mutex, RwLock};
 
@@ -451,9 +453,9 @@ impl Space {
         &self,
         target: &Target,
         program: ProgramRef,
-        after: AfterRun,
+        options: impl Into<ProbeOptions>,
     ) -> Result<ProbeId, Refusal> {
-        let wish = self.wish(target, Some(program), after.into())?;
+        let wish = self.wish(target, Some(program), options.into())?;
         self.edit(|registry, around| registry.attach_action(around, wish).map(ProbeId))
     }
 
@@ -471,6 +473,9 @@ impl Space {
             }
         }
         let address = address_of(self.vm(), self.symbols().as_deref(), target)?;
+        if let Some(program) = &program {
+            check_moment(program, options.moment)?;
+        }
         if program.as_ref().is_some_and(asks_for_tasks) {
             self.find_tasks()?;
         }
@@ -738,6 +743,19 @@ impl Space {
         let registry = self.registry.read();
         registry.points.contains(&HwPoint::Break(pc))
     }
+}
+
+/// Refuses a program that wants a function's arguments as they are at another moment.
+fn check_moment(program: &ProgramRef, moment: Moment) -> Result<(), Refusal> {
+    let wanted = match (program.program().signature().map(Signature::at), moment) {
+        (Some(At::Entry), Moment::Return { .. }) => At::Entry,
+        (Some(At::Return), Moment::Before) => At::Return,
+        _ => return Ok(()),
+    };
+    Err(Refusal::WrongMoment {
+        program: program.name().into(),
+        wanted,
+    })
 }
 
 /// Whether a program calls a helper that looks into the current task.

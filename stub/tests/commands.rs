@@ -140,6 +140,8 @@ fn probes_that_cannot_be() {
             "trace kprobe vm1:work --vcpu 2",
             "vm1/vcpu2 is off or does not exist",
         ),
+        ("trace kprobe vm1:work --cookie x", "\"x\" is no number."),
+        ("trace attach count vm1 --cookie", "--cookie needs a value."),
         (
             "trace kprobe vm1:work --count 0",
             "\"0\" is no number of hits: 1 or more.",
@@ -491,7 +493,8 @@ fn lines_are_completed() {
     assert_eq!(complete(&bench, "trace kprobe vm"), ["vm1:", "vm2:"]);
     assert_eq!(complete(&bench, "tr kp vm1:wo"), ["vm1:work"]);
     assert_eq!(complete(&bench, "trace kprobe vm1:work co"), ["count"]);
-    assert_eq!(complete(&bench, "trace attach vm1:work count --"), ["--go"]);
+    let options = complete(&bench, "trace attach vm1:work count --");
+    assert_eq!(options, ["--cookie", "--go"]);
     assert_eq!(complete(&bench, "map dump count ?").len(), 1);
     assert_eq!(complete(&bench, "help ph"), ["phys"]);
     for nothing in ["nothing", "vm start vm1 ?", "log ?", "trace kprobe vm9:x"] {

@@ -22,7 +22,7 @@ pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;
 pub use machine::{Spec, TestMachine};
-pub use program::{compile_example, link_example, link_example_with, periscope};
+pub use program::{compile_example, link_example, link_example_with, link_source, periscope};
 pub use random::Random;
 pub use shell::{Probe, Shell};
 pub use suite::{Case, Named, Scope, cases, named, scope, suite, suite_of};

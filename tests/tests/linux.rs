@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, Trace,
-    compile_example, link_example, link_example_with, periscope, suite,
+    compile_example, link_example, link_example_with, link_source, periscope, suite,
 };
 use std::fs;
 use std::path::Path;
@@ -14,6 +14,7 @@ use xtask::build::Program;
 use xtask::guest::{self, Freshness, Release};
 use xtask::machine::Start;
 use xtask::report::Report;
+use xtask::workspace;
 
 /// Where nothing is, neither RAM nor a device.
 const NOTHING: u64 = 0x1000_0000;
@@ -89,6 +90,10 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "programs_know_the_guests_task",
         run: programs_know_the_guests_task,
+    },
+    Case {
+        name: "programs_read_through_arguments",
+        run: programs_read_through_arguments,
     },
     Case {
         name: "programs_take_backtraces",
@@ -1070,6 +1075,64 @@ fn programs_know_the_guests_task(machine: &Machine) -> Result<()> {
     }
     machine.shell(&format!("trace unkprobe vm1:{id}"))?;
     machine.shell("trace unload opens").map(drop)
+}
+
+/// What programs find through a function's arguments is what the guest knows; an address where nothing is leads to 0.
+fn programs_read_through_arguments(machine: &Machine) -> Result<()> {
+    const COOKIE: u64 = 4711;
+    let endpoint = machine.endpoint();
+    let source = workspace::root().join("tests/bpf/reads.bpf.c");
+    // Nobody else reads so much at once.
+    for (name, flags, size) in [
+        ("reads", &[][..], 4322),
+        ("interpreted", &["-DINTERPRETED"][..], 4323),
+    ] {
+        let linked = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.lp"));
+        let set = format!("size={size}");
+        let options = ["--target", &endpoint, "--set", &set];
+        link_source(&source, &linked, flags, &options)?;
+        let mut gdb = machine.gdb()?;
+        gdb.console(&format!("remote put {} {name}.lp", linked.display()))?;
+        gdb.detach()?;
+        let attached = machine.shell(&format!("trace attach {name} vm1 --cookie {COOKIE}"))?;
+        for (kind, program) in [("fentry", "enter"), ("fexit", "leave")] {
+            let place = format!(": {kind} vm1:vfs_read at 0x");
+            let line = attached.lines().find(|line| line.contains(&place));
+            let runs = format!(", program {name}:{program}");
+            ensure!(line.is_some_and(|line| line.ends_with(&runs)), "{attached}");
+        }
+        let dump = machine.shell(&format!("ebpf dump {name}:leave --jit"))?;
+        let interpreted = dump.contains(":leave is interpreted: instruction ");
+        ensure!(interpreted == (name == "interpreted"), "{dump}");
+
+        let mut linux = machine.linux(1)?;
+        let truth = linux.run(&format!(
+            "stat -c %i {FILE}; stat -f -c %t {FILE}; wc -c < {FILE}"
+        ))?;
+        let [inode, magic, length] = truth.split_whitespace().collect::<Vec<_>>()[..] else {
+            anyhow::bail!("it said {truth}");
+        };
+        let process = linux.run(&format!(
+            "sh -c 'echo $$; exec dd if={FILE} of=/dev/null bs={size} count=1 2> /dev/null'"
+        ))?;
+        let process = process.trim();
+        let seen = machine.shell("trace stream -n 100 --filter print")?;
+        for wanted in [
+            format!("enters inode {inode} magic {magic} process {process} cookie {COOKIE}"),
+            format!(
+                "leaves inode {inode}, {length} and {length} of {size} bytes, of 4 arguments, nowhere 0 0"
+            ),
+        ] {
+            ensure!(seen.contains(&wanted), "{name}: no {wanted:?} in\n{seen}");
+        }
+        let errors = linux.run("dmesg | grep -ci 'unable to handle\\|oops'; true")?;
+        ensure!(errors.trim() == "0", "the guest has met {errors} errors");
+        let detached = machine.shell(&format!("trace detach {name}"))?;
+        ensure!(detached.lines().count() == 2, "{detached}");
+        let gone = machine.shell(&format!("trace unload {name}"))?;
+        ensure!(gone.contains("is gone"), "{gone}");
+    }
+    Ok(())
 }
 
 /// The ways to `vfs_read`, kernel and process: begin with the function, its caller, and lead to where a system call enters.

@@ -89,11 +89,13 @@ impl core::error::Error for AttachError {}
 
 impl Periscope {
     /// Attaches a program, or all programs of an object, each where its section says: to the code of the VM `space`, to
-    /// the hypervisor's own code, to tracepoints. All or none. `name` is `object` or `object:program`.
+    /// the hypervisor's own code, to tracepoints. All or none. `name` is `object` or `object:program`. Programs at
+    /// probes get `cookie` from `bpf_get_attach_cookie()`.
     pub fn attach_object(
         &'static self,
         name: &str,
         space: &'static Space,
+        cookie: u64,
     ) -> Result<Vec<Attached>, AttachError> {
         let programs = self.programs_of(name).map_err(|error| AttachError {
             program: name.to_string(),
@@ -101,7 +103,7 @@ impl Periscope {
         })?;
         let mut attached = Vec::new();
         for program in programs {
-            match self.attach_one(&program, space) {
+            match self.attach_one(&program, space, cookie) {
                 Ok(hook) => attached.push(Attached { program, hook }),
                 Err(reason) => {
                     attached.iter().for_each(|one| self.undo(&one.hook));
@@ -164,6 +166,7 @@ impl Periscope {
         &'static self,
         program: &ProgramRef,
         space: &'static Space,
+        cookie: u64,
     ) -> Result<Hook, Reason> {
         let section = program.program().section();
         let point = AttachPoint::of_section(section).map_err(Reason::NoPlace)?;
@@ -180,6 +183,7 @@ impl Periscope {
         };
         let options = ProbeOptions {
             moment,
+            cookie,
             ..ProbeOptions::default()
         };
         let (id, placement) = space

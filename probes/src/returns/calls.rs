@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 #[cfg(test)]
 use alloc::vec::Vec;
+use ebpf::signature::MAX_ARGUMENTS;
 
 /// Which call: two that are under way at the same time differ in this.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,9 +70,23 @@ const EMPTY: Place = Place {
     newer: NONE,
 };
 
+/// x0 to x7 at the entry of a call: its arguments (AAPCS64 section 6.8.2).
+pub(crate) type Arguments = [u64; MAX_ARGUMENTS];
+
+/// Whether the arguments of calls are wanted when they return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keep {
+    /// No.
+    Calls,
+    /// Yes.
+    Arguments,
+}
+
 /// The calls of one function.
 pub(crate) struct Calls {
     places: Box<[Place]>,
+    /// What the call in each place was given; empty where nobody wants to know.
+    arguments: Box<[Arguments]>,
     /// The first of each chain.
     heads: Box<[u16]>,
     free: u16,
@@ -81,10 +96,15 @@ pub(crate) struct Calls {
 
 impl Calls {
     /// Room for `capacity` calls, at least 1 and at most [`MAX_CALLS`].
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize, keep: Keep) -> Self {
         let capacity = capacity.clamp(1, MAX_CALLS.into());
+        let kept = match keep {
+            Keep::Calls => 0,
+            Keep::Arguments => capacity,
+        };
         let mut calls = Self {
             places: vec![EMPTY; capacity].into_boxed_slice(),
+            arguments: vec![[0; MAX_ARGUMENTS]; kept].into_boxed_slice(),
             heads: vec![NONE; capacity.next_power_of_two()].into_boxed_slice(),
             free: NONE,
             oldest: NONE,
@@ -135,6 +155,21 @@ impl Calls {
         dropped
     }
 
+    /// The call that has just begun was given these arguments.
+    pub(crate) fn keep(&mut self, arguments: &Arguments) {
+        if let Some(kept) = self.arguments.get_mut(usize::from(self.newest)) {
+            *kept = *arguments;
+        }
+    }
+
+    /// What the call of `frame` was given, if it is known and arguments are kept.
+    pub(crate) fn arguments(&self, frame: Frame) -> Option<Arguments> {
+        if self.arguments.is_empty() {
+            return None;
+        }
+        self.arguments.get(self.index_of(frame)?).copied()
+    }
+
     /// The call of `frame` has come to its end, if it is known. Returns it, and how many others are
     /// given up: those that are deeper on the same stack.
     pub(crate) fn leave(&mut self, frame: Frame) -> (Option<Call>, u64) {
@@ -154,11 +189,16 @@ impl Calls {
 
     /// The call of `frame`, if it is known.
     pub(crate) fn find(&self, frame: Frame) -> Option<&Call> {
+        self.index_of(frame).map(|index| &self.places[index].call)
+    }
+
+    /// In which place the call of `frame` is.
+    fn index_of(&self, frame: Frame) -> Option<usize> {
         let mut index = self.heads[self.bucket(frame)];
         while index != NONE {
             let place = &self.places[usize::from(index)];
             if place.call.frame == frame {
-                return Some(&place.call);
+                return Some(index.into());
             }
             index = place.next;
         }

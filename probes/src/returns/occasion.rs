@@ -1,6 +1,6 @@
 //! What a hit is to a program that is bound there: an occasion to run, or not.
 
-use super::calls::Frame;
+use super::calls::{Arguments, Frame};
 use super::pairing::{Left, Pairing, Role};
 use crate::a64::{Control, control};
 use crate::engine::Trap;
@@ -13,6 +13,8 @@ use core::sync::atomic::Ordering;
 pub(crate) struct Occasion {
     /// At a return: how long the call took, in nanoseconds, at least 1. 0 where nothing ends.
     pub(crate) duration_ns: u64,
+    /// At a return: what the call was given, where that is kept.
+    pub(crate) arguments: Option<Arguments>,
 }
 
 /// The number of the link register.
@@ -68,16 +70,23 @@ impl Space {
             },
             Role::ReturnSite { address } => pairing.arrive(trap.frame(), address),
         };
-        let Left { since_ns, missed } = left;
+        let Left {
+            since_ns,
+            arguments,
+            missed,
+        } = left;
         attachment.missed.fetch_add(missed, Ordering::Relaxed);
         let since_ns = since_ns?;
         Some(Occasion {
             duration_ns: now_ns.saturating_sub(since_ns).max(1),
+            arguments,
         })
     }
 
     fn enter(&self, attachment: &Attachment, pairing: &Pairing, now_ns: u64, trap: &Trap<'_>) {
-        let entered = pairing.enter(trap.frame(), trap.regs.x[LINK], now_ns);
+        let link = trap.regs.x[LINK];
+        let arguments = core::array::from_fn(|number| trap.regs.x[number]);
+        let entered = pairing.enter(trap.frame(), link, &arguments, now_ns);
         attachment
             .missed
             .fetch_add(entered.missed, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 //! watched there. A call that began before is not: whether it is still under way when control comes
 //! by there, nobody knows.
 
-use super::calls::{Call, Calls, Frame};
+use super::calls::{Arguments, Call, Calls, Frame, Keep};
 use crate::addr::Gva;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -119,16 +119,18 @@ pub(crate) struct Entered {
 pub(crate) struct Left {
     /// When the call began that returns here; `None` where none is known.
     pub(crate) since_ns: Option<u64>,
+    /// What that call was given, where that is kept.
+    pub(crate) arguments: Option<Arguments>,
     /// Calls that have been given up.
     pub(crate) missed: u64,
 }
 
 impl Pairing {
     /// Room for `capacity` calls that are under way.
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize, keep: Keep) -> Self {
         Self(Mutex::new(State {
             function: Function::default(),
-            calls: Calls::new(capacity),
+            calls: Calls::new(capacity, keep),
             sites: Vec::with_capacity(MAX_RETURN_SITES),
         }))
     }
@@ -141,8 +143,14 @@ impl Pairing {
         state.sites.clear();
     }
 
-    /// The function is entered; `link` is x30.
-    pub(crate) fn enter(&self, frame: Frame, link: u64, now_ns: u64) -> Entered {
+    /// The function is entered with these arguments; `link` is x30.
+    pub(crate) fn enter(
+        &self,
+        frame: Frame,
+        link: u64,
+        arguments: &Arguments,
+        now_ns: u64,
+    ) -> Entered {
         let mut state = self.0.lock();
         let return_address = state.function.signature.strip(link);
         let (watched, wants_site) = state.watch(return_address);
@@ -152,6 +160,7 @@ impl Pairing {
             time_ns: now_ns,
             watched,
         });
+        state.calls.keep(arguments);
         Entered { missed, wants_site }
     }
 
@@ -167,9 +176,11 @@ impl Pairing {
         if state.calls.find(frame).is_some_and(stays_inside) {
             return Left::default();
         }
+        let arguments = state.calls.arguments(frame);
         let (call, missed) = state.calls.leave(frame);
         Left {
             since_ns: call.map(|call| call.time_ns),
+            arguments,
             missed,
         }
     }
@@ -177,6 +188,7 @@ impl Pairing {
     /// Control is at `address`, behind a call instruction.
     pub(crate) fn arrive(&self, frame: Frame, address: Gva) -> Left {
         let mut state = self.0.lock();
+        let arguments = state.calls.arguments(frame);
         let (call, mut missed) = state.calls.leave(frame);
         let returned = call.filter(|call| call.watched && call.return_address == address.0);
         if call.is_some() && returned.is_none() {
@@ -185,6 +197,7 @@ impl Pairing {
         }
         Left {
             since_ns: returned.map(|call| call.time_ns),
+            arguments: arguments.filter(|_| returned.is_some()),
             missed,
         }
     }

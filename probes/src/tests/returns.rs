@@ -6,11 +6,15 @@ use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
 use crate::fake::asm;
 use crate::machine::{StopReason, VcpuId};
 use crate::options::{AfterRun, Moment, ProbeOptions};
+use crate::programs::Owner;
 use crate::refusal::Refusal;
 use crate::space::{Listing, MAX_SITES, ProbeId, ProbeKind, ProbeState};
 use crate::target::Target;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
+use ebpf::helper::Helper;
+use ebpf::signature::{At, Signature};
 
 impl Rig {
     fn attach_return(&self, target: &Target, program: &str) -> Result<ProbeId, Refusal> {
@@ -69,6 +73,75 @@ fn the_program_sees_the_result_and_the_duration() {
     rig.machine.run(LONG);
     let last = format!("x0={CALLS:#x} after 20 ns");
     assert_eq!(rig.events().last(), Some(&last));
+}
+
+/// A program that prints the first two values of its context, as it is uploaded.
+fn values(at: At) -> Vec<u8> {
+    use ebpf::asm::reg::{R0, R1, R3, R4};
+    use ebpf::asm::{call, exit, load, map_value, mov_imm};
+    const FORMAT: &[u8] = b"%llu then %llu\0";
+    let mut linked = ebpf::builtin::linked("ret").unwrap();
+    linked.maps[0].value_size = FORMAT.len() as u32;
+    linked.maps[0].initial = FORMAT.to_vec();
+    let program = &mut linked.programs[0];
+    program.signature = match at {
+        At::Entry => Signature::new(at, 2, 0),
+        At::Return => Signature::new(at, 1, 0),
+    };
+    program.insns = [load(R3, R1, 0), load(R4, R1, 8)].to_vec();
+    program.insns.extend(map_value(R1, 0, 0));
+    program.insns.extend([
+        mov_imm(2, FORMAT.len() as i32),
+        call(Helper::TracePrintk),
+        mov_imm(R0, 0),
+        exit(),
+    ]);
+    linked.encode().unwrap()
+}
+
+/// What `fexit` is: the arguments are those of the entry, whatever has become of x0 to x7 since.
+#[test]
+fn a_program_can_have_the_arguments_at_the_return() {
+    let rig = Rig::new(1);
+    rig.periscope
+        .load_program("leave", &values(At::Return), Owner(0))
+        .unwrap();
+    let probe = rig.return_probe(FUNCTION, "leave");
+    rig.machine.run(LONG);
+    assert_eq!(rig.counts(probe), (CALLS, 0));
+    let expected: Vec<_> = (0..CALLS)
+        .map(|call| format!("{call} then {}", call + 1))
+        .collect();
+    assert_eq!(rig.events(), expected);
+}
+
+#[test]
+fn a_program_that_wants_arguments_is_attached_where_they_are() {
+    let rig = Rig::new(1);
+    rig.periscope
+        .load_program("enter", &values(At::Entry), Owner(0))
+        .unwrap();
+    rig.periscope
+        .load_program("leave", &values(At::Return), Owner(0))
+        .unwrap();
+    let target = Target::Address(at(FUNCTION));
+    let refused = rig.attach_return(&target, "enter").unwrap_err();
+    assert!(refused.to_string().contains("without --ret"), "{refused}");
+    let leave = rig.program("leave");
+    let refused = rig
+        .space
+        .attach_probe(&target, leave, AfterRun::Go)
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("attach it with --ret"),
+        "{refused}"
+    );
+    let enter = rig.program("enter");
+    rig.space
+        .attach_probe(&target, enter, AfterRun::Go)
+        .unwrap();
+    rig.machine.run(3);
+    assert_eq!(rig.events(), ["0 then 0"]);
 }
 
 #[test]

@@ -316,9 +316,10 @@ impl<'a> Invocation<'a> {
 }
 
 /// Whether a flag is on the line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Flag {
     Given,
+    #[default]
     Absent,
 }
 

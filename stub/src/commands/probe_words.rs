@@ -9,7 +9,7 @@ use probes::options::{AfterRun, MAX_CALLS, Moment, ProbeMode, ProbeOptions};
 use probes::programs::ProgramRef;
 
 /// The options, as help shows them.
-pub(super) const ARGUMENTS: &str = "[VM:]PLACE [PROGRAM] [--mode hvc|xn|hw] [--vcpu N] [--stop] [--once|--count N] [--ret [--maxactive N]]";
+pub(super) const ARGUMENTS: &str = "[VM:]PLACE [PROGRAM] [--mode hvc|xn|hw] [--vcpu N] [--stop] [--once|--count N] [--ret [--maxactive N]] [--cookie N]";
 
 /// The words after `trace kprobe`.
 pub(super) struct ProbeWords<'a> {
@@ -90,6 +90,7 @@ fn read_option<'a>(
         "--once" => options.limit = Some(NonZeroU64::MIN),
         "--mode" => options.mode = mode(value(option, words)?)?,
         "--vcpu" => options.vcpu = Some(vcpu(value(option, words)?)?),
+        "--cookie" => options.cookie = cookie(words)?,
         "--count" => options.limit = Some(count(value(option, words)?)?),
         _ => return Err(Problem::Usage(format!("there is no {option} here."))),
     }
@@ -99,6 +100,12 @@ fn read_option<'a>(
 fn value<'a>(option: &str, words: &mut impl Iterator<Item = &'a str>) -> Result<&'a str, Problem> {
     let value = words.next();
     value.ok_or_else(|| Problem::Usage(format!("{option} needs a value.")))
+}
+
+/// What a program is to get from `bpf_get_attach_cookie()`.
+pub(super) fn cookie<'a>(words: &mut impl Iterator<Item = &'a str>) -> Result<u64, Problem> {
+    let word = value("--cookie", words)?;
+    number::parse(word).ok_or_else(|| Problem::Usage(format!("{word:?} is no number.")))
 }
 
 fn mode(word: &str) -> Result<ProbeMode, Problem> {

@@ -12,7 +12,7 @@ fn call(task: u64, sp: u64, time_ns: u64) -> Call {
 
 #[test]
 fn recursion_returns_in_reverse() {
-    let mut calls = Calls::new(4);
+    let mut calls = Calls::new(4, Keep::Calls);
     for depth in 0..3 {
         assert_eq!(calls.enter(call(1, 0x4_0000 - 0x10 * depth, depth)), 0);
     }
@@ -30,7 +30,7 @@ fn recursion_returns_in_reverse() {
 #[test]
 fn one_task_has_several_stacks() {
     // A task is in the function on its own stack, and an interrupt calls it on a higher one.
-    let mut calls = Calls::new(4);
+    let mut calls = Calls::new(4, Keep::Calls);
     assert_eq!(calls.enter(call(1, 0x4_0000, 1)), 0);
     assert_eq!(calls.enter(call(1, 0x8_0000, 2)), 0);
     let left = |calls: &mut Calls, sp| calls.leave(Frame { task: 1, sp }).0.unwrap().time_ns;
@@ -40,13 +40,29 @@ fn one_task_has_several_stacks() {
 
 #[test]
 fn the_oldest_makes_room() {
-    let mut calls = Calls::new(2);
+    let mut calls = Calls::new(2, Keep::Calls);
     let dropped: Vec<u64> = (1..=3)
         .map(|task| calls.enter(call(task, 0, task)))
         .collect();
     assert_eq!(dropped, [0, 0, 1]);
     let times: Vec<u64> = calls.by_age().iter().map(|call| call.time_ns).collect();
     assert_eq!(times, [2, 3]);
+}
+
+/// Of the right call, also where a place is used again.
+#[test]
+fn arguments_are_kept_where_they_are_wanted() {
+    let given = |number: u64| core::array::from_fn(|index| 100 * number + index as u64);
+    for (keep, is_kept) in [(Keep::Calls, false), (Keep::Arguments, true)] {
+        let mut calls = Calls::new(2, keep);
+        for task in 1..=3 {
+            calls.enter(call(task, 0, task));
+            calls.keep(&given(task));
+        }
+        let arguments = [1, 2, 3].map(|task| calls.arguments(Frame { task, sp: 0 }));
+        let expected = [None, Some(given(2)), Some(given(3))];
+        assert_eq!(arguments, if is_kept { expected } else { [None; 3] });
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -106,7 +122,7 @@ proptest! {
         capacity in 1..8_usize,
         operations in prop::collection::vec(operation(), 0..100),
     ) {
-        let mut calls = Calls::new(capacity);
+        let mut calls = Calls::new(capacity, Keep::Calls);
         let mut model = Model::default();
         for (time, operation) in operations.iter().enumerate() {
             match *operation {

@@ -90,8 +90,7 @@ fn answer(
         ("LINUX_KERNEL_VERSION", None) => None,
         // arm64 has it since Linux 4.19.
         ("LINUX_HAS_SYSCALL_WRAPPER", _) => Some(1),
-        // Programs here get no cookie.
-        ("LINUX_HAS_BPF_COOKIE", _) => Some(0),
+        ("LINUX_HAS_BPF_COOKIE", _) => Some(1),
         _ => None,
     };
     let value = match known {
