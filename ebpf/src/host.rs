@@ -45,6 +45,22 @@ pub trait Host {
     fn signature(&self) -> Option<Signature> {
         None
     }
+    /// The VM that the program runs for; 0 is the hypervisor.
+    fn vm(&self) -> u32 {
+        0
+    }
+    /// The vCPU of that VM; of the hypervisor the CPU.
+    fn vcpu(&self) -> u32 {
+        0
+    }
+    /// `ESR_EL2` as the last exception of a vCPU on this CPU has left it; 0 where there is no vCPU.
+    fn exit_syndrome(&self) -> u64 {
+        0
+    }
+    /// Group and name of the tracepoint that the program runs at.
+    fn tracepoint(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
     /// What the user has given to the probe for the program (`bpf_get_attach_cookie`); 0 where nothing.
     fn cookie(&self) -> u64 {
         0

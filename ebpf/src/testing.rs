@@ -29,6 +29,7 @@ pub(crate) struct FakeHost {
     pub(crate) function: Option<u64>,
     pub(crate) signature: Option<Signature>,
     pub(crate) cookie: u64,
+    pub(crate) tracepoint: Option<(&'static str, &'static str)>,
     /// What programs have put out.
     pub(crate) records: RefCell<Vec<(MapId, Vec<u8>)>>,
     /// How many more records there is room for.
@@ -50,6 +51,7 @@ impl FakeHost {
             function: None,
             signature: None,
             cookie: 0,
+            tracepoint: None,
             records: RefCell::default(),
             room: Cell::new(usize::MAX),
         }
@@ -92,6 +94,22 @@ impl Host for FakeHost {
 
     fn signature(&self) -> Option<Signature> {
         self.signature
+    }
+
+    fn vm(&self) -> u32 {
+        1
+    }
+
+    fn vcpu(&self) -> u32 {
+        2
+    }
+
+    fn exit_syndrome(&self) -> u64 {
+        0x5a00_4000
+    }
+
+    fn tracepoint(&self) -> Option<(&'static str, &'static str)> {
+        self.tracepoint
     }
 
     fn cookie(&self) -> u64 {

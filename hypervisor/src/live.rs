@@ -94,6 +94,11 @@ impl LiveMemory for Live<'_> {
         }
     }
 
+    fn exit_syndrome(&self) -> u64 {
+        // Exceptions that EL2 takes itself put it back.
+        sysreg::read!("esr_el2")
+    }
+
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         for (at, range) in Self::pieces(gva, buffer.len()) {
             let (_, hpa) = self.ram(at, Stage1::Read)?;

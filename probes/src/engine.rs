@@ -630,6 +630,18 @@ where
         self.attachment.program.as_ref()?.program().signature()
     }
 
+    fn vm(&self) -> u32 {
+        self.space.vm().0.into()
+    }
+
+    fn vcpu(&self) -> u32 {
+        self.vcpu.0.into()
+    }
+
+    fn exit_syndrome(&self) -> u64 {
+        (self.memory)(self.regs).exit_syndrome()
+    }
+
     fn cookie(&self) -> u64 {
         self.attachment.options.cookie
     }

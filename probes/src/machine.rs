@@ -345,6 +345,11 @@ pub trait LiveMemory {
     /// What tells apart the threads of execution of the vCPU that traps: `SP_EL0` while EL1 runs on
     /// `SP_EL1` (Linux keeps `current` there, `arch/arm64/include/asm/current.h`). 0 otherwise.
     fn task(&self) -> u64;
+    /// `ESR_EL2` as the last synchronous exception of a vCPU on this CPU has left it; 0 where there is no
+    /// vCPU.
+    fn exit_syndrome(&self) -> u64 {
+        0
+    }
     /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
     /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device
@@ -355,6 +360,10 @@ pub trait LiveMemory {
 impl<T: LiveMemory + ?Sized> LiveMemory for &T {
     fn task(&self) -> u64 {
         (**self).task()
+    }
+
+    fn exit_syndrome(&self) -> u64 {
+        (**self).exit_syndrome()
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

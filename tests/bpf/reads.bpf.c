@@ -19,11 +19,6 @@ struct task_struct {
 	int tgid;
 } __attribute__((preserve_access_index));
 
-struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
-long (*const bpf_get_func_ret)(void *ctx, __u64 *value) = (void *)184;
-long (*const bpf_get_func_arg_cnt)(void *ctx) = (void *)185;
-__u64 (*const bpf_get_attach_cookie)(void *ctx) = (void *)174;
-
 // Of reads of so many bytes.
 const volatile __u64 size;
 
@@ -45,9 +40,10 @@ int enter(__u64 *context)
 
 	if (ctx[2] != size)
 		return 0;
-	bpf_printk("enters inode %lu magic %lx process %d cookie %lu", file->f_inode->i_ino,
-		   file->f_inode->i_sb->s_magic, bpf_get_current_task_btf()->tgid,
-		   bpf_get_attach_cookie(context));
+	bpf_printk("enters inode %lu magic %lx process %d cookie %lu vm %u exit %lx",
+		   file->f_inode->i_ino, file->f_inode->i_sb->s_magic,
+		   bpf_get_current_task_btf()->tgid, bpf_get_attach_cookie(context),
+		   bpf_get_vm_id(), bpf_get_exit_reason() >> 26 & 0x3f);
 	return 0;
 }
 

@@ -1118,7 +1118,10 @@ fn programs_read_through_arguments(machine: &Machine) -> Result<()> {
         let process = process.trim();
         let seen = machine.shell("trace stream -n 100 --filter print")?;
         for wanted in [
-            format!("enters inode {inode} magic {magic} process {process} cookie {COOKIE}"),
+            // The exit is that of an HVC.
+            format!(
+                "enters inode {inode} magic {magic} process {process} cookie {COOKIE} vm 1 exit 16"
+            ),
             format!(
                 "leaves inode {inode}, {length} and {length} of {size} bytes, of 4 arguments, nowhere 0 0"
             ),

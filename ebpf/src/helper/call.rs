@@ -3,7 +3,7 @@
 use super::queue::Take;
 use super::read::{Half, probe_read, probe_read_str};
 use super::{
-    E2BIG, EAGAIN, EINVAL, Helper, arguments, backtrace, print, queue, random, records, task,
+    E2BIG, EAGAIN, EINVAL, Helper, arguments, backtrace, place, print, queue, random, records, task,
 };
 use crate::address::{self, Place};
 use crate::map::{MAX_KEY_SIZE, Map, MapError, MapKind, UpdateFlag, Values};
@@ -40,6 +40,10 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         Helper::ProbeReadUserStr => probe_read_str(run, Half::User, [first, second, third]),
         Helper::KtimeGetNs | Helper::KtimeGetBootNs => Ok(run.host.ktime_ns()),
         Helper::DurationNs => Ok(run.host.duration_ns().unwrap_or(0)),
+        Helper::GetVmId => Ok(run.host.vm().into()),
+        Helper::GetVcpuId => Ok(run.host.vcpu().into()),
+        Helper::GetExitReason => Ok(run.host.exit_syndrome()),
+        Helper::GetTracepointName => place::tracepoint_name(run, first, second),
         Helper::GetSmpProcessorId => Ok(run.cpu as u64),
         Helper::GetPrandomU32 => Ok(random::number(run).into()),
         Helper::TracePrintk => print::printk(run, [first, second], &args[2..]),

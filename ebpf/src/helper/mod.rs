@@ -6,7 +6,9 @@ mod backtrace;
 mod call;
 mod format;
 mod iterate;
+mod place;
 mod print;
+mod private;
 mod prototype;
 mod queue;
 mod random;
@@ -16,6 +18,7 @@ mod task;
 
 pub(crate) use call::call;
 pub(crate) use iterate::{Iteration, MAX_ROUNDS, next_element};
+pub use private::{PRIVATE, Private};
 pub(crate) use prototype::{Argument, Returned};
 pub(crate) use read::load_guest;
 
@@ -200,6 +203,14 @@ helpers! {
     MapLookupPercpuElem = 195 "map_lookup_percpu_elem",
     /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that
     /// measures a time, that time; 0 anywhere else.
-    /// Periscope's own: Linux has no such helper, and gives out no more numbers (its last is 211).
+    /// This one and those that follow are Periscope's own ([`PRIVATE`]).
     DurationNs = 250 "duration_ns",
+    /// `u32 get_vm_id()`: the VM that the program runs for; 0 is the hypervisor.
+    GetVmId = 251 "get_vm_id",
+    /// `u32 get_vcpu_id()`: its vCPU.
+    GetVcpuId = 252 "get_vcpu_id",
+    /// `u64 get_exit_reason()`: `ESR_EL2` as the last exception of a vCPU on this CPU has left it.
+    GetExitReason = 253 "get_exit_reason",
+    /// `long get_tracepoint_name(destination, size)`: 0, or `-EINVAL` at no tracepoint.
+    GetTracepointName = 254 "get_tracepoint_name",
 }

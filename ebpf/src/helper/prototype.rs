@@ -183,7 +183,7 @@ impl Helper {
             | Self::ProbeReadStr
             | Self::ProbeReadUserStr
             | Self::ProbeReadKernelStr => Prototype::new([Write, SizeOrZero, Any], Scalar),
-            Self::GetCurrentComm => Prototype::new([Write, Size], Scalar),
+            Self::GetCurrentComm | Self::GetTracepointName => Prototype::new([Write, Size], Scalar),
             Self::GetStackid => Prototype::new([Context, Map(MapUse::Trace), Any], Scalar),
             Self::GetStack => Prototype::new([Context, Write, SizeOrZero, Any], Scalar),
             Self::GetFuncIp | Self::GetAttachCookie | Self::GetFuncArgCnt => {
@@ -212,7 +212,10 @@ impl Helper {
             | Self::GetCurrentUidGid
             | Self::GetCurrentTask
             | Self::GetCurrentCgroupId
-            | Self::DurationNs => Prototype::new([], Scalar),
+            | Self::DurationNs
+            | Self::GetVmId
+            | Self::GetVcpuId
+            | Self::GetExitReason => Prototype::new([], Scalar),
         }
     }
 }

@@ -293,6 +293,7 @@ impl Tracer {
         context[..event.args.len()].copy_from_slice(&event.args);
         let host = TraceHost {
             rings: &self.rings,
+            point,
             event,
             origin,
         };
@@ -315,6 +316,7 @@ impl Tracer {
 /// What a tracepoint's program may ask for.
 struct TraceHost<'a> {
     rings: &'a Rings,
+    point: &'a Tracepoint,
     event: &'a TraceEvent,
     origin: &'a Origin<'a>,
 }
@@ -336,6 +338,22 @@ impl Host for TraceHost<'_> {
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
         let memory = self.origin.memory.ok_or(ReadFault)?;
         memory.read(Gva(address), buffer).map_err(|_| ReadFault)
+    }
+
+    fn vm(&self) -> u32 {
+        self.event.vm.0.into()
+    }
+
+    fn vcpu(&self) -> u32 {
+        self.event.vcpu.0.into()
+    }
+
+    fn exit_syndrome(&self) -> u64 {
+        self.origin.memory.map_or(0, LiveMemory::exit_syndrome)
+    }
+
+    fn tracepoint(&self) -> Option<(&'static str, &'static str)> {
+        Some((self.point.group(), self.point.name()))
     }
 
     fn print(&self, text: &[u8]) {

@@ -72,12 +72,15 @@ enum {
 	BPF_RB_PROD_POS = 3,
 };
 
-/* Helpers. Guest memory is reached by bpf_probe_read_…() only, never through a pointer. What is said of the
- * current task is the guest's. */
+/* Helpers. Guest memory is reached by bpf_probe_read_…(); through a pointer only where a program in fentry/FUNCTION or
+ * fexit/FUNCTION has it from its arguments, or from bpf_get_current_task_btf(). What is said of the current task is the
+ * guest's. */
+struct task_struct;
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
 					 __u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static long (*const bpf_probe_read)(void *dst, __u32 size, const void *guest_address) = (void *)4;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_trace_printk)(const char *fmt, __u32 fmt_size, ...) = (void *)6;
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
@@ -90,6 +93,8 @@ static long (*const bpf_perf_event_output)(void *ctx, void *map, __u64 flags, vo
 static long (*const bpf_get_stackid)(void *ctx, void *map, __u64 flags) = (void *)27;
 static __u64 (*const bpf_get_current_task)(void) = (void *)35;
 static long (*const bpf_current_task_under_cgroup)(void *map, __u32 index) = (void *)37;
+static long (*const bpf_probe_read_str)(void *dst, __u32 size,
+					const void *guest_address) = (void *)45;
 static long (*const bpf_get_stack)(void *ctx, void *buf, __u32 size, __u64 flags) = (void *)67;
 static __u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
 static long (*const bpf_map_push_elem)(void *map, const void *value, __u64 flags) = (void *)87;
@@ -112,16 +117,24 @@ static void (*const bpf_ringbuf_discard)(void *data, __u64 flags) = (void *)133;
 static __u64 (*const bpf_ringbuf_query)(void *map, __u64 flags) = (void *)134;
 static long (*const bpf_for_each_map_elem)(void *map, void *callback, void *context,
 					   __u64 flags) = (void *)164;
+static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_snprintf)(char *str, __u32 str_size, const char *fmt, const __u64 *data,
 				  __u32 data_size) = (void *)165;
 static __u64 (*const bpf_get_func_ip)(void *ctx) = (void *)173;
+static __u64 (*const bpf_get_attach_cookie)(void *ctx) = (void *)174;
 static long (*const bpf_trace_vprintk)(const char *fmt, __u32 fmt_size, const void *data,
 				       __u32 data_size) = (void *)177;
 static long (*const bpf_loop)(__u32 times, void *callback, void *context,
 			      __u64 flags) = (void *)181;
 static int (*const bpf_strncmp)(const char *s1, __u32 s1_size, const char *s2) = (void *)182;
+static long (*const bpf_get_func_arg)(void *ctx, __u32 n, __u64 *value) = (void *)183;
+static long (*const bpf_get_func_ret)(void *ctx, __u64 *value) = (void *)184;
+static long (*const bpf_get_func_arg_cnt)(void *ctx) = (void *)185;
 static void *(*const bpf_map_lookup_percpu_elem)(void *map, const void *key,
 						 __u32 cpu) = (void *)195;
+
+/* Those that Linux does not have. */
+#include "periscope_helpers.h"
 
 /* bpf_printk("x0=%lx comm=%s", x0, address): up to 12 arguments, integers or pointers. %s takes a
  * guest address or one of the program's own. */

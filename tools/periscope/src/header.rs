@@ -1,6 +1,8 @@
 //! `periscope header`: the fields of the hypervisor's tracepoints, for programs to name.
 
+use crate::link::SEED_MARK;
 use anyhow::{Context, Result};
+use ebpf::helper::{PRIVATE, Private};
 use probes::tracepoint::{Field, FieldKind, Tracepoint};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -14,13 +16,20 @@ pub(crate) struct Args {
     /// Structures for Rust, not for C
     #[arg(long)]
     rust: bool,
+    /// The helpers that Linux does not have, and not the tracepoints
+    #[arg(long, conflicts_with = "rust")]
+    helpers: bool,
     /// Where to write them [default: to standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let text = if args.rust { rust() } else { c() };
+    let text = match args {
+        Args { helpers: true, .. } => helpers(),
+        Args { rust: true, .. } => rust(),
+        _ => c(),
+    };
     match &args.output {
         Some(path) => {
             std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -30,6 +39,41 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn helpers() -> String {
+    let mut text = String::from(
+        "/* SPDX-License-Identifier: MIT OR Apache-2.0 */\n\
+         /*\n * The helpers of Periscope that Linux does not have; made by `periscope header --helpers`. Types and SEC come\n\
+         \x20* from vmlinux.h and <bpf/bpf_helpers.h>, or from periscope_bpf.h, which includes this.\n */\n\
+         #ifndef PERISCOPE_HELPERS_H\n#define PERISCOPE_HELPERS_H\n",
+    );
+    for Private {
+        helper,
+        result,
+        parameters,
+        summary,
+        seed,
+    } in PRIVATE
+    {
+        let known = seed.map_or(String::new(), |seed| format!(" (once {seed})"));
+        let space = if result.ends_with('*') { "" } else { " " };
+        let _ = write!(
+            text,
+            "\n/* {summary}{known} */\nstatic {result}{space}(*const bpf_{})({parameters}) = (void *){};\n",
+            helper.name(),
+            *helper as u8
+        );
+    }
+    let numbers = PRIVATE.iter().filter_map(|private| private.seed);
+    let numbers: Vec<_> = numbers.map(|number| number.to_string()).collect();
+    let _ = write!(
+        text,
+        "\n/* In a program that says this, the numbers {} mean these helpers too. */\n\
+         #define PERISCOPE_SEED_HELPERS char {SEED_MARK} SEC(\".{SEED_MARK}\") = 1\n\n#endif\n",
+        numbers.join(", ")
+    );
+    text
 }
 
 fn all() -> impl Iterator<Item = &'static Tracepoint> {
@@ -140,19 +184,43 @@ fn camel(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ebpf::helper::Helper;
 
-    /// `periscope header -o tools/periscope/examples/periscope_tracepoints.h` makes it anew.
+    fn example(name: &str) -> String {
+        let path = format!("{}/examples/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// `periscope header [--helpers] -o tools/periscope/examples/NAME` makes it anew.
     #[test]
-    fn the_examples_have_the_current_header() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/examples/periscope_tracepoints.h"
-        );
-        let kept = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            kept == c(),
-            "examples/periscope_tracepoints.h is not what `periscope header` writes"
-        );
+    fn the_examples_have_the_current_headers() {
+        for (name, expected) in [
+            ("periscope_tracepoints.h", c()),
+            ("periscope_helpers.h", helpers()),
+        ] {
+            let is_current = example(name) == expected;
+            assert!(
+                is_current,
+                "examples/{name} is not what `periscope header` writes"
+            );
+        }
+    }
+
+    /// Helpers have their names and numbers from `ebpf`, in C too.
+    #[test]
+    fn the_headers_declare_all_helpers() {
+        let text = example("periscope_bpf.h") + &helpers();
+        let declared = text.split(';').filter_map(|declaration| {
+            let (_, rest) = declaration.split_once("(*const bpf_")?;
+            let (name, rest) = rest.split_once(")(")?;
+            let (_, number) = rest.split_once(") = (void *)")?;
+            Some((number.parse().ok()?, name))
+        });
+        let mut declared: Vec<(u8, &str)> = declared.collect();
+        declared.sort_unstable();
+        let all = Helper::ALL.iter();
+        let expected: Vec<_> = all.map(|helper| (*helper as u8, helper.name())).collect();
+        assert_eq!(declared, expected);
     }
 
     #[test]

@@ -247,6 +247,30 @@ fn programs_for_elsewhere_are_left_out() {
     assert!(error.contains("there is no program where in it"), "{error}");
 }
 
+/// Numbers that Linux gives to other helpers mean ours where a program says so.
+#[test]
+fn old_numbers_of_helpers_are_for_programs_that_say_so() {
+    let link = |mark: &str| {
+        let text = format!(
+            "static __u32 (*const old_vm_id)(void) = (void *)100;
+             static long (*const old_name)(char *buf, __u32 size) = (void *)10;
+             {mark}
+             SEC(\"tp/vmm/page_fault\") int p(void *c)
+             {{ char name[32]; old_name(name, sizeof(name)); return old_vm_id() + name[0]; }}"
+        );
+        compile_text(&text, "old-numbers", &[])
+    };
+    let error = fail(&["link", argument(&link(""))]);
+    assert!(error.contains("helper 10 is not one of ours"), "{error}");
+    let object = link("PERISCOPE_SEED_HELPERS;");
+    succeed(&["link", argument(&object)]);
+    let linked = object.with_extension("").with_extension("lp");
+    let dump = succeed(&["dump", argument(&linked)]);
+    for call in ["call get_vm_id", "call get_tracepoint_name"] {
+        assert!(dump.contains(call), "{dump}");
+    }
+}
+
 #[test]
 fn an_undeclared_license_is_none() {
     let object = compile_text(

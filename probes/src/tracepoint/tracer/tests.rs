@@ -86,6 +86,64 @@ fn definitions_are_what_was_written() {
     let _ = Command::default();
 }
 
+/// A program that prints the tracepoint's name, the VM and the vCPU.
+fn place() -> Vec<u8> {
+    use ebpf::asm::reg::{FP, R0, R1, R2, R3, R4, R5, R6};
+    use ebpf::asm::{alu_imm, call, exit, map_value, mov, mov_imm};
+    use ebpf::helper::Helper;
+    const FORMAT: &[u8] = b"%s of vm%u, vcpu%u\0";
+    let mut linked = ebpf::builtin::linked("ret").unwrap();
+    linked.maps[0].value_size = FORMAT.len() as u32;
+    linked.maps[0].initial = FORMAT.to_vec();
+    let name = |register| {
+        [
+            mov(register, FP),
+            alu_imm(ebpf::insn::alu::ADD, register, -24),
+        ]
+    };
+    let mut insns = name(R1).to_vec();
+    insns.extend([
+        mov_imm(R2, 24),
+        call(Helper::GetTracepointName),
+        call(Helper::GetVmId),
+    ]);
+    insns.extend([
+        mov(R6, R0),
+        call(Helper::GetVcpuId),
+        mov(R5, R0),
+        mov(R4, R6),
+    ]);
+    insns.extend(name(R3));
+    insns.extend(map_value(R1, 0, 0));
+    let length = FORMAT.len() as i32;
+    insns.extend([
+        mov_imm(R2, length),
+        call(Helper::TracePrintk),
+        mov_imm(R0, 0),
+        exit(),
+    ]);
+    linked.programs[0].insns = insns;
+    linked.encode().unwrap()
+}
+
+#[test]
+fn a_program_knows_the_tracepoint_and_whom_it_concerns() {
+    tracepoints_of_a_test!();
+    let tracer = tracer(ALL);
+    let programs = ProgramStore::new(2).unwrap();
+    programs.load("place", &place(), Owner(0)).unwrap();
+    let place = programs.program("place").unwrap();
+    tracer.enable(Tick::POINT, Some(place)).unwrap();
+    let clock = Ticking::new();
+    let origin = Origin {
+        vcpu: VcpuId(3),
+        ..Origin::vm(&clock, VmId(2))
+    };
+    tracer.fire(Tick {}, &origin);
+    let events = drained(&tracer);
+    assert_eq!(events[1].1, b"vmm:timer_tick of vm2, vcpu3");
+}
+
 #[test]
 fn tracepoints_are_found_by_name_group_and_pattern() {
     tracepoints_of_a_test!();
@@ -218,6 +276,7 @@ fn one_inside_a_run_of_its_own_object_is_missed() {
     };
     let host = TraceHost {
         rings: tracer.rings(),
+        point: Tick::POINT,
         event: &event,
         origin: &Origin {
             memory: Some(&memory),
@@ -268,6 +327,7 @@ fn a_program_without_guest_gets_no_memory() {
     let origin = Origin::hypervisor(&clock);
     let host = TraceHost {
         rings: tracer.rings(),
+        point: Tick::POINT,
         event: &event,
         origin: &origin,
     };

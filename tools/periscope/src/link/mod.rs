@@ -13,11 +13,13 @@ mod externs;
 mod kernel;
 mod maps;
 mod sections;
+mod seed;
 mod signature;
 mod types;
 mod variables;
 
 pub(crate) use kernel::Kernel;
+pub(crate) use seed::MARK as SEED_MARK;
 
 use crate::linked_file::{self, plural};
 use crate::record_types::named_as_records;
@@ -294,9 +296,13 @@ fn link(
     wishes.values.put(&elf, btf.as_ref(), &mut maps)?;
     let mut types = types::Subset::new(&elf, btf.as_ref());
     let mut programs = Vec::new();
+    let means_old_numbers = seed::is_marked(&elf);
     for (key, section, name) in choice.taken {
         let program = || format!("program {name}");
-        let linked = functions.link(&elf, key).with_context(program)?;
+        let mut linked = functions.link(&elf, key).with_context(program)?;
+        if means_old_numbers {
+            seed::renumber(&mut linked.insns);
+        }
         let signature = signature::of_section(&section, kernel_types.as_ref());
         let signature = signature.with_context(program)?;
         let lines = linked.lines.iter().map(|line| Line {
