@@ -8,19 +8,31 @@ use ebpf::linked::ProgramDef;
 use ebpf::stack;
 use ebpf::verify::{Limits, Reason, Silent, verify_with};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts what is allocated. There is one test in this file, so nobody else allocates meanwhile.
+/// Counts what is allocated, up to a limit. There is one test in this file, so nobody else allocates
+/// meanwhile.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// The verifier asks for so much in one piece only to see whether it is there.
+const QUESTION: usize = 1 << 20;
 
 // SAFETY: it hands everything on to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
+        if now > LIMIT.load(Ordering::Relaxed) {
+            NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+            return ptr::null_mut();
+        }
+        if layout.size() < QUESTION {
+            PEAK.fetch_max(now, Ordering::Relaxed);
+        }
         // SAFETY: forwarded to the caller.
         unsafe { System.alloc(layout) }
     }
@@ -84,14 +96,18 @@ fn frames() -> Vec<Insn> {
     insns
 }
 
-/// Verifies a program that is too complex, and returns what it took of memory.
-fn peak(insns: Vec<Insn>) -> usize {
-    let program = ProgramDef {
+fn program(insns: Vec<Insn>) -> ProgramDef {
+    ProgramDef {
         name: "hostile".to_owned(),
         section: "kprobe/hostile".to_owned(),
         insns,
         ..ProgramDef::default()
-    };
+    }
+}
+
+/// Verifies a program that is too complex, and returns what it took of memory.
+fn peak(insns: Vec<Insn>) -> usize {
+    let program = program(insns);
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let limits = Limits::default();
@@ -99,13 +115,37 @@ fn peak(insns: Vec<Insn>) -> usize {
     assert!(
         matches!(
             error.reason,
-            Reason::TooManySteps(_) | Reason::TooMuchMemory(_)
+            Reason::TooManySteps(_) | Reason::TooMuchMemory(_) | Reason::TooMuchWork(_)
         ),
         "{error}"
     );
     let said = error.to_string();
     assert!(said.contains("the program is too complex"), "{said}");
     PEAK.load(Ordering::Relaxed) - before
+}
+
+/// Why a program is refused where the heap has `room` bytes more.
+fn refusal_with(insns: Vec<Insn>, room: usize) -> Option<Reason> {
+    let program = program(insns);
+    LIMIT.store(NOW.load(Ordering::Relaxed) + room, Ordering::Relaxed);
+    let verdict = verify_with(&program, &[], Limits::default(), &mut Silent);
+    LIMIT.store(usize::MAX, Ordering::Relaxed);
+    verdict.err().map(|error| error.reason)
+}
+
+/// Where there is little memory, programs are refused that need more, and only these; no allocation
+/// fails.
+fn an_exhausted_heap_is_a_refusal() {
+    let short = || vec![mov_imm(R0, 0), exit()];
+    // The refusal itself takes a few bytes.
+    for room in [4 << 10, 200 << 10] {
+        assert_eq!(refusal_with(short(), room), Some(Reason::OutOfMemory));
+    }
+    for room in [400 << 10, 1 << 20, 4 << 20] {
+        assert_eq!(refusal_with(short(), room), None, "{room}");
+        let reason = refusal_with(rounds(i32::MAX), room);
+        assert_eq!(reason, Some(Reason::OutOfMemory), "{room}");
+    }
 }
 
 #[test]
@@ -121,4 +161,5 @@ fn hostile_programs_take_no_more_memory_than_they_may() {
         let peak = peak(insns);
         assert!(peak <= most, "{name}: {peak} bytes, and {most} are allowed");
     }
+    an_exhausted_heap_is_a_refusal();
 }

@@ -55,6 +55,11 @@ impl Checkpoint {
     }
 }
 
+/// What it costs to copy a state that takes so many bytes, or to look at all of it.
+pub(super) const fn work_on(bytes: usize) -> u64 {
+    bytes as u64 / 128
+}
+
 /// All places of a state that a checkpoint remembers, and what is there.
 pub(super) fn places(state: &State) -> impl Iterator<Item = (Place, &Value)> {
     state.frames.iter().enumerate().flat_map(move |(frame, f)| {
@@ -90,6 +95,16 @@ pub(super) struct Checkpoints {
     open: usize,
     total: usize,
     peak: usize,
+    /// What has been spent on them and on other things.
+    pub(super) work: u64,
+}
+
+/// What a verification has taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Statistics {
+    pub(super) work: u64,
+    pub(super) states: usize,
+    pub(super) peak_states: usize,
 }
 
 impl Checkpoints {
@@ -98,14 +113,23 @@ impl Checkpoints {
         self.memory
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all.len() - self.free.len()
+    }
+
     /// How many are not done.
     pub(super) fn open(&self) -> usize {
         self.open
     }
 
-    /// How many there have been, and how many at once.
-    pub(super) fn statistics(&self) -> (usize, usize) {
-        (self.total, self.peak)
+    /// What they have taken.
+    pub(super) fn statistics(&self) -> Statistics {
+        Statistics {
+            work: self.work,
+            states: self.total,
+            peak_states: self.peak,
+        }
     }
 
     pub(super) fn get(&self, id: CheckpointId) -> Option<&Checkpoint> {
@@ -114,6 +138,12 @@ impl Checkpoints {
 
     pub(super) fn get_mut(&mut self, id: CheckpointId) -> Option<&mut Checkpoint> {
         self.all.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// The same, which is work.
+    fn look(&mut self, id: CheckpointId) -> Option<&mut Checkpoint> {
+        self.work += 1;
+        self.get_mut(id)
     }
 
     /// Saves a state as the parent of what follows.
@@ -133,6 +163,7 @@ impl Checkpoints {
         self.memory += memory;
         self.open += 1;
         self.total += 1;
+        self.work += work_on(memory);
         let id = match self.free.pop() {
             Some(id) => {
                 self.all[id.0 as usize] = Some(checkpoint);
@@ -143,7 +174,7 @@ impl Checkpoints {
                 CheckpointId(self.all.len() as u32 - 1)
             }
         };
-        self.peak = self.peak.max(self.all.len() - self.free.len());
+        self.peak = self.peak.max(self.count());
         state.parent = Some(id);
         state.settled = Touched::NONE;
         restart_sources(state);
@@ -186,7 +217,7 @@ impl Checkpoints {
         }
         state.settled.add(place);
         let mut next = state.parent;
-        while let Some(checkpoint) = next.and_then(|id| self.get_mut(id)) {
+        while let Some(checkpoint) = next.and_then(|id| self.look(id)) {
             if checkpoint.read.has(place) {
                 return;
             }
@@ -216,7 +247,7 @@ impl Checkpoints {
         marks: impl Fn(&mut Checkpoint) -> &mut Sources,
     ) {
         let (mut next, mut sources) = (parent, sources);
-        while let Some(checkpoint) = next.and_then(|id| self.get_mut(id)) {
+        while let Some(checkpoint) = next.and_then(|id| self.look(id)) {
             let marked = marks(checkpoint);
             let new = sources.without(*marked);
             if new.is_empty() {
@@ -226,6 +257,8 @@ impl Checkpoints {
             let frames = checkpoint.state.frames.len();
             sources = self::sources(&checkpoint.state, new, frames);
             next = checkpoint.state.parent;
+            let work = work_on(checkpoint.memory);
+            self.work += work;
         }
     }
 }

@@ -21,6 +21,7 @@ mod call;
 mod callback;
 mod checkpoint;
 mod domain;
+mod heap;
 mod log;
 mod output;
 mod prune;
@@ -56,6 +57,9 @@ pub struct Limits {
     pub insns: usize,
     /// Bytes that remembered states take, about.
     pub memory: usize,
+    /// How much work all that is together: an instruction that is followed is 1, and so are a few
+    /// places of a state that is copied, compared or searched.
+    pub work: u64,
 }
 
 impl Default for Limits {
@@ -63,6 +67,7 @@ impl Default for Limits {
         Self {
             insns: 1_000_000,
             memory: 8 << 20,
+            work: 2_000_000,
         }
     }
 }
@@ -146,10 +151,21 @@ impl VerifyError {
     }
 }
 
-/// Verifies all programs of an object whose parts agree ([`Linked::check`]).
+/// Verifies all programs of an object whose parts agree ([`Linked::check`]). The limit of work is for all
+/// of them together.
 pub fn verify_object(linked: &Linked) -> Result<Vec<Verified>, VerifyError> {
+    let all = Limits::default();
+    let mut left = all;
     let verify = |program| {
-        verify(program, &linked.maps).map_err(|error| error.in_source(program, &linked.types))
+        let verified = verify_with(program, &linked.maps, left, &mut Silent);
+        let verified = verified.map_err(|mut error| {
+            if let Reason::TooMuchWork(limit) = &mut error.reason {
+                *limit = all.work;
+            }
+            error.in_source(program, &linked.types)
+        })?;
+        left.work -= verified.work;
+        Ok(verified)
     };
     linked.programs.iter().map(verify).collect()
 }
@@ -195,6 +211,13 @@ fn check(
     observer: &mut dyn Observer,
 ) -> Result<Verified, Refused> {
     let insns = &program.insns;
+    let mut environment = environment;
+    let wanted = environment.limits.memory;
+    environment.limits.memory = heap::room(wanted, insns.len()).ok_or(Refused {
+        insn: 0,
+        reason: Reason::OutOfMemory,
+        path: None,
+    })?;
     let functions =
         structure::check(insns, environment.maps).map_err(|(insn, reason)| Refused {
             insn,
@@ -203,7 +226,14 @@ fn check(
         })?;
     // Addresses of map values do not matter here: the maps need not exist.
     let steps = decode::decode(insns, &[]);
-    verifier::Verifier::new(insns, &steps, &functions, environment, observer).run()
+    let verifier = verifier::Verifier::new(insns, &steps, &functions, environment, observer);
+    verifier.run().map_err(|refused| match refused.reason {
+        Reason::TooMuchMemory(limit) if limit < wanted => Refused {
+            reason: Reason::OutOfMemory,
+            ..refused
+        },
+        _ => refused,
+    })
 }
 
 #[cfg(test)]

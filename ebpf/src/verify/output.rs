@@ -1,5 +1,6 @@
 //! What verification has found out, for those who run the program.
 
+use super::checkpoint::Statistics;
 use super::reason::Reason;
 use alloc::boxed::Box;
 use alloc::vec;
@@ -38,6 +39,8 @@ pub struct Verified {
     /// Whether a path reads bytes of the stack that it never wrote. Who runs the program must
     /// clear the stack first: what lies there is not the program's.
     pub reads_unset_stack: bool,
+    /// How much work that was, as [`super::Limits`] counts it.
+    pub work: u64,
     /// States that were remembered in all.
     pub states: usize,
     /// States that were remembered at once.
@@ -98,7 +101,7 @@ impl Findings {
         self,
         explored: usize,
         stack: usize,
-        (states, peak_states): (usize, usize),
+        statistics: Statistics,
     ) -> Verified {
         Verified {
             memory: self.memory.into(),
@@ -106,8 +109,9 @@ impl Findings {
             explored,
             stack,
             reads_unset_stack: self.reads_unset_stack,
-            states,
-            peak_states,
+            work: statistics.work,
+            states: statistics.states,
+            peak_states: statistics.peak_states,
         }
     }
 }

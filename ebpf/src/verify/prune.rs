@@ -19,19 +19,19 @@ enum Mode {
 }
 
 /// Whether a path in state `new` can do nothing that was not explored from a done checkpoint.
-pub(super) fn includes(old: &Checkpoint, new: &State) -> bool {
-    Comparison::new(old, Mode::Include).states(new)
+pub(super) fn includes(old: &Checkpoint, new: &State, work: &mut u64) -> bool {
+    Comparison::new(old, Mode::Include, work).states(new)
 }
 
 /// Whether a path in state `new` can do nothing that will not have been explored when all paths from a
 /// checkpoint have been, one of which it is.
-pub(super) fn contains(old: &Checkpoint, new: &State) -> bool {
-    Comparison::new(old, Mode::Contain).states(new)
+pub(super) fn contains(old: &Checkpoint, new: &State, work: &mut u64) -> bool {
+    Comparison::new(old, Mode::Contain, work).states(new)
 }
 
 /// Whether `new` is the state of a checkpoint of its own path: nothing has changed since.
-pub(super) fn repeats(old: &Checkpoint, new: &State) -> bool {
-    Comparison::new(old, Mode::Same).states(new)
+pub(super) fn repeats(old: &Checkpoint, new: &State, work: &mut u64) -> bool {
+    Comparison::new(old, Mode::Same, work).states(new)
 }
 
 /// Numbers that stand for the same thing in the old and in the new state: of each at most one pair
@@ -88,11 +88,18 @@ struct Comparison<'a> {
     old: &'a Checkpoint,
     mode: Mode,
     pairs: Pairs,
+    /// Counts what is looked at.
+    work: &'a mut u64,
 }
 
+/// Places that are compared for a unit of work, about.
+const PLACES_OF_WORK: usize = 16;
+
 impl<'a> Comparison<'a> {
-    fn new(old: &'a Checkpoint, mode: Mode) -> Self {
+    fn new(old: &'a Checkpoint, mode: Mode, work: &'a mut u64) -> Self {
+        *work += 1;
         Self {
+            work,
             old,
             mode,
             pairs: Pairs::new(),
@@ -112,6 +119,9 @@ impl<'a> Comparison<'a> {
     }
 
     fn frames(&mut self, frame: usize, new: &State) -> bool {
+        // Most comparisons end early, but not all.
+        *self.work +=
+            (REGISTERS + new.frames[frame].stack.slots().len()) as u64 / PLACES_OF_WORK as u64;
         let first = new.first_kept(frame);
         let (old, new) = (&self.old.state.frames[frame], &new.frames[frame]);
         let is_same_call = old.function == new.function

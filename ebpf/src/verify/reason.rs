@@ -127,6 +127,10 @@ pub enum Reason {
     TooManySteps(usize),
     /// What is to be remembered takes more than so many bytes.
     TooMuchMemory(usize),
+    /// So much work has been done, and paths are left.
+    TooMuchWork(u64),
+    /// There is no memory for what is to be remembered.
+    OutOfMemory,
     /// A loop's or a call's bookkeeping is inconsistent: an error of ours.
     Internal,
 }
@@ -301,6 +305,16 @@ impl Reason {
                 f,
                 "the program is too complex: its states take more than {limit} bytes: make its \
                  loops shorter, or its branches fewer"
+            ),
+            Self::TooMuchWork(limit) => write!(
+                f,
+                "the program is too complex: {limit} units of work were spent on following it and \
+                 comparing its states, and paths are left: make its loops shorter, or its branches \
+                 fewer, or keep less on the stack"
+            ),
+            Self::OutOfMemory => f.write_str(
+                "there is no memory left to verify the program: remove other programs, or make its \
+                 loops shorter, or its branches fewer",
             ),
             _ => f.write_str("the verifier has lost its way, which is an error of Periscope"),
         }

@@ -1,6 +1,6 @@
 //! Following all paths of a program (`do_check`).
 
-use super::checkpoint::{Checkpoint, CheckpointId, Checkpoints};
+use super::checkpoint::{Checkpoint, CheckpointId, Checkpoints, work_on};
 use super::domain::Bits;
 use super::log::{Known, Observer, Step as Seen};
 use super::output::{Findings, Verified};
@@ -146,6 +146,7 @@ impl<'a> Verifier<'a> {
                 return Err(Reason::TooManySteps(self.environment.limits.insns));
             }
             self.explored += 1;
+            self.spend(1)?;
             state.since_checkpoint += 1;
             self.findings.reach(state.pc);
             self.observer
@@ -156,11 +157,24 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// Counts work and ends it where it is too much.
+    pub(super) fn spend(&mut self, work: u64) -> Result<(), Reason> {
+        self.checkpoints.work += work;
+        let limit = self.environment.limits.work;
+        if self.checkpoints.work > limit {
+            Err(Reason::TooMuchWork(limit))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Leaves a path for later.
     pub(super) fn postpone(&mut self, state: State) -> Result<(), Reason> {
         self.checkpoints.branch(state.parent);
-        self.pending_memory += state.memory();
+        let memory = state.memory();
+        self.pending_memory += memory;
         self.pending.push(state);
+        self.spend(work_on(memory))?;
         self.check_memory()
     }
 
@@ -182,6 +196,7 @@ impl<'a> Verifier<'a> {
             return Ok(());
         }
         self.forget_done();
+        self.spend(self.checkpoints.count() as u64)?;
         if self.checkpoints.memory() + self.pending_memory > limit {
             Err(Reason::TooMuchMemory(limit))
         } else {
@@ -224,21 +239,26 @@ impl<'a> Verifier<'a> {
         let mut has_settled = false;
         let checkpoints = &mut self.checkpoints;
         let mut own = 0;
+        let limit = self.environment.limits.work;
+        let mut work = checkpoints.work;
         for &id in ids.iter().rev() {
             let Some(checkpoint) = checkpoints.get_mut(id) else {
                 return Err(Reason::Internal);
             };
+            if work > limit {
+                return Err(Reason::TooMuchWork(limit));
+            }
             if !checkpoint.is_done() && has_come_back {
-                has_settled = prune::contains(checkpoint, state);
+                has_settled = prune::contains(checkpoint, state, &mut work);
                 if has_settled {
                     break;
                 }
             } else if !checkpoint.is_done() {
                 own += 1;
-                if own <= OWN && prune::repeats(checkpoint, state) {
+                if own <= OWN && prune::repeats(checkpoint, state, &mut work) {
                     return Err(Reason::EndlessLoop);
                 }
-            } else if prune::includes(checkpoint, state) {
+            } else if prune::includes(checkpoint, state, &mut work) {
                 checkpoint.hits += 1;
                 included = Some(id);
                 break;
@@ -246,6 +266,7 @@ impl<'a> Verifier<'a> {
                 checkpoint.misses += 1;
             }
         }
+        checkpoints.work = work;
         if let Some(id) = included {
             self.rely_on(id, state);
             return Ok(Some(Seen::Included(state.pc)));

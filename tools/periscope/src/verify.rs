@@ -70,9 +70,12 @@ fn log_program(program: &ProgramDef, linked: &Linked) -> Result<()> {
     let mut summary = String::new();
     write!(
         summary,
-        "followed {} (limit {}), remembered {} states, {} at once; {} bytes of stack",
+        "followed {} (limit {}), work {} (limit {}), remembered {} states, {} at once; {} bytes of \
+         stack",
         plural(verified.explored, "instruction"),
         limits.insns,
+        verified.work,
+        limits.work,
         verified.states,
         verified.peak_states,
         verified.stack,

@@ -63,14 +63,42 @@ fn a_line_of_the_source_is_shown_if_it_is_known() {
 #[test]
 fn limits_are_told() {
     let insns = assemble("r0 = 0\nagain:\nr0 += 1\nif r0 < 1000 goto again\nexit").expect("a loop");
-    let limits = |insns, memory| Limits { insns, memory };
     let verdict = |limits| verify_with(&program(&insns), &[], limits, &mut Silent);
     let default = Limits::default();
     assert!(verdict(default).is_ok());
-    let error = verdict(limits(500, default.memory)).expect_err("it takes 2000 steps");
+    let error = verdict(Limits {
+        insns: 500,
+        ..default
+    });
+    let error = error.expect_err("it takes 2000 steps");
     assert_eq!(error.reason, Reason::TooManySteps(500));
-    let error = verdict(limits(default.insns, 4096)).expect_err("it takes several states");
+    let error = verdict(Limits {
+        memory: 4096,
+        ..default
+    });
+    let error = error.expect_err("it takes several states");
     assert_eq!(error.reason, Reason::TooMuchMemory(4096));
+    let error = verdict(Limits {
+        work: 2500,
+        ..default
+    });
+    let error = error.expect_err("comparing takes more than the steps");
+    assert_eq!(error.reason, Reason::TooMuchWork(2500));
+    assert!(
+        error
+            .to_string()
+            .contains("too complex: 2500 units of work")
+    );
+}
+
+#[test]
+fn the_programs_of_an_object_share_the_work() {
+    let insns = assemble("r0 = 0\nagain:\nr0 += 1\nif r0 < 100000 goto again\nexit");
+    let mut linked = testing::linked(&insns.expect("a loop"), &[]);
+    assert!(verify_object(&linked).is_ok());
+    linked.programs = alloc::vec![linked.programs[0].clone(); 20];
+    let error = verify_object(&linked).expect_err("each is all right, but not all");
+    assert_eq!(error.reason, Reason::TooMuchWork(Limits::default().work));
 }
 
 #[test]
