@@ -21,7 +21,7 @@ use crate::helper::{self, Helper, Iteration};
 use crate::insn::Insn;
 use crate::map::Map;
 use crate::object::{Access, RunError, RunFault};
-use crate::run::Run;
+use crate::run::{Interruption, Run, TailCall};
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, key_of_frame};
 use crate::verify::{MemoryKind, Verified};
 use crate::width::Width;
@@ -83,7 +83,7 @@ impl Code {
     }
 
     /// Runs the program.
-    pub(crate) fn run(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+    pub(crate) fn run(&self, run: &mut Run<'_>) -> Result<u64, Interruption> {
         if self.entries.len() > 1 {
             self.run_nested(run)
         } else {
@@ -93,13 +93,13 @@ impl Code {
 
     /// Apart from [`Code::run`], whose own stack frame stays small.
     #[inline(never)]
-    fn run_nested(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
+    fn run_nested(&self, run: &mut Run<'_>) -> Result<u64, Interruption> {
         self.run_on(&mut [Caller::default(); MAX_FRAMES], run)
     }
 
-    fn run_on(&self, callers: &mut [Caller], run: &mut Run<'_>) -> Result<u64, RunError> {
-        run.charge(self.cost)
-            .map_err(|fault| RunError { insn: 0, fault })?;
+    fn run_on(&self, callers: &mut [Caller], run: &mut Run<'_>) -> Result<u64, Interruption> {
+        let failed = |insn, fault| Interruption::Failed(RunError::new(insn, fault));
+        run.charge(self.cost).map_err(|fault| failed(0, fault))?;
         let mut vm = Vm {
             code: self,
             registers: [0; REGISTERS],
@@ -111,11 +111,23 @@ impl Code {
         vm.registers[1] = address::context();
         vm.registers[10] = address::arena(vm.run.memory.stack.end);
         // The step that failed is the one before the next.
-        vm.run().map_err(|fault| RunError {
-            insn: vm.pc.saturating_sub(1) as u32,
-            fault,
-        })
+        match vm.run() {
+            Ok(End::Exit(value)) => Ok(value),
+            Ok(End::TailCall(program)) => {
+                let left = vm.run.budget;
+                Err(Interruption::TailCall(TailCall { program, left }))
+            }
+            Err(fault) => Err(failed(vm.pc.saturating_sub(1) as u32, fault)),
+        }
     }
+}
+
+/// How a program ends.
+enum End {
+    /// With a result.
+    Exit(u64),
+    /// The run goes on with that program.
+    TailCall(usize),
 }
 
 /// What a function's return restores.
@@ -149,7 +161,7 @@ struct Vm<'run, 'a> {
 }
 
 impl Vm<'_, '_> {
-    fn run(&mut self) -> Result<u64, RunFault> {
+    fn run(&mut self) -> Result<End, RunFault> {
         let steps = &*self.code.steps;
         loop {
             let &step = steps.get(self.pc).ok_or(RunFault::Corrupt)?;
@@ -205,12 +217,19 @@ impl Vm<'_, '_> {
                 }
                 Op::Call => self.call(step)?,
                 Op::Helper(helper) if helper.calls_back() => self.call_back(helper)?,
+                Op::Helper(Helper::TailCall) => {
+                    let [_, map, index, ..] = self.arguments();
+                    if let Some(program) = helper::tail_call(self.run, map, index)? {
+                        return Ok(End::TailCall(program));
+                    }
+                    self.set(0, 0);
+                }
                 Op::Helper(helper) => {
                     let arguments = self.arguments();
                     let result = helper::call(self.run, helper, arguments)?;
                     self.set(0, result);
                 }
-                Op::Exit if self.depth == 0 => return Ok(self.register(0)),
+                Op::Exit if self.depth == 0 => return Ok(End::Exit(self.register(0))),
                 Op::Exit => self.leave()?,
                 Op::Invalid => return Err(RunFault::Corrupt),
             }

@@ -22,7 +22,9 @@
 //!          flags     u32       bit 0: read-only; the others are 0
 //!          key type  u32       number of the keys' type; 0 if it is not known
 //!          val type  u32       number of the values' type; 0 if it is not known
-//!          initial   u32       bytes that follow, entry 0 of an array: none or the value size
+//!          initial   u32       bytes that follow. Entry 0 of an array: none or the value size. Of a
+//!                              map of programs, a u32 for each of its first slots: the number of the
+//!                              program that it holds plus 1, or 0
 //! program  name      name      the function
 //!          section   name      such as kprobe/vfs_read; may be empty
 //!          context   u32       0 registers, or a tracepoint's fields; 1 the arguments of a function; 2
@@ -42,8 +44,8 @@
 //! [`MAX_INSNS`], and those of [`crate::map`]. `docs/linking.md` has an example byte for byte.
 
 use crate::btf::{Btf, BtfError};
-use crate::insn::Insn;
-use crate::map::{MapDef, MapDefError, MapKind, Mutability};
+use crate::insn::{Insn, PSEUDO_MAP};
+use crate::map::{MapDef, MapDefError, MapKind, Mutability, initial_programs};
 use crate::signature::Signature;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -197,6 +199,10 @@ pub enum ParseError {
     Context,
     /// A program without instructions, or with more than [`MAX_INSNS`].
     Insns,
+    /// A map of programs holds one that is not there.
+    ProgramSlot,
+    /// A map of programs holds, or is used by, programs that run at different kinds of places.
+    Contexts,
     /// Source lines that do not rise, or lie behind the program's end.
     Lines,
     /// The types are malformed.
@@ -233,6 +239,13 @@ impl fmt::Display for ParseError {
             Self::Programs => write!(f, "there must be 1 to {MAX_PROGRAMS} programs"),
             Self::Context => f.write_str("a program's context is of a kind that is not known"),
             Self::Insns => write!(f, "a program must have 1 to {MAX_INSNS} instructions"),
+            Self::ProgramSlot => {
+                f.write_str("a map of programs holds a program that the object does not have")
+            }
+            Self::Contexts => f.write_str(
+                "programs that a tail call leads from one to the other run at different kinds of \
+                 places: their sections must be of one kind, such as kprobe and kretprobe",
+            ),
             Self::Lines => f.write_str("the source lines of a program are not in its order"),
             Self::Types(error) => error.fmt(f),
             Self::Reference => {
@@ -332,13 +345,65 @@ impl Linked {
                 return Err(ParseError::Lines);
             }
         }
+        for index in 0..self.maps.len() {
+            self.check_tail_calls(index)?;
+        }
         self.check_types()?;
         check_distinct(self.maps.iter().map(|map| map.name.as_str()))?;
         check_distinct(self.programs.iter().map(|program| program.name.as_str()))
     }
 }
 
+/// What the context of a program with that section means: programs that can take each other's place have
+/// the same.
+fn context_of(section: &str) -> &str {
+    let kind = section.split('/').next().unwrap_or_default();
+    match kind {
+        "kprobe" | "kretprobe" | "ksyscall" | "kretsyscall" => "kprobe",
+        "hprobe" | "hretprobe" => "hprobe",
+        // Every tracepoint, and whatever else there may be, has its own.
+        _ => section,
+    }
+}
+
+/// What a program is given: its section says where it runs, its signature what the arguments there are.
+pub(crate) type Given<'a> = (&'a str, Option<Signature>);
+
+/// Whether programs can take each other's place: their contexts mean the same.
+pub(crate) fn run_alike(one: Given<'_>, other: Given<'_>) -> bool {
+    context_of(one.0) == context_of(other.0) && one.1 == other.1
+}
+
+/// Whether a program refers to the map of that number.
+pub(crate) fn uses_map(insns: &[Insn], map: usize) -> bool {
+    let is_it = |insn: &Insn| {
+        insn.is_wide() && insn.src == PSEUDO_MAP && usize::try_from(insn.imm) == Ok(map)
+    };
+    insns.iter().any(is_it)
+}
+
 impl Linked {
+    /// The programs that a map of programs holds, and those that use it.
+    fn check_tail_calls(&self, index: usize) -> Result<(), ParseError> {
+        let map = &self.maps[index];
+        if map.kind != MapKind::ProgArray {
+            return Ok(());
+        }
+        let held = initial_programs(&map.initial);
+        let held = held.map(|(_, number)| self.programs.get(number).ok_or(ParseError::ProgramSlot));
+        let users = self.programs.iter();
+        let users = users.filter(|program| uses_map(&program.insns, index));
+        let mut first = None;
+        for program in held.chain(users.map(Ok)) {
+            let program = program?;
+            let given = (program.section.as_str(), program.signature);
+            if !run_alike(*first.get_or_insert(given), given) {
+                return Err(ParseError::Contexts);
+            }
+        }
+        Ok(())
+    }
+
     fn check_types(&self) -> Result<(), ParseError> {
         let lines = self.programs.iter().flat_map(|program| &program.lines);
         let mut strings = lines.flat_map(|line| [line.file, line.text]);

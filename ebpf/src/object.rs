@@ -8,18 +8,19 @@ use crate::host::{Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
 use crate::jit::{self, Compiler, Native, NotCompiled, StackAtEntry};
-use crate::linked::{Linked, MapTypes, ParseError, ProgramDef, Types};
-use crate::map::{Map, MapDef, MapKind, Shape};
+use crate::linked::{Given, Linked, MapTypes, ParseError, ProgramDef, Types, run_alike, uses_map};
+use crate::map::{Map, MapDef, MapError, MapKind, Shape, UpdateFlag};
 use crate::memory::Memory;
-use crate::run::Run;
+use crate::run::{Interruption, Run, TailCall};
 use crate::signature::Signature;
 use crate::stack::{FRAME_SIZE, MAX_FRAMES, Stacks};
 use crate::verify::{Verified, VerifyError, verify_object};
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use spin::Once;
 
 /// Physical CPUs at most.
 pub const MAX_CPUS: usize = 64;
@@ -145,14 +146,31 @@ pub enum RunFault {
 /// Why a run ended without a result: which instruction, and what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunError {
+    /// The number of the program, in its object, that the run had gone on with by a tail call; `None`
+    /// where it was the one that was run.
+    pub program: Option<u32>,
     /// The number of the instruction.
     pub insn: u32,
     /// What it did.
     pub fault: RunFault,
 }
 
+impl RunError {
+    /// Of the program that was run.
+    pub(crate) const fn new(insn: u32, fault: RunFault) -> Self {
+        Self {
+            program: None,
+            insn,
+            fault,
+        }
+    }
+}
+
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(program) = self.program {
+            write!(f, "after a tail call, program {program} of the object, ")?;
+        }
         write!(f, "instruction {}: ", self.insn)?;
         match self.fault {
             RunFault::Budget => f.write_str("the program has used up its instruction budget"),
@@ -233,6 +251,10 @@ impl Program {
         self.signature
     }
 
+    fn given(&self) -> Given<'_> {
+        (&self.section, self.signature)
+    }
+
     /// How many instructions it has.
     pub fn insn_count(&self) -> usize {
         self.code.len()
@@ -264,6 +286,7 @@ impl Program {
             arena,
             stacks,
             maps,
+            ..
         } = &*self.data;
         jit::compile(
             self.code.steps(),
@@ -332,20 +355,90 @@ impl Program {
         host: &impl Host,
     ) -> Result<u64, RunError> {
         let cpu = host.cpu();
-        let data = &*self.data;
-        let Some(_stack) = data.stacks.take(cpu) else {
+        let Some(_stack) = self.data.stacks.take(cpu) else {
             return Err(self.no_stack(cpu));
         };
-        let result = match &self.compiled {
+        match &self.compiled {
             Some(Compiled { native, .. }) => {
                 jit::run(&**native, self, context, host, instructions, cpu)
             }
-            None => self.interpret(&mut data.run(context, host, cpu, instructions)),
-        };
-        if result.is_err() {
-            self.release_records(cpu);
+            None => self.interpret(instructions, context, host, cpu),
         }
-        result
+    }
+
+    #[inline(never)]
+    fn interpret(
+        &self,
+        budget: u64,
+        context: &Context,
+        host: &dyn Host,
+        cpu: usize,
+    ) -> Result<u64, RunError> {
+        let result = self.interpret_alone(budget, context, host, cpu);
+        result.or_else(|interruption| self.go_on(interruption, context, host, cpu))
+    }
+
+    fn interpret_alone(
+        &self,
+        budget: u64,
+        context: &Context,
+        host: &dyn Host,
+        cpu: usize,
+    ) -> Result<u64, Interruption> {
+        let mut run = self.data.run(context, host, cpu, budget);
+        if self.stack_at_entry() == StackAtEntry::Cleared {
+            run.memory.clear_stack();
+        }
+        self.code.run(&mut run)
+    }
+
+    /// Runs the program itself on `cpu`, whose stack is its own.
+    fn run_alone(
+        &self,
+        budget: u64,
+        context: &Context,
+        host: &dyn Host,
+        cpu: usize,
+    ) -> Result<u64, Interruption> {
+        match &self.compiled {
+            Some(Compiled { native, .. }) => {
+                jit::run_alone(&**native, self, context, host, budget, cpu)
+            }
+            None => self.interpret_alone(budget, context, host, cpu),
+        }
+    }
+
+    /// What becomes of a run that has not come to the end of the program: it goes on with others, or has
+    /// failed.
+    #[cold]
+    pub(crate) fn go_on(
+        &self,
+        interruption: Interruption,
+        context: &Context,
+        host: &dyn Host,
+        cpu: usize,
+    ) -> Result<u64, RunError> {
+        let mut result = Err(interruption);
+        let mut number = None;
+        // There are at most `MAX_TAIL_CALLS`.
+        while let Err(Interruption::TailCall(TailCall { program, left })) = result {
+            number = Some(program as u32);
+            result = match self.data.program(program) {
+                Some(program) => program.run_alone(left, context, host, cpu),
+                None => Err(Interruption::Failed(RunError::new(0, RunFault::Corrupt))),
+            };
+        }
+        self.data.stacks.forget_tail_calls(cpu);
+        result.map_err(|interruption| {
+            self.release_records(cpu);
+            match interruption {
+                Interruption::Failed(error) => RunError {
+                    program: number,
+                    ..error
+                },
+                Interruption::TailCall(_) => RunError::new(0, RunFault::Corrupt),
+            }
+        })
     }
 
     /// Gives back what a run that has failed on `cpu` has reserved.
@@ -356,14 +449,6 @@ impl Program {
         records.for_each(|records| records.release_all(cpu));
     }
 
-    #[inline(never)]
-    fn interpret(&self, run: &mut Run<'_>) -> Result<u64, RunError> {
-        if self.stack_at_entry() == StackAtEntry::Cleared {
-            run.memory.clear_stack();
-        }
-        self.code.run(run)
-    }
-
     #[cold]
     fn no_stack(&self, cpu: usize) -> RunError {
         let fault = if self.data.stacks.has(cpu) {
@@ -371,7 +456,7 @@ impl Program {
         } else {
             RunFault::NoSuchCpu { cpu: cpu as u32 }
         };
-        RunError { insn: 0, fault }
+        RunError::new(0, fault)
     }
 }
 
@@ -381,6 +466,8 @@ pub(crate) struct Data {
     arena: Arc<Arena>,
     stacks: Stacks,
     maps: Vec<Map>,
+    /// The programs themselves, for tail calls: known from when somebody can run one.
+    programs: Once<Box<[Weak<Program>]>>,
 }
 
 impl Data {
@@ -401,7 +488,13 @@ impl Data {
             maps: maps?,
             arena,
             stacks,
+            programs: Once::new(),
         })
+    }
+
+    /// The program of that number. The object has it as long as one of its programs runs.
+    fn program(&self, number: usize) -> Option<Arc<Program>> {
+        self.programs.get()?.get(number)?.upgrade()
     }
 
     pub(crate) fn stacks(&self) -> &Stacks {
@@ -429,6 +522,7 @@ impl Data {
         };
         Run {
             memory,
+            stacks: &self.stacks,
             host,
             cpu,
             budget,
@@ -539,14 +633,51 @@ impl Object {
         self.programs.iter_mut().filter_map(Arc::get_mut)
     }
 
-    /// Its programs, at least one.
+    /// Its programs, at least one. The object must be there while one of them runs that makes tail
+    /// calls.
     pub fn programs(&self) -> &[Arc<Program>] {
+        let programs = self.programs.iter();
+        self.data
+            .programs
+            .call_once(|| programs.map(Arc::downgrade).collect());
         &self.programs
     }
 
     /// The program whose function has that name.
     pub fn program(&self, name: &str) -> Option<&Arc<Program>> {
-        self.programs.iter().find(|program| program.name == name)
+        self.programs().iter().find(|program| program.name == name)
+    }
+
+    /// Whether a map of programs holds the program of that name.
+    pub fn is_held(&self, program: &str) -> bool {
+        let name = |number: usize| self.programs.get(number).map(|it| it.name.as_str());
+        let is_it = |number| name(number) == Some(program);
+        self.data.maps.iter().flat_map(Map::programs).any(is_it)
+    }
+
+    /// Puts the program number `program` into the slot `key` of the map of programs number `map`.
+    pub fn set_program(
+        &self,
+        map: usize,
+        key: &[u8],
+        program: usize,
+        flag: UpdateFlag,
+    ) -> Result<(), MapError> {
+        let (index, programs) = (map, &self.programs);
+        let map = self.data.maps.get(index).ok_or(MapError::NotFound)?;
+        let new = programs.get(program).ok_or(MapError::NotFound)?;
+        let uses = programs.iter().map(|it| uses_map(&it.insns, index));
+        let mut concerned: Vec<bool> = uses.collect();
+        for held in map.programs() {
+            if let Some(concerned) = concerned.get_mut(held) {
+                *concerned = true;
+            }
+        }
+        let mut concerned = programs.iter().zip(concerned).filter(|(_, is_it)| *is_it);
+        if concerned.any(|(other, _)| !run_alike(other.given(), new.given())) {
+            return Err(MapError::OtherContext);
+        }
+        map.set_program(key, program, flag)
     }
 
     /// Its maps.

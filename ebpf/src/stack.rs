@@ -9,7 +9,9 @@
 //! waiting for it.
 
 use crate::arena::{OutOfMemory, allocate};
+use crate::helper::MAX_TAIL_CALLS;
 use crate::object::RunFault;
+use crate::run::TailCall;
 use alloc::boxed::Box;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +32,17 @@ pub(crate) struct Stacks {
     /// Why the run on a CPU has failed, between the helper that knows and the end of the run. Apart from what every
     /// run touches.
     faults: Box<[Mutex<Option<RunFault>>]>,
+    /// What the run on a CPU goes on with. Apart from that, too.
+    tails: Box<[Mutex<Tail>]>,
+}
+
+/// The tail calls of a run.
+#[derive(Debug, Default)]
+struct Tail {
+    /// How many there have been.
+    count: u32,
+    /// What has been found, between the helper and the end of the program that called it.
+    next: Option<TailCall>,
 }
 
 impl Stacks {
@@ -37,10 +50,12 @@ impl Stacks {
     pub(crate) fn allocate(cpus: usize, frames: usize) -> Result<Self, OutOfMemory> {
         let taken = allocate(cpus, |_| AtomicBool::new(false))?;
         let faults = allocate(cpus, |_| Mutex::new(None))?;
+        let tails = allocate(cpus, |_| Mutex::new(Tail::default()))?;
         Ok(Self {
             frames,
             taken,
             faults,
+            tails,
         })
     }
 
@@ -56,6 +71,39 @@ impl Stacks {
     #[cold]
     pub(crate) fn take_fault(&self, cpu: usize) -> Option<RunFault> {
         self.faults.get(cpu)?.lock().take()
+    }
+
+    /// Whether the run on `cpu` may go on with another program once more; counts that.
+    #[cold]
+    pub(crate) fn count_tail_call(&self, cpu: usize) -> bool {
+        let Some(mut tail) = self.tails.get(cpu).map(Mutex::lock) else {
+            return false;
+        };
+        let is_allowed = tail.count < MAX_TAIL_CALLS;
+        tail.count += u32::from(is_allowed);
+        is_allowed
+    }
+
+    /// Keeps what the run on `cpu` goes on with.
+    #[cold]
+    pub(crate) fn put_tail_call(&self, cpu: usize, next: TailCall) {
+        if let Some(tail) = self.tails.get(cpu) {
+            tail.lock().next = Some(next);
+        }
+    }
+
+    /// What the run on `cpu` goes on with, if somebody has said so.
+    #[cold]
+    pub(crate) fn take_tail_call(&self, cpu: usize) -> Option<TailCall> {
+        self.tails.get(cpu)?.lock().next.take()
+    }
+
+    /// The run on `cpu` is over.
+    #[cold]
+    pub(crate) fn forget_tail_calls(&self, cpu: usize) {
+        if let Some(tail) = self.tails.get(cpu) {
+            *tail.lock() = Tail::default();
+        }
     }
 
     /// Bytes that they take of the arena.

@@ -100,6 +100,10 @@ const CASES: &[Case<Machine>] = &[
         run: programs_take_backtraces,
     },
     Case {
+        name: "programs_go_on_and_loop",
+        run: programs_go_on_and_loop,
+    },
+    Case {
         name: "kprobe_counts_what_the_guest_counts",
         run: kprobe_counts_what_the_guest_counts,
     },
@@ -1135,6 +1139,68 @@ fn programs_read_through_arguments(machine: &Machine) -> Result<()> {
         let gone = machine.shell(&format!("trace unload {name}"))?;
         ensure!(gone.contains("is gone"), "{gone}");
     }
+    Ok(())
+}
+
+/// Reads are counted by size by programs that a tail call leads to, one of which loops and goes through a map.
+fn programs_go_on_and_loop(machine: &Machine) -> Result<()> {
+    const LARGE: u64 = 30;
+    let linked = link_example("stages", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let before = machine.shell("map list")?;
+    let mut gdb = machine.gdb()?;
+    gdb.console(&format!("remote put {} stages.lp", linked.display()))?;
+    let held = gdb.console("monitor map dump stages stages")?;
+    let names = |dump: &str| -> Vec<String> {
+        let rows = dump.lines().skip(1);
+        rows.filter_map(|row| Some(row.split_whitespace().nth(1)?.to_string()))
+            .collect()
+    };
+    ensure!(names(&held) == ["small", "large"], "{held}");
+    gdb.detach()?;
+    let said = machine.shell("trace attach stages vm1")?;
+    ensure!(said.contains("vfs_read"), "{said}");
+    let mut linux = machine.linux(1)?;
+    let read = |bytes: u64, times: u64| {
+        format!("dd if=/dev/zero of=/dev/null bs={bytes} count={times} 2> /dev/null")
+    };
+    let count = |key: u32| -> Result<u64> {
+        let row = machine.shell(&format!("map lookup stages sizes {key}"))?;
+        let value = row
+            .lines()
+            .nth(1)
+            .and_then(|row| row.split_whitespace().nth(1));
+        number(value.with_context(|| format!("no value in {row}"))?)
+    };
+    let counts = || Ok::<_, anyhow::Error>([count(16)?, count(18)?]);
+    let [first, second] = counts()?;
+    linux.run(&read(100_000, LARGE))?;
+    linux.run(&read(300_000, LARGE))?;
+    let [first_after, second_after] = counts()?;
+    // Nobody else reads so much at once.
+    let new = [first_after - first, second_after - second];
+    ensure!(
+        new == [LARGE; 2],
+        "{new:?} reads of 100,000 and 300,000 bytes"
+    );
+    // From now on, they are taken for small ones.
+    machine.shell("map update stages stages 1 small")?;
+    linux.run(&read(100_000, LARGE))?;
+    ensure!(
+        counts()? == [first_after, second_after],
+        "the exchanged program still ran"
+    );
+    let said = machine.shell("map update stages stages 1 none");
+    ensure!(
+        said.as_ref()
+            .is_ok_and(|said| said.contains("no program none in the map")),
+        "{said:?}"
+    );
+    let listed = machine.shell("trace list")?;
+    ensure!(!listed.contains("(interpreted)"), "{listed}");
+    machine.shell("trace detach stages")?;
+    machine.shell("trace unload stages")?;
+    let after = machine.shell("map list")?;
+    ensure!(before == after, "before:\n{before}\nafter:\n{after}");
     Ok(())
 }
 

@@ -56,8 +56,8 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         Helper::GetCurrentTask | Helper::GetCurrentTaskBtf => Ok(run.host.current().unwrap_or(0)),
         Helper::GetCurrentCgroupId => Ok(task::cgroup_id(run.host)),
         Helper::GetFuncIp => Ok(run.host.function().unwrap_or(0)),
-        // Who runs the program does that, because it is what calls functions.
-        Helper::Loop | Helper::ForEachMapElem => Err(RunFault::Corrupt),
+        // Who runs the program does that, because it is what calls functions and ends programs.
+        Helper::Loop | Helper::ForEachMapElem | Helper::TailCall => Err(RunFault::Corrupt),
         Helper::GetAttachCookie => Ok(run.host.cookie()),
         Helper::GetFuncArg => arguments::argument(run, second, third),
         Helper::GetFuncRet => arguments::result(run, second),

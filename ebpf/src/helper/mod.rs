@@ -14,6 +14,7 @@ mod queue;
 mod random;
 mod read;
 mod records;
+mod tail;
 mod task;
 
 pub(crate) use call::call;
@@ -21,6 +22,8 @@ pub(crate) use iterate::{Iteration, MAX_ROUNDS, next_element};
 pub use private::{PRIVATE, Private};
 pub(crate) use prototype::{Argument, Returned};
 pub(crate) use read::load_guest;
+pub use tail::MAX_TAIL_CALLS;
+pub(crate) use tail::tail_call;
 
 /// Bytes that one call of `trace_printk` or `trace_vprintk` prints at most; what is longer is cut.
 pub const MAX_PRINT: usize = 512;
@@ -118,6 +121,9 @@ helpers! {
     GetPrandomU32 = 7 "get_prandom_u32",
     /// `u32 get_smp_processor_id()`: the physical CPU.
     GetSmpProcessorId = 8 "get_smp_processor_id",
+    /// `long tail_call(context, map, index)`: goes on with the program in that slot of the map, and does
+    /// not return; returns where there is none, or after [`MAX_TAIL_CALLS`].
+    TailCall = 12 "tail_call",
     /// `u64 get_current_pid_tgid()`: of the guest's current task, the process above, the thread below.
     GetCurrentPidTgid = 14 "get_current_pid_tgid",
     /// `u64 get_current_uid_gid()`: of the guest's current task, the group above, the user below.

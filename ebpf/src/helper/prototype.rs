@@ -70,6 +70,8 @@ pub(crate) enum MapUse {
     Trace,
     /// It goes through all entries.
     Iterate,
+    /// It goes on with a program in it.
+    TailCall,
 }
 
 impl MapUse {
@@ -85,7 +87,7 @@ impl MapUse {
     pub(crate) const fn takes(self, kind: MapKind) -> bool {
         use MapKind::{
             Array, CgroupArray, Hash, LruHash, LruPerCpuHash, PerCpuArray, PerCpuHash,
-            PerfEventArray, Queue, RingBuf, Stack, StackTrace,
+            PerfEventArray, ProgArray, Queue, RingBuf, Stack, StackTrace,
         };
         match self {
             Self::Lookup | Self::Change | Self::Iterate => matches!(
@@ -98,6 +100,7 @@ impl MapUse {
             Self::Ring => matches!(kind, RingBuf),
             Self::Group => matches!(kind, CgroupArray),
             Self::Trace => matches!(kind, StackTrace),
+            Self::TailCall => matches!(kind, ProgArray),
         }
     }
 }
@@ -192,6 +195,7 @@ impl Helper {
             Self::GetFuncArg => Prototype::new([Context, Any, WordWritten], Scalar),
             Self::GetFuncRet => Prototype::new([Context, WordWritten], Scalar),
             Self::GetCurrentTaskBtf => Prototype::new([], GuestAddress),
+            Self::TailCall => Prototype::new([Context, Map(MapUse::TailCall), Any], Nothing),
             Self::Snprintf => Prototype::new(
                 [WriteOrNull, SizeOrZero, Text, ReadOrNull, SizeOrZero],
                 Scalar,

@@ -210,6 +210,7 @@ fn guest_addresses_and_null_cannot_be_dereferenced() {
         assert_eq!(
             error,
             RunError {
+                program: None,
                 insn: 2,
                 fault: expected
             }
@@ -236,6 +237,7 @@ fn an_endless_loop_ends_with_the_budget() {
     assert_eq!(
         run(1000),
         Err(RunError {
+            program: None,
             insn: 0,
             fault: RunFault::Budget
         })
@@ -380,6 +382,7 @@ fn a_cpu_that_the_object_was_not_loaded_for_is_refused() {
     assert_eq!(
         result,
         Err(RunError {
+            program: None,
             insn: 0,
             fault: RunFault::NoSuchCpu { cpu: 4 }
         })

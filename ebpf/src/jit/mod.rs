@@ -38,8 +38,8 @@ mod native;
 mod registers;
 
 pub use listing::Listing;
-pub(crate) use native::run;
 pub use native::{Call, Compiler, EntryPoint, HelperOutcome, Native, Outcome, helper};
+pub(crate) use native::{run, run_alone};
 
 use crate::decode::Step;
 use crate::map::Map;

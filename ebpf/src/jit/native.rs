@@ -4,6 +4,7 @@ use super::{Code, Options};
 use crate::decode::{Op, Step};
 use crate::helper::{self as helpers, Helper};
 use crate::object::{Access, Data, Program, RunError, RunFault};
+use crate::run::{Interruption, TailCall};
 use crate::width::Width;
 use crate::{Context, Host, address};
 use alloc::boxed::Box;
@@ -89,7 +90,8 @@ pub(super) enum Failure {
 pub struct HelperOutcome {
     /// r0.
     pub value: u64,
-    /// What is left of the budget plus 1; 0 where the helper failed.
+    /// What is left of the budget plus 1; 0 where the program ends, because the helper failed or the
+    /// run goes on with another one.
     pub left: u64,
 }
 
@@ -148,6 +150,18 @@ impl Service {
 pub fn helper(call: &Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> HelperOutcome {
     let mut run = call.data.run(call.context, call.host, call.cpu, left);
     let result = match Service::from_number(number) {
+        Some(Service::Helper(Helper::TailCall)) => {
+            let [_, map, index, ..] = arguments;
+            match helpers::tail_call(&run, map, index) {
+                Ok(Some(program)) => {
+                    let next = TailCall { program, left };
+                    call.data.stacks().put_tail_call(call.cpu, next);
+                    return HelperOutcome { value: 0, left: 0 };
+                }
+                Ok(None) => Ok(0),
+                Err(fault) => Err(fault),
+            }
+        }
         Some(Service::Helper(helper)) => helpers::call(&mut run, helper, arguments),
         Some(Service::NextElement) => {
             let [map, key, position, ..] = arguments;
@@ -172,7 +186,7 @@ pub fn helper(call: &Call<'_>, number: u32, arguments: [u64; 5], left: u64) -> H
     }
 }
 
-/// Runs an installed program on `cpu`, whose stack is its own meanwhile.
+/// Runs an installed program on `cpu`, whose stack is its own meanwhile, and what it goes on with.
 #[inline(always)]
 pub(crate) fn run(
     native: &dyn Native,
@@ -182,28 +196,67 @@ pub(crate) fn run(
     budget: u64,
     cpu: usize,
 ) -> Result<u64, RunError> {
-    let data = program.data();
     let call = Call {
-        data,
+        data: program.data(),
         context,
         host,
         cpu,
     };
-    let budget = budget.min(i64::MAX as u64);
-    let place = (&raw const call).cast();
-    let outcome = native.enter(place, context, data.arena().base(), budget, cpu as u64);
+    let outcome = enter(native, &call, budget);
     if outcome.status == 0 {
         Ok(outcome.value)
     } else {
-        Err(failure(outcome, program, cpu))
+        go_on(outcome, program, &call)
     }
 }
 
-/// What `outcome`, of a run on `cpu`, says went wrong. Where it was a helper, that has left word.
+/// The same of the program alone.
+pub(crate) fn run_alone(
+    native: &dyn Native,
+    program: &Program,
+    context: &Context,
+    host: &dyn Host,
+    budget: u64,
+    cpu: usize,
+) -> Result<u64, Interruption> {
+    let call = Call {
+        data: program.data(),
+        context,
+        host,
+        cpu,
+    };
+    let outcome = enter(native, &call, budget);
+    if outcome.status == 0 {
+        Ok(outcome.value)
+    } else {
+        Err(interruption(outcome, program, cpu))
+    }
+}
+
+#[inline(always)]
+fn enter(native: &dyn Native, call: &Call<'_>, budget: u64) -> Outcome {
+    let budget = budget.min(i64::MAX as u64);
+    let place = (&raw const *call).cast();
+    let arena = call.data.arena().base();
+    native.enter(place, call.context, arena, budget, call.cpu as u64)
+}
+
+/// What becomes of a run that has ended with `outcome` instead of at the program's end. All that is needed
+/// is in the call: nothing has to be kept in registers while the program runs.
 #[cold]
 #[inline(never)]
-fn failure(outcome: Outcome, program: &Program, cpu: usize) -> RunError {
-    let helper = program.data().stacks().take_fault(cpu);
+fn go_on(outcome: Outcome, program: &Program, call: &Call<'_>) -> Result<u64, RunError> {
+    let interruption = interruption(outcome, program, call.cpu);
+    program.go_on(interruption, call.context, call.host, call.cpu)
+}
+
+/// Why a run on `cpu` has ended with `outcome`. Where it was a helper, that has left word.
+fn interruption(outcome: Outcome, program: &Program, cpu: usize) -> Interruption {
+    let stacks = program.data().stacks();
+    if let Some(next) = stacks.take_tail_call(cpu) {
+        return Interruption::TailCall(next);
+    }
+    let helper = stacks.take_fault(cpu);
     let insn = outcome.status as u32;
     let step = program.steps().get(insn as usize);
     let fault = match (outcome.status >> 32, step) {
@@ -212,7 +265,7 @@ fn failure(outcome: Outcome, program: &Program, cpu: usize) -> RunError {
         (_, Some(step)) => access(step, outcome.value),
         (_, None) => RunFault::Corrupt,
     };
-    RunError { insn, fault }
+    Interruption::Failed(RunError::new(insn, fault))
 }
 
 /// The error of an access at the offset `offset` from the arena's mark.

@@ -82,7 +82,7 @@ impl MapKind {
 
     /// Whether such maps can be loaded.
     pub const fn is_implemented(self) -> bool {
-        !matches!(self, Self::ProgArray | Self::ArrayOfMaps)
+        !matches!(self, Self::ArrayOfMaps)
     }
 
     /// Whether each physical CPU has a value of its own for every key.

@@ -11,12 +11,14 @@
 mod hash;
 mod kind;
 mod lru;
+mod programs;
 mod queue;
 mod records;
 mod traces;
 mod values;
 
 pub use kind::MapKind;
+pub(crate) use programs::initial as initial_programs;
 pub use queue::PushFlag;
 pub use records::MAX_RECORD;
 pub(crate) use records::Records;
@@ -31,6 +33,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hash::{HashIndex, Origin, WhenFull};
+use programs::Programs;
 use queue::{Discipline, Order};
 use traces::Traces;
 
@@ -68,7 +71,8 @@ pub struct MapDef {
     /// Whether it can be written.
     pub mutability: Mutability,
     /// What entry 0 of an array holds after loading, as `.data` and `.rodata` need it. Empty means
-    /// zeros; else `value_size` bytes.
+    /// zeros; else `value_size` bytes. Of a map of programs, 4 bytes for each of its first slots: the
+    /// number of the object's program that it holds plus 1, or 0.
     pub initial: Vec<u8>,
 }
 
@@ -81,7 +85,8 @@ pub enum MapDefError {
     ValueSize(u32),
     /// The number of entries is 0 or too large.
     MaxEntries(u32),
-    /// There is an initial value, but its length is not the value size or the map is no array.
+    /// There is an initial value, but its length is not the value size or the map is no array, nor
+    /// one of programs that has so many slots.
     Initial,
 }
 
@@ -121,8 +126,14 @@ impl MapDef {
         if !self.kind.takes_entries(self.max_entries) {
             return Err(MapDefError::MaxEntries(self.max_entries));
         }
-        let initial_fits =
-            self.kind == MapKind::Array && u32::try_from(self.initial.len()) == Ok(self.value_size);
+        let length = self.initial.len();
+        let initial_fits = match self.kind {
+            MapKind::Array => u32::try_from(length) == Ok(self.value_size),
+            MapKind::ProgArray => {
+                length.is_multiple_of(4) && length / 4 <= self.max_entries as usize
+            }
+            _ => false,
+        };
         if !self.initial.is_empty() && !initial_fits {
             return Err(MapDefError::Initial);
         }
@@ -134,6 +145,7 @@ impl MapDef {
     pub fn memory(&self, cpus: usize) -> u64 {
         let index = match self.kind {
             MapKind::StackTrace => traces::overhead(self.max_entries),
+            MapKind::ProgArray => u64::from(self.max_entries) * size_of::<AtomicU32>() as u64,
             kind if WhenFull::of(kind).is_some() => {
                 hash::overhead(self.key_size) * u64::from(self.max_entries)
             }
@@ -164,6 +176,8 @@ pub enum MapError {
     NoSuchCpu,
     /// Other CPUs have taken every entry of the LRU map that could have been given up.
     Contended,
+    /// The program runs at another kind of place than those that use the map.
+    OtherContext,
 }
 
 impl MapError {
@@ -173,7 +187,7 @@ impl MapError {
             Self::NotFound => ENOENT,
             Self::OutOfRange | Self::Full => E2BIG,
             Self::Exists => EEXIST,
-            Self::Unsupported | Self::WrongSize | Self::NoSuchCpu => EINVAL,
+            Self::Unsupported | Self::WrongSize | Self::NoSuchCpu | Self::OtherContext => EINVAL,
             Self::Frozen => EPERM,
             Self::Contended => ENOMEM,
         }
@@ -191,6 +205,9 @@ impl fmt::Display for MapError {
             Self::WrongSize => "key or value has the wrong length for this map",
             Self::Frozen => "the map is read-only",
             Self::NoSuchCpu => "no such CPU",
+            Self::OtherContext => {
+                "the program runs at another kind of place than those that use it"
+            }
             Self::Contended => "other CPUs are taking every entry: try again",
         })
     }
@@ -268,6 +285,8 @@ enum Index {
     Traces(Traces),
     /// It has none, only records that pass.
     Records(Records),
+    /// It has none, but programs.
+    Programs(Programs),
     /// It has none: nobody can put one in.
     Empty,
 }
@@ -287,6 +306,7 @@ impl Index {
             MapKind::StackTrace => Self::Traces(Traces::allocate(entries)?),
             MapKind::PerfEventArray => Self::Records(Records::unlimited()),
             MapKind::RingBuf => Self::Records(Records::ring(definition, cpus)?),
+            MapKind::ProgArray => Self::Programs(Programs::allocate(entries, &definition.initial)?),
             _ => Self::Empty,
         })
     }
@@ -314,7 +334,9 @@ impl Map {
     ) -> Result<Self, OutOfMemory> {
         let shape = Shape::of(&definition, cpus);
         let values = Values::new(Arc::clone(arena), start, shape);
-        values.fill(start, &definition.initial);
+        if definition.kind == MapKind::Array {
+            values.fill(start, &definition.initial);
+        }
         Ok(Self {
             id: MapId::next(),
             index: Index::allocate(&definition, cpus)?,
@@ -347,8 +369,15 @@ impl Map {
         }
         self.check_sizes(key, value.len())?;
         self.check_cpu(cpu)?;
-        if let Index::Order(_) = &self.index {
-            return self.peek(value);
+        match &self.index {
+            Index::Order(_) => return self.peek(value),
+            Index::Programs(programs) => {
+                let slot = slot(key).and_then(|slot| programs.get(slot));
+                let program = slot.ok_or(MapError::NotFound)?;
+                value.copy_from_slice(&(program as u32).to_le_bytes());
+                return Ok(());
+            }
+            _ => {}
         }
         let entry = self.find(key).ok_or(MapError::NotFound)?;
         let place = self.values.at(entry, cpu).ok_or(MapError::NotFound)?;
@@ -384,6 +413,7 @@ impl Map {
         match &self.index {
             Index::Hash(index) => index.delete(key),
             Index::Traces(traces) => traces.delete(self.find(key).ok_or(MapError::NotFound)?),
+            Index::Programs(programs) => programs.set(slot(key).ok_or(MapError::OutOfRange)?, None),
             Index::Empty => Err(MapError::NotFound),
             Index::Array | Index::Order(_) | Index::Records(_) => Err(MapError::Unsupported),
         }
@@ -417,6 +447,7 @@ impl Map {
             Index::Hash(index) => index.len(),
             Index::Order(order) => order.len(),
             Index::Traces(traces) => traces.len(),
+            Index::Programs(programs) => programs.len(),
             Index::Records(_) | Index::Empty => 0,
         }
     }
@@ -447,6 +478,9 @@ impl Map {
     /// is visited exactly once; one that comes or goes meanwhile may be missed. Allocates one key
     /// and one value: not for the hit path.
     pub fn for_each(&self, visit: &mut dyn FnMut(Entry<'_>) -> bool) {
+        if let Index::Programs(programs) = &self.index {
+            return programs.for_each(visit);
+        }
         let mut key = alloc::vec![0; self.definition.key_size as usize];
         let mut value = alloc::vec![0; self.values.size()];
         let Shape {
@@ -494,7 +528,7 @@ impl Map {
                 key.copy_from_slice(&(entry as u32).to_le_bytes());
                 traces.read(entry, || place(entry).into_iter().for_each(&mut copy_value))
             }
-            Index::Records(_) | Index::Empty => false,
+            Index::Records(_) | Index::Programs(_) | Index::Empty => false,
         }
     }
 
@@ -504,6 +538,41 @@ impl Map {
         let mut place = None;
         self.copy_entry(entry, cpu, key, |value| place = Some(value));
         place
+    }
+
+    /// The number of the object's program that a slot of a map of programs holds.
+    pub fn program(&self, slot: usize) -> Option<usize> {
+        match &self.index {
+            Index::Programs(programs) => programs.get(slot),
+            _ => None,
+        }
+    }
+
+    /// The numbers of the programs that it holds, slot by slot.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = usize> {
+        let programs = match &self.index {
+            Index::Programs(programs) => Some(programs),
+            _ => None,
+        };
+        programs.into_iter().flat_map(Programs::all)
+    }
+
+    /// Puts a program of the object, which runs at the same kind of place as those that use the map,
+    /// into a slot.
+    pub(crate) fn set_program(
+        &self,
+        key: &[u8],
+        program: usize,
+        flag: UpdateFlag,
+    ) -> Result<(), MapError> {
+        let Index::Programs(programs) = &self.index else {
+            return Err(MapError::Unsupported);
+        };
+        if flag == UpdateFlag::NoExist {
+            return Err(MapError::Exists);
+        }
+        let slot = slot(key).ok_or(MapError::WrongSize)?;
+        programs.set(slot, Some(program))
     }
 
     /// Its values.
@@ -529,11 +598,9 @@ impl Map {
     /// The entry of `key`, which has the map's key size.
     fn find(&self, key: &[u8]) -> Option<usize> {
         match &self.index {
-            Index::Array | Index::Traces(_) => {
-                Some(u32::from_le_bytes(key.try_into().ok()?) as usize)
-            }
+            Index::Array | Index::Traces(_) => slot(key),
             Index::Hash(index) => index.find(key),
-            Index::Order(_) | Index::Records(_) | Index::Empty => None,
+            Index::Order(_) | Index::Records(_) | Index::Programs(_) | Index::Empty => None,
         }
     }
 
@@ -567,9 +634,11 @@ impl Map {
                 write(&self.values, place);
                 Ok(())
             }
-            Index::Order(_) | Index::Traces(_) | Index::Records(_) | Index::Empty => {
-                Err(MapError::Unsupported)
-            }
+            Index::Order(_)
+            | Index::Traces(_)
+            | Index::Records(_)
+            | Index::Programs(_)
+            | Index::Empty => Err(MapError::Unsupported),
         }
     }
 
@@ -694,6 +763,11 @@ impl Map {
             Err(MapError::Frozen)
         }
     }
+}
+
+/// The index that a key is.
+fn slot(key: &[u8]) -> Option<usize> {
+    Some(u32::from_le_bytes(key.try_into().ok()?) as usize)
 }
 
 #[cfg(test)]

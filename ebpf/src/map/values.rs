@@ -31,7 +31,7 @@ impl Shape {
         let (size, entries, copies) = match definition.kind {
             // To a program, the memory for its records is one value.
             MapKind::RingBuf => (records::reservable(definition.max_entries), 1, cpus),
-            MapKind::PerfEventArray | MapKind::CgroupArray => (size, 0, 1),
+            MapKind::PerfEventArray | MapKind::CgroupArray | MapKind::ProgArray => (size, 0, 1),
             MapKind::StackTrace => (size, traces::numbers(definition.max_entries), 1),
             kind if kind.is_per_cpu() => (size, entries, cpus),
             _ => (size, entries, 1),

@@ -27,6 +27,17 @@ struct Call {
     function: Option<u32>,
 }
 
+/// Whether the program may end here.
+fn check_tail_call(state: &State) -> Result<(), Reason> {
+    if state.depth() > 0 {
+        return Err(Reason::TailCallInFunction);
+    }
+    match state.references.first() {
+        Some(reference) => Err(Reason::NotReleased(reference.insn)),
+        None => Ok(()),
+    }
+}
+
 impl Verifier<'_> {
     pub(super) fn call_helper(&mut self, state: &mut State, helper: Helper) -> Result<(), Reason> {
         if helper.is_about_arguments() && self.environment.signature.is_none() {
@@ -36,6 +47,9 @@ impl Verifier<'_> {
         let mut call = Call::default();
         for (register, &argument) in (1..).zip(&prototype.arguments) {
             self.argument(state, &mut call, register, argument, &prototype.arguments)?;
+        }
+        if helper == Helper::TailCall {
+            check_tail_call(state)?;
         }
         if let Some(entry) = call.function {
             let calls = match call.map {

@@ -111,6 +111,8 @@ pub enum Reason {
     FrozenMap,
     /// A function that a helper calls is not named in the function that calls the helper.
     FunctionFromElsewhere,
+    /// A tail call in a function that the program calls.
+    TailCallInFunction,
     /// A function that a helper calls returns something else than 0 or 1.
     CallbackResult,
     /// A function that a helper calls gives back what its caller has reserved.
@@ -272,6 +274,10 @@ impl Reason {
             Self::FunctionFromElsewhere => f.write_str(
                 "the function that the helper is to call comes from another function: name it in \
                  the one that calls the helper",
+            ),
+            Self::TailCallInFunction => f.write_str(
+                "a tail call ends the program, so a function that it calls cannot make one: inline \
+                 the function",
             ),
             Self::CallbackResult => f.write_str(
                 "a function that a helper calls must return 0, to go on, or 1, to stop: r0 may be \

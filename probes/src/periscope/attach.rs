@@ -9,8 +9,10 @@ use crate::space::{Placement, ProbeId, Space};
 use crate::target::Target;
 use crate::tracepoint::{NoSuchTracepoint, Tracepoint, WrongProgram};
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::Program;
 
 /// A program that now runs somewhere.
 pub struct Attached {
@@ -152,7 +154,13 @@ impl Periscope {
         };
         let [_] = object.programs() else {
             let all = object.programs().iter();
+            // What tail calls lead to needs no place of its own.
+            let is_attached = |program: &&Arc<Program>| {
+                !object.is_held(program.name())
+                    || AttachPoint::of_section(program.section()).is_ok()
+            };
             return all
+                .filter(is_attached)
                 .map(|program| {
                     self.programs
                         .program(&alloc::format!("{name}:{}", program.name()))

@@ -129,6 +129,61 @@ fn tracepoint_programs_name_their_fields() {
     assert_eq!(*printed, ["refused: 1000, guest-physical 2000"]);
 }
 
+/// Maps of programs are filled by the source; tail calls, loops and walks through maps do what the C
+/// says.
+#[test]
+fn programs_go_on_with_others_and_loop() {
+    let object = load("examples/stages.bpf.c", "stages", &[]);
+    let host = FakeHost::on_cpu(0);
+    let read = |size| run(&object, "reads", &[0, 0, size], &host);
+    for size in [1, 511, 512, 1000, 4096, 1 << 20] {
+        assert_eq!(read(size), 0);
+    }
+    let count = |slot: u32| number(&object, "sizes", &slot.to_le_bytes(), 0);
+    assert_eq!([9, 12, 20, 19, 0].map(count), [2, 1, 1, 0, 0]);
+    let counts = value(&object, ".bss", &[0; 4], 0);
+    let (words, _) = counts.as_chunks();
+    let mut words: Vec<_> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    words.sort_unstable();
+    assert_eq!(words, [0, 2, 4], "missed, few, total");
+}
+
+/// What a map of programs may not hold.
+#[test]
+fn a_map_of_programs_holds_programs() {
+    let map = |values: &str| {
+        format!(
+            "int f(void *ctx);\nint g(void *ctx) {{ return 0; }}\n
+             struct {{ __uint(type, BPF_MAP_TYPE_PROG_ARRAY); __uint(max_entries, 2);
+             __array(values, int(void *)); }} m SEC(\".maps\") = {{ .values = {{ {values} }} }};
+             SEC(\"kprobe/f\") int f(void *ctx) {{ bpf_tail_call(ctx, &m, 0); return 0; }}
+             SEC(\"hprobe/h\") int h(void *ctx) {{ return 0; }}"
+        )
+    };
+    for (test, values, said) in [
+        (
+            "held-function",
+            "[0] = (void *)&g",
+            "g is no program, but is in a map of programs",
+        ),
+        (
+            "held-past",
+            "[2] = (void *)&f",
+            "map m has 2 entries, and f in entry 2",
+        ),
+        (
+            "held-other",
+            "[0] = (void *)&h",
+            "different kinds of places",
+        ),
+    ] {
+        let text = map(values).replace("int f(void *ctx);", "int f(void *ctx); int h(void *ctx);");
+        let object = compile_text(&text, test, &[]);
+        let output = common::fail(&["link", argument(&object)]);
+        assert!(output.contains(said), "{output}");
+    }
+}
+
 /// Maps, global data and functions do what the C says, in every instruction set version that clang
 /// knows.
 #[test]

@@ -40,7 +40,7 @@ fn the_budget_is_for_all_rounds() {
     let enough = 7 + 10 * 4;
     assert_eq!(run(enough), Ok(10));
     let fault = RunFault::Budget;
-    assert_eq!(run(enough - 1), Err(RunError { insn: 5, fault }));
+    assert_eq!(run(enough - 1), Err(RunError::new(5, fault)));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_number_is_no_function() {
     let insns = assemble("r1 = 1\n r2 = 8\n r3 = 0\n r4 = 0\n call loop\n exit");
     let fault = RunFault::NotAFunction { value: 8 };
     let result = testing::run(&insns.expect("it is well-formed"));
-    assert_eq!(result, Err(RunError { insn: 4, fault }));
+    assert_eq!(result, Err(RunError::new(4, fault)));
 }
 
 /// Adds key and value of each entry to two numbers on the stack, up to an entry whose value is 4, and
@@ -111,6 +111,6 @@ fn what_is_looked_at_is_paid_for() {
     let empty = testing::load(&sum(), &[testing::map(MapKind::Hash, 1 << 16)]);
     let run = |budget| empty.programs()[0].run_within(budget, &context(), &FakeHost::new());
     let fault = RunFault::Budget;
-    assert_eq!(run(8000), Err(RunError { insn: 9, fault }));
+    assert_eq!(run(8000), Err(RunError::new(9, fault)));
     assert_eq!(run(8300), Ok(0));
 }

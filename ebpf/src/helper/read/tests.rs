@@ -151,5 +151,5 @@ fn loads_from_the_guest_are_paid_for() {
     let run = |budget| object.programs()[0].run_within(budget, &context(), &FakeHost::new());
     assert_eq!(run(6), Ok(0));
     let fault = RunFault::Budget;
-    assert_eq!(run(5), Err(RunError { insn: 2, fault }));
+    assert_eq!(run(5), Err(RunError::new(2, fault)));
 }

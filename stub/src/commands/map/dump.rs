@@ -5,7 +5,6 @@ use super::Chosen;
 use super::rows::Rows;
 use super::slots::Slots;
 use super::typed::Typed;
-use ebpf::map::Map;
 
 /// Values that are shown at most.
 const MAX_VALUES: usize = 1024;
@@ -37,15 +36,19 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
             Ok(())
         }
         (None, Flag::Given) => Slots::of(map, &types)?.write(invocation),
-        (None, Flag::Absent) => dump(map, &types, invocation),
+        (None, Flag::Absent) => dump(&chosen, &types, invocation),
     }
 }
 
-fn dump(map: &Map, types: &Typed<'_>, invocation: &mut Invocation<'_>) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, types, invocation);
+fn dump(
+    chosen: &Chosen,
+    types: &Typed<'_>,
+    invocation: &mut Invocation<'_>,
+) -> Result<(), Problem> {
+    let mut rows = Rows::new(chosen, types, invocation);
     let mut room = MAX_VALUES;
     let mut is_all = true;
-    map.for_each(&mut |entry| {
+    chosen.map().for_each(&mut |entry| {
         is_all = room > 0;
         if is_all {
             room -= 1;

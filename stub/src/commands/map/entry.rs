@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
-use ebpf::map::{Entry, Map, MapError, PushFlag, UpdateFlag};
+use ebpf::map::{Entry, Map, MapError, MapKind, PushFlag, UpdateFlag};
 
 pub(in super::super) const LOOKUP: Command = Command {
     path: &["map", "lookup"],
@@ -36,7 +36,7 @@ fn lookup(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     let (chosen, words) = choose(invocation, invocation.arguments)?;
     let (map, types) = (chosen.map(), Typed::of(&chosen));
     let key = parse_key(map, &types, words)?;
-    show(map, &types, &key, invocation)
+    show(&chosen, &types, &key, invocation)
 }
 
 fn delete(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
@@ -61,6 +61,9 @@ fn update(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         return Err(Problem::Usage("this needs a value.".to_string()));
     };
     let key = parse_key(map, &types, key)?;
+    if map.definition().kind == MapKind::ProgArray {
+        return chosen.set_program(&key, text, options.flag);
+    }
     let size = map.definition().value_size as usize;
     let bytes = types.parse_value(text, size)?;
     if options.cpu.is_some() && !map.definition().kind.is_per_cpu() {
@@ -94,6 +97,22 @@ fn set(map: &Map, key: &[u8], value: &[u8], options: &Options<'_>) -> Result<(),
     map.update(key, 0, value, options.flag)?;
     // The flag was for the entry, which is there now.
     (1..map.copies()).try_for_each(|cpu| map.update(key, cpu, value, UpdateFlag::Any))
+}
+
+impl Chosen {
+    /// Puts the program that a user names, one of the same object, into a map of programs.
+    fn set_program(&self, key: &[u8], name: &str, flag: UpdateFlag) -> Result<(), Problem> {
+        let programs = self.object.programs();
+        let Some(number) = programs.iter().position(|program| program.name() == name) else {
+            let known: Vec<_> = programs.iter().map(|program| program.name()).collect();
+            return Err(Problem::Refused(format!(
+                "there is no program {name} in the map's object, which has {}.",
+                known.join(", ")
+            )));
+        };
+        let result = self.object.set_program(self.index, key, number, flag);
+        result.map_err(|error| explain(self.map(), error))
+    }
 }
 
 /// The words of `map update`.
@@ -180,12 +199,13 @@ fn value_of(map: &Map) -> Vec<u8> {
 }
 
 fn show(
-    map: &Map,
+    chosen: &Chosen,
     types: &Typed<'_>,
     key: &[u8],
     invocation: &mut Invocation<'_>,
 ) -> Result<(), Problem> {
-    let mut rows = Rows::new(map, types, invocation);
+    let map = chosen.map();
+    let mut rows = Rows::new(chosen, types, invocation);
     let mut value = value_of(map);
     let is_per_cpu = map.definition().kind.is_per_cpu();
     for cpu in 0..map.copies() {

@@ -3,14 +3,16 @@
 use super::super::Invocation;
 use super::super::output::{Format, Output};
 use super::super::table::{Align, Cell, Table};
+use super::Chosen;
 use super::typed::{Sum, Typed, cell};
 use super::value::backtrace;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::Object;
 use ebpf::btf::show::Value;
-use ebpf::map::{Entry, Map, MapKind};
+use ebpf::map::{Entry, MapKind};
 use probes::symbols::Symbols;
 
 /// Bytes of what is shown by types in a table, roughly: what comes after that is shown as `…`.
@@ -37,12 +39,16 @@ enum Values {
     Plain,
     /// Addresses of code, in the VM that has these symbols, if any is known.
     Backtraces(Option<Arc<dyn Symbols>>),
+    /// Numbers of the object's programs.
+    Programs(Arc<Object>),
 }
 
 impl Values {
-    fn of(map: &Map, invocation: &Invocation<'_>) -> Self {
-        if map.definition().kind != MapKind::StackTrace {
-            return Self::Plain;
+    fn of(chosen: &Chosen, invocation: &Invocation<'_>) -> Self {
+        match chosen.map().definition().kind {
+            MapKind::StackTrace => {}
+            MapKind::ProgArray => return Self::Programs(Arc::clone(&chosen.object)),
+            _ => return Self::Plain,
         }
         // Where there are several VMs, nobody says whose the addresses are.
         let space = invocation.here().ok();
@@ -51,7 +57,8 @@ impl Values {
 }
 
 impl<'t> Rows<'t> {
-    pub(super) fn new(map: &Map, types: &'t Typed<'t>, invocation: &Invocation<'_>) -> Self {
+    pub(super) fn new(chosen: &Chosen, types: &'t Typed<'t>, invocation: &Invocation<'_>) -> Self {
+        let map = chosen.map();
         let definition = map.definition();
         let has_key = definition.key_size > 0;
         let copies = definition.kind.is_per_cpu().then(|| map.copies());
@@ -69,7 +76,7 @@ impl<'t> Rows<'t> {
             format: invocation.out.format(),
             types,
             room: MAX_TEXT,
-            values: Values::of(map, invocation),
+            values: Values::of(chosen, invocation),
         }
     }
 
@@ -82,6 +89,15 @@ impl<'t> Rows<'t> {
         let value = match &self.values {
             Values::Plain => self.cell(typed, entry.value),
             Values::Backtraces(symbols) => backtrace(entry.value, symbols.as_deref()).into(),
+            Values::Programs(object) => {
+                let number = entry
+                    .value
+                    .first_chunk()
+                    .map(|word| u32::from_le_bytes(*word));
+                let program = number.and_then(|number| object.programs().get(number as usize));
+                let name = program.map(|program| Cell::from(program.name().to_string()));
+                name.unwrap_or_else(|| cell(typed, entry.value, self.format))
+            }
         };
         self.row(entry.key, cpu, value);
         let (Some(cpu), Some(copies)) = (entry.cpu, self.copies) else {

@@ -1,9 +1,11 @@
 //! The maps of an object: their definitions, and which symbols and sections are theirs.
 
-use super::elf::{Elf, Role, Section};
+use super::code::Key;
+use super::elf::{Elf, Relocation, Role, Section, Symbol};
 use super::externs::Externs;
 use anyhow::{Context, Result, bail, ensure};
-use ebpf::btf::{Btf, Kind};
+use ebpf::btf::{Btf, Kind, Member};
+use ebpf::insn::Insn;
 use ebpf::linked::MapTypes;
 use ebpf::map::{MapDef, MapKind, Mutability};
 use object::SymbolKind;
@@ -50,7 +52,21 @@ pub(super) struct Maps {
     by_section: HashMap<usize, usize>,
     /// The map of the configuration.
     pub(super) kconfig: Option<usize>,
+    /// The programs that maps of programs hold from the start.
+    held: Vec<Held>,
 }
+
+/// A program in a slot of a map of programs.
+struct Held {
+    map: usize,
+    slot: usize,
+    program: Key,
+    /// What the program is called.
+    name: String,
+}
+
+/// Bytes from one value of `.values` to the next: addresses, for the compiler.
+const ADDRESS: u64 = 8;
 
 impl Maps {
     pub(super) fn new(elf: &Elf<'_>, btf: Option<&Btf<'_>>, externs: &Externs) -> Result<Self> {
@@ -115,13 +131,48 @@ impl Maps {
             if map.kind == MapKind::StackTrace && map.value_size == 0 {
                 map.value_size = BACKTRACE;
             }
-            map.check().with_context(|| format!("map {name}"))?;
+        }
+        for held in &self.held {
+            let map = &self.definitions[held.map];
+            ensure!(
+                held.slot < map.max_entries as usize,
+                "map {} has {} entries, and {} in entry {}",
+                map.name,
+                map.max_entries,
+                held.name,
+                held.slot
+            );
+        }
+        for map in &self.definitions {
+            map.check().with_context(|| format!("map {}", map.name))?;
         }
         let is_there = |name: &&String| self.definitions.iter().any(|map| map.name == **name);
         match entries.0.keys().find(|name| !is_there(name)) {
             Some(name) => bail!("there is no map {name} in it"),
             None => Ok(()),
         }
+    }
+
+    /// Puts the programs into the maps that hold them, of which `number` says which of the result they
+    /// are.
+    pub(super) fn hold(&mut self, number: impl Fn(Key) -> Option<usize>) -> Result<()> {
+        for held in &self.held {
+            let map = &mut self.definitions[held.map];
+            let program = number(held.program).with_context(|| {
+                format!(
+                    "map {} holds {}, which is no program that is taken",
+                    map.name, held.name
+                )
+            })?;
+            let at = held.slot * size_of::<u32>();
+            let end = at + size_of::<u32>();
+            if map.initial.len() < end {
+                map.initial.resize(end, 0);
+            }
+            // There are at most as many programs as a linked program may have.
+            map.initial[at..end].copy_from_slice(&(program as u32 + 1).to_le_bytes());
+        }
+        Ok(())
     }
 
     /// `.maps`: variables whose types say all.
@@ -134,14 +185,17 @@ impl Maps {
     ) -> Result<()> {
         let btf = btf
             .with_context(|| format!("the maps in {} need types: compile with -g", section.name))?;
-        refuse_addresses(elf, index)?;
+        let mut relocations = section.relocations.clone();
         let variables = data_section(btf, section.name);
         for variable in variables.into_iter().flat_map(|(_, ty)| ty.variables()) {
             let var = btf.ty(variable.ty).filter(|ty| ty.kind == Kind::Var);
             let var = var.with_context(|| format!("section {} has no variables", section.name))?;
             let name = text(btf, var.name);
-            let (definition, types) =
-                typed(btf, &name, var.size_or_type).with_context(|| format!("map {name}"))?;
+            let Typed {
+                definition,
+                types,
+                programs,
+            } = typed(btf, &name, var.size_or_type).with_context(|| format!("map {name}"))?;
             // The compiler leaves the variable's place to the symbol.
             let symbol = elf.symbols.iter().find(|symbol| {
                 symbol.section == Some(index) && symbol.name.as_bytes() == name.as_bytes()
@@ -149,8 +203,20 @@ impl Maps {
             let symbol = symbol.with_context(|| format!("map {name} has no symbol"))?;
             let map = self.add(definition, types);
             self.by_place.insert((index, symbol.value), map);
+            if let Some(from) = programs {
+                let values = symbol.value + from..symbol.value + symbol.size;
+                for relocation in relocations.extract_if(.., |it| values.contains(&it.offset)) {
+                    let slot = (relocation.offset - values.start) / ADDRESS;
+                    let held = held(elf, section, relocation)?;
+                    self.held.push(Held {
+                        map,
+                        slot: slot as usize,
+                        ..held
+                    });
+                }
+            }
         }
-        Ok(())
+        refuse_address(elf, index, relocations.first())
     }
 
     /// `maps`: variables of `struct bpf_map_def`. libbpf takes these no more.
@@ -225,8 +291,12 @@ pub(super) fn text(btf: &Btf<'_>, offset: u32) -> String {
 
 /// Definitions and data may not hold addresses: nothing would fill them in.
 fn refuse_addresses(elf: &Elf<'_>, index: usize) -> Result<()> {
+    refuse_address(elf, index, elf.sections[index].relocations.first())
+}
+
+fn refuse_address(elf: &Elf<'_>, index: usize, relocation: Option<&Relocation>) -> Result<()> {
     let section = &elf.sections[index];
-    let Some(&relocation) = section.relocations.first() else {
+    let Some(&relocation) = relocation else {
         return Ok(());
     };
     let target = elf.shown(elf.target(relocation)?);
@@ -236,9 +306,34 @@ fn refuse_addresses(elf: &Elf<'_>, index: usize) -> Result<()> {
     });
     let holder = holder.map_or(section.name, |symbol| symbol.name);
     bail!(
-        "{holder} holds the address of {target}: maps of maps or of programs that are filled by the \
-         source, and pointers in data, are not supported"
+        "{holder} holds the address of {target}: maps of maps that are filled by the source, and \
+         pointers in data, are not supported"
     )
+}
+
+/// The program whose address is there.
+fn held(elf: &Elf<'_>, section: &Section<'_>, relocation: Relocation) -> Result<Held> {
+    let symbol: &Symbol<'_> = elf.target(relocation)?;
+    let name = elf.shown(symbol);
+    let in_section = symbol
+        .section
+        .with_context(|| format!("{name} is not defined"))?;
+    let at = usize::try_from(relocation.offset)?;
+    let bytes = section.data.get(at..).and_then(|rest| rest.first_chunk());
+    let distance = u64::from_le_bytes(bytes.copied().unwrap_or_default());
+    let start = usize::try_from(symbol.value.wrapping_add(distance))?;
+    ensure!(
+        elf.sections
+            .get(in_section)
+            .is_some_and(|it| it.role == Role::Programs),
+        "{name} is no program, but is in a map of programs"
+    );
+    Ok(Held {
+        map: 0,
+        slot: 0,
+        program: (in_section, start / Insn::SIZE),
+        name: name.into(),
+    })
 }
 
 fn kind(number: u32) -> Result<MapKind> {
@@ -275,7 +370,7 @@ fn legacy(section: &Section<'_>, name: &str, value: u64, size: u64) -> Result<Ma
 
 /// A definition as the type of a variable: numbers are the dimensions of arrays that pointers of its
 /// members point to, key and value are what pointers point to.
-fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<(MapDef, MapTypes)> {
+fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<Typed> {
     let (_, definition) = btf.resolve(ty).context("an endless type")?;
     ensure!(
         definition.kind == Kind::Struct,
@@ -291,6 +386,7 @@ fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<(MapDef, MapTypes)> {
         initial: Vec::new(),
     };
     let mut types = MapTypes::default();
+    let mut values = None;
     let mut number_of_kind = 0;
     for member in definition.members() {
         let field = text(btf, member.name);
@@ -313,6 +409,7 @@ fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<(MapDef, MapTypes)> {
                 let size = btf.size(types.value).context("its values have no size")?;
                 set(&mut map.value_size, size, "values")?;
             }
+            "values" => values = Some(member),
             "pinning" if number()? == 0 => {}
             "pinning" => {
                 bail!("pinning is not supported: the maps of an object live as long as it does")
@@ -321,12 +418,32 @@ fn typed(btf: &Btf<'_>, name: &str, ty: u32) -> Result<(MapDef, MapTypes)> {
         }
     }
     map.kind = kind(number_of_kind)?;
-    // The kernel's numbers of buffers and groups: libbpf supplies the sizes too.
-    if matches!(map.kind, MapKind::PerfEventArray | MapKind::CgroupArray) {
+    // The kernel's numbers of programs, buffers and groups: libbpf supplies the sizes too.
+    if matches!(
+        map.kind,
+        MapKind::ProgArray | MapKind::PerfEventArray | MapKind::CgroupArray
+    ) {
         map.key_size = 4;
         map.value_size = 4;
     }
-    Ok((map, types))
+    let programs = values.map(|member: Member| u64::from(member.bit_offset / 8));
+    ensure!(
+        programs.is_none() || map.kind == MapKind::ProgArray,
+        "what its values mean is not known"
+    );
+    Ok(Typed {
+        definition: map,
+        types,
+        programs,
+    })
+}
+
+/// What the type of a variable says of a map.
+struct Typed {
+    definition: MapDef,
+    types: MapTypes,
+    /// Where in the variable the addresses of programs begin that a map of programs holds.
+    programs: Option<u64>,
 }
 
 fn set(size: &mut u32, new: u32, what: &str) -> Result<()> {

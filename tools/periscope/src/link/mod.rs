@@ -294,6 +294,7 @@ fn link(
     // Who has no program here need not say how large the maps are.
     maps.complete(&wishes.entries)?;
     wishes.values.put(&elf, btf.as_ref(), &mut maps)?;
+    maps.hold(|program| choice.taken.iter().position(|(key, ..)| *key == program))?;
     let mut types = types::Subset::new(&elf, btf.as_ref());
     let mut programs = Vec::new();
     let means_old_numbers = seed::is_marked(&elf);

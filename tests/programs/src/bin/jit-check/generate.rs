@@ -48,12 +48,36 @@ const HASH: i32 = 2;
 const TEXT: i32 = 3;
 const MESSAGE: &[u8] = b"%d %llx %u\0";
 
+/// Where programs are that tail calls lead to.
+const NEXT: i32 = 4;
+/// What is there: the second and the third program, the first, nothing.
+const HELD: [u32; 4] = [2, 3, 1, 0];
+
 /// Functions of a program at most.
 const FUNCTIONS: usize = 4;
+/// Programs, the first of which is run.
+const PROGRAMS: usize = 3;
 
-/// A program and its maps.
+/// A program, others that it may go on with, and their maps.
 pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
     let mut random = Random(seed);
+    let names = ["random", "second", "third"];
+    let programs: [ProgramDef; PROGRAMS] = names.map(|name| ProgramDef {
+        name: name.into(),
+        section: format!("seed/{seed}"),
+        insns: program(Random(random.next()), behaviour),
+        ..ProgramDef::default()
+    });
+    Linked {
+        name: "random".into(),
+        license: "GPL".into(),
+        maps: maps(),
+        programs: programs.into(),
+        ..Linked::default()
+    }
+}
+
+fn program(mut random: Random, behaviour: Behaviour) -> Vec<Insn> {
     let functions = 1 + random.below(FUNCTIONS as u64) as usize;
     let mut generator = Generator {
         random,
@@ -81,18 +105,7 @@ pub fn linked(seed: u64, behaviour: Behaviour) -> Linked {
         generator.role = role;
         generator.function();
     }
-    Linked {
-        name: "random".into(),
-        license: "GPL".into(),
-        maps: maps(),
-        programs: vec![ProgramDef {
-            name: "random".into(),
-            section: format!("seed/{seed}"),
-            insns: generator.insns,
-            ..ProgramDef::default()
-        }],
-        ..Linked::default()
-    }
+    generator.insns
 }
 
 fn maps() -> Vec<MapDef> {
@@ -113,6 +126,10 @@ fn maps() -> Vec<MapDef> {
             mutability: Mutability::Frozen,
             initial: MESSAGE.into(),
             ..map("text", MapKind::Array, MESSAGE.len() as u32, 1)
+        },
+        MapDef {
+            initial: HELD.into_iter().flat_map(u32::to_le_bytes).collect(),
+            ..map("next", MapKind::ProgArray, 4, HELD.len() as u32)
         },
     ]
 }
@@ -245,6 +262,7 @@ impl Generator {
             16 | 17 => self.branch(nesting),
             18 if nesting < 3 => self.repeat(nesting),
             19 | 20 => self.helper(),
+            21 if self.is_first() && self.random.once_in(4) => self.tail_call(),
             21 if self.random.once_in(2) => self.call_back(),
             21 => self.subprogram(),
             22 if self.behaviour == Behaviour::Faulty && self.random.once_in(4) => self.fault(),
@@ -507,6 +525,15 @@ impl Generator {
         ]);
         self.put(&mov_imm64(3, source));
         self.put(&[call(Helper::ProbeRead)]);
+    }
+
+    /// Goes on with another program, or with none.
+    fn tail_call(&mut self) {
+        let slot = self.random.below(HELD.len() as u64 + 1) as i32;
+        self.put(&[mov(1, CONTEXT)]);
+        self.put(&asm::map(2, NEXT));
+        self.put(&[mov_imm(3, slot), call(Helper::TailCall), mov_imm(0, slot)]);
+        self.arguments_again();
     }
 
     /// Has a helper call a function, which is given numbers on the stack.
