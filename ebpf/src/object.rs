@@ -25,7 +25,7 @@ use spin::Once;
 /// Physical CPUs at most.
 pub const MAX_CPUS: usize = 64;
 
-/// Bytes that the maps of one object may take together.
+/// Bytes that the maps of one object may take together where nobody says otherwise.
 pub const MAP_QUOTA: u64 = 16 << 20;
 
 /// Why an object was refused. `Display` tells a user which program and instruction, and why.
@@ -44,10 +44,12 @@ pub enum LoadError {
         /// Its kind.
         kind: MapKind,
     },
-    /// The maps take more than [`MAP_QUOTA`].
+    /// The maps take more than they may.
     Quota {
         /// Bytes that they would take.
         needed: u64,
+        /// Bytes that they may take.
+        quota: u64,
     },
     /// The heap has no room for the maps.
     OutOfMemory {
@@ -72,9 +74,9 @@ impl fmt::Display for LoadError {
             Self::MapKind { map, kind } => {
                 write!(f, "map {map}: maps of kind {kind} are not supported")
             }
-            Self::Quota { needed } => write!(
+            Self::Quota { needed, quota } => write!(
                 f,
-                "the maps take {needed} bytes and may take {MAP_QUOTA}: give them fewer entries"
+                "the maps take {needed} bytes and may take {quota}: give them fewer entries"
             ),
             Self::OutOfMemory { needed } => write!(
                 f,
@@ -560,6 +562,11 @@ pub struct Object {
 impl Object {
     /// Verifies the programs and allocates the maps, for a machine with `cpus` physical CPUs.
     pub fn load(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
+        Self::load_within(linked, cpus, MAP_QUOTA)
+    }
+
+    /// The same with maps that take at most `quota` bytes.
+    pub fn load_within(linked: &Linked, cpus: usize, quota: u64) -> Result<Self, LoadError> {
         if !(1..=MAX_CPUS).contains(&cpus) {
             return Err(LoadError::Cpus(cpus));
         }
@@ -572,7 +579,7 @@ impl Object {
             });
         }
         let verified = verify_object(linked).map_err(|error| LoadError::Verify(error.into()))?;
-        let mut object = Self::allocate(linked, cpus)?;
+        let mut object = Self::allocate(linked, cpus, quota)?;
         for (program, verified) in object.own_programs().zip(verified) {
             program.code.load_from_guest(&verified);
             program.verified = Some(verified);
@@ -584,13 +591,13 @@ impl Object {
     /// For tests of what is behind the verifier.
     #[cfg(any(test, feature = "unverified"))]
     pub fn load_unverified(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
-        Self::allocate(linked, cpus)
+        Self::allocate(linked, cpus, MAP_QUOTA)
     }
 
-    fn allocate(linked: &Linked, cpus: usize) -> Result<Self, LoadError> {
+    fn allocate(linked: &Linked, cpus: usize, quota: u64) -> Result<Self, LoadError> {
         let needed = linked.maps.iter().map(|map| map.memory(cpus)).sum();
-        if needed > MAP_QUOTA {
-            return Err(LoadError::Quota { needed });
+        if needed > quota {
+            return Err(LoadError::Quota { needed, quota });
         }
         let data = Data::allocate(linked, cpus).map_err(|_| LoadError::OutOfMemory { needed })?;
         let data = Arc::new(data);

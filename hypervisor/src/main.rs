@@ -62,16 +62,17 @@ mod vectors;
 mod vm;
 
 use alloc::vec::Vec;
-use log::{LevelFilter, info};
+use log::{LevelFilter, info, warn};
 use platform::{Platform, Range};
+use probes::programs::MapMemory;
 use trace::{About, trace};
 use vcpu::Resident;
 
 /// Whether there is a debug server, and probes: `false` only in what `cargo xtask bench` compares with.
 const PERISCOPE: bool = cfg!(feature = "periscope");
 
-/// Memory for the heap: page tables, shadow pages, symbols, programs.
-const HEAP_SIZE: u64 = 96 << 20;
+/// Memory for the heap without maps: page tables, shadow pages, symbols, programs.
+const HEAP_SIZE: u64 = 64 << 20;
 
 /// Where `boot.rs` enters Rust: x0 of the boot protocol, on the first map.
 #[unsafe(no_mangle)]
@@ -98,8 +99,12 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
 
     let mut free = FreeMemory::new(&platform);
     let heap = free.take_low(HEAP_SIZE).expect("RAM for the heap");
+    let (maps, map_memory) = take_map_memory(&mut free, &platform);
     // SAFETY: `FreeMemory` hands out RAM once, and never what is reserved.
-    unsafe { heap::add(heap) };
+    unsafe {
+        heap::add(heap);
+        heap::add(maps);
+    }
     // SAFETY: from the device tree, mapped by mmu::init.
     unsafe { gic::init(&platform) };
     let cpus = cpu::start_others(&platform.cpus);
@@ -110,7 +115,7 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     );
     trace::init(&platform, cpus);
     vm::create_all(&platform, cpus, |size| free.take_low(size));
-    service::init(&platform);
+    service::init(&platform, map_memory);
     cost::init(&platform);
     settle_vcpus();
     service::start_vms();
@@ -125,6 +130,18 @@ extern "C" fn boot_cpu_main(device_tree: u64) -> ! {
     info!("periscope: ready cpus={cpus} vms={}", vm::all().len());
     crash::arm(&platform);
     run_cpu()
+}
+
+/// Memory for the maps of programs, and how much they may take: `maps=MIB` on our command line.
+fn take_map_memory(free: &mut FreeMemory, platform: &Platform) -> (Range, MapMemory) {
+    let wanted = platform.option("maps").unwrap_or("32");
+    let all = wanted.parse::<u32>().ok().map(|mib| u64::from(mib) << 20);
+    let range = all.and_then(|all| Some((free.take_low(all)?, MapMemory::of(all))));
+    range.unwrap_or_else(|| {
+        let memory = MapMemory::DEFAULT;
+        warn!("maps={wanted} is no number of MiB that are free: 32 are for maps");
+        (free.take_low(memory.all).expect("RAM for maps"), memory)
+    })
 }
 
 /// Tells every CPU which vCPU lives on it.

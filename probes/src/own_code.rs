@@ -17,6 +17,7 @@ use crate::addr::{Gpa, Gva};
 use crate::engine::HVC_BASE;
 use crate::locate::Spot;
 use crate::machine::Machine;
+use crate::programs::MapMemory;
 use crate::refusal::Refusal;
 use crate::symbols::Symbols;
 use alloc::sync::Arc;
@@ -60,6 +61,8 @@ pub struct Hypervisor {
     pub probeable: Probeable,
     /// What makes programs run compiled; without, all are interpreted.
     pub compiler: Option<&'static dyn Compiler>,
+    /// How much of its memory the maps of programs may take.
+    pub map_memory: MapMemory,
 }
 
 /// Which functions of a hypervisor can be probed.

@@ -6,7 +6,7 @@ use crate::event::{EventKind, EventSource, Rings};
 use crate::machine::{Machine, VmId, VmState};
 use crate::no_machine::NoMachine;
 use crate::own_code::Hypervisor;
-use crate::programs::{Owner, ProgramStore, StoreError};
+use crate::programs::{MapMemory, Owner, ProgramStore, StoreError};
 use crate::space::{ProbeId, Space};
 use crate::target::{BadTarget, Target};
 use crate::tracepoint::{Field, Tracer};
@@ -85,7 +85,10 @@ impl Periscope {
         tracer: Arc<Tracer>,
     ) -> Result<Self, LoadError> {
         let compiler = hypervisor.as_ref().and_then(|own| own.compiler);
-        let programs = ProgramStore::compiling(tracer.cpus(), compiler)?;
+        let map_memory = hypervisor
+            .as_ref()
+            .map_or(MapMemory::DEFAULT, |own| own.map_memory);
+        let programs = ProgramStore::with(tracer.cpus(), compiler, map_memory)?;
         let stop = programs.builtin("stop")?;
         let events = tracer.rings();
         let space =

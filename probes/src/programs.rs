@@ -87,14 +87,16 @@ pub enum StoreError {
     Full,
     /// Another session has loaded an object of that name.
     NotYours(String),
-    /// The maps of all objects of the session would take more than [`SESSION_MAP_MEMORY`].
+    /// The maps of all objects of the session would take more than [`MapMemory::session`].
     SessionQuota {
         /// Bytes that the object's maps would take.
         needed: u64,
         /// Bytes that the maps of the session's other objects take.
         used: u64,
+        /// Bytes that those of a session may take.
+        quota: u64,
     },
-    /// The maps of all objects would take more than [`MAP_MEMORY`].
+    /// The maps of all objects would take more than [`MapMemory::all`].
     NoMapMemory {
         /// Bytes that the object's maps would take.
         needed: u64,
@@ -156,9 +158,13 @@ impl fmt::Display for StoreError {
                 f,
                 "another session has loaded {name}: choose another name, or unload that one first"
             ),
-            Self::SessionQuota { needed, used } => write!(
+            Self::SessionQuota {
+                needed,
+                used,
+                quota,
+            } => write!(
                 f,
-                "the maps take {needed} bytes, and of the {SESSION_MAP_MEMORY} that a session may \
+                "the maps take {needed} bytes, and of the {quota} that a session may \
                  have, {used} are used: give them fewer entries, or unload another program first"
             ),
             Self::NoMapMemory { needed, left } => write!(
@@ -178,13 +184,30 @@ impl core::error::Error for StoreError {}
 /// How many objects can be loaded besides the built-in ones.
 pub const MAX_OBJECTS: usize = 64;
 
-/// Bytes that the maps of all uploaded objects may take together. The rest of the hypervisor's
-/// heap is for what must not fail.
-pub const MAP_MEMORY: u64 = 32 << 20;
+/// How many bytes maps may take. The rest of the hypervisor's heap is for what must not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapMemory {
+    /// Those of one object.
+    pub object: u64,
+    /// Those of the objects of one session, so that no session takes all there is.
+    pub session: u64,
+    /// Those of all uploaded objects.
+    pub all: u64,
+}
 
-/// Bytes that the maps of the objects of one session may take together, so that no session takes
-/// all there is.
-pub const SESSION_MAP_MEMORY: u64 = 20 << 20;
+impl MapMemory {
+    /// What there is where nobody says otherwise.
+    pub const DEFAULT: Self = Self::of(32 << 20);
+
+    /// `all` bytes: five eighths for a session, half for an object.
+    pub const fn of(all: u64) -> Self {
+        Self {
+            object: all / 2,
+            session: all / 8 * 5,
+            all,
+        }
+    }
+}
 
 /// Bytes of an object's name at most.
 pub const MAX_NAME: usize = 64;
@@ -207,6 +230,7 @@ struct Stored {
 pub struct ProgramStore {
     cpus: usize,
     compiler: Option<&'static dyn Compiler>,
+    map_memory: MapMemory,
     objects: RwLock<BTreeMap<String, Stored>>,
 }
 
@@ -214,13 +238,14 @@ impl ProgramStore {
     /// A store with the built-in programs, for a machine with `cpus` physical CPUs. All programs are
     /// interpreted.
     pub fn new(cpus: usize) -> Result<Self, LoadError> {
-        Self::compiling(cpus, None)
+        Self::with(cpus, None, MapMemory::DEFAULT)
     }
 
     /// A store with the built-in programs, whose programs run compiled as far as `compiler` can.
-    pub fn compiling(
+    pub fn with(
         cpus: usize,
         compiler: Option<&'static dyn Compiler>,
+        map_memory: MapMemory,
     ) -> Result<Self, LoadError> {
         let mut objects = BTreeMap::new();
         for name in ebpf::builtin::NAMES {
@@ -235,6 +260,7 @@ impl ProgramStore {
         Ok(Self {
             cpus,
             compiler,
+            map_memory,
             objects: RwLock::new(objects),
         })
     }
@@ -338,7 +364,8 @@ impl ProgramStore {
         self.check_owner(name, owner)?;
         let linked = Linked::parse(bytes).map_err(StoreError::Parse)?;
         self.check_map_memory(name, &linked, owner)?;
-        let mut object = Object::load(&linked, self.cpus).map_err(StoreError::Load)?;
+        let object = Object::load_within(&linked, self.cpus, self.map_memory.object);
+        let mut object = object.map_err(StoreError::Load)?;
         compile(&mut object, self.compiler);
         let mut objects = self.objects.write();
         let uploaded = objects.len().saturating_sub(ebpf::builtin::NAMES.len());
@@ -373,11 +400,16 @@ impl ProgramStore {
     ) -> Result<(), StoreError> {
         let needed = linked.maps.iter().map(|map| map.memory(self.cpus)).sum();
         let used = self.memory_of(|other, stored| other != name && stored.owner == Some(owner));
-        if needed > SESSION_MAP_MEMORY.saturating_sub(used) {
-            return Err(StoreError::SessionQuota { needed, used });
+        let quota = self.map_memory.session;
+        if needed > quota.saturating_sub(used) {
+            return Err(StoreError::SessionQuota {
+                needed,
+                used,
+                quota,
+            });
         }
         let taken = self.memory_of(|other, _| other != name);
-        let left = MAP_MEMORY.saturating_sub(taken);
+        let left = self.map_memory.all.saturating_sub(taken);
         if needed > left {
             return Err(StoreError::NoMapMemory { needed, left });
         }
@@ -394,12 +426,17 @@ impl ProgramStore {
         maps.map(|map| map.definition().memory(self.cpus)).sum()
     }
 
-    /// Bytes that the maps of all objects take, of [`MAP_MEMORY`].
+    /// How many bytes maps may take.
+    pub fn map_limits(&self) -> MapMemory {
+        self.map_memory
+    }
+
+    /// Bytes that the maps of all objects take.
     pub fn map_memory(&self) -> u64 {
         self.memory_of(|_, _| true)
     }
 
-    /// Bytes that the maps of a session's objects take, of [`SESSION_MAP_MEMORY`].
+    /// Bytes that the maps of a session's objects take.
     pub fn map_memory_of(&self, owner: Owner) -> u64 {
         self.memory_of(|_, stored| stored.owner == Some(owner))
     }
@@ -533,7 +570,8 @@ mod tests {
         let refused = store.load("d", &large, ME).unwrap_err();
         let said = refused.to_string();
         assert!(
-            said.contains(&of_me.to_string()) && said.contains(&SESSION_MAP_MEMORY.to_string()),
+            said.contains(&of_me.to_string())
+                && said.contains(&MapMemory::DEFAULT.session.to_string()),
             "{said}"
         );
         assert!(matches!(
@@ -543,6 +581,18 @@ mod tests {
         assert_eq!(store.load("a", &large, ME), Ok(()), "in place of itself");
         store.unload("b").unwrap();
         assert_eq!(store.load("d", &large, ME), Ok(()));
+    }
+
+    #[test]
+    fn maps_may_take_what_the_hypervisor_gives_them() {
+        let mut linked = ebpf::builtin::linked("count").unwrap();
+        let map = &mut linked.maps[0];
+        (map.max_entries, map.value_size) = (1 << 20, 32);
+        let large = linked.encode().unwrap();
+        let refused = ProgramStore::new(1).unwrap().load("a", &large, ME);
+        assert!(matches!(refused, Err(StoreError::SessionQuota { .. })));
+        let store = ProgramStore::with(1, None, MapMemory::of(128 << 20)).unwrap();
+        assert_eq!(store.load("a", &large, ME), Ok(()));
     }
 
     #[test]

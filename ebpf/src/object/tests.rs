@@ -16,7 +16,13 @@ fn maps_share_a_quota() {
     };
     let refused = linked(&[mov_imm(0, 0), exit()], &[large("a"), large("b")]);
     let error = Object::load(&refused, 1).expect_err("18 MiB is too much");
-    assert_eq!(error, LoadError::Quota { needed: 18 << 20 });
+    assert_eq!(
+        error,
+        LoadError::Quota {
+            needed: 18 << 20,
+            quota: MAP_QUOTA,
+        }
+    );
     let per_cpu = MapDef {
         value_size: 1 << 20,
         ..map(MapKind::PerCpuArray, 1)
@@ -25,7 +31,10 @@ fn maps_share_a_quota() {
     assert!(Object::load(&refused, 16).is_ok());
     assert_eq!(
         Object::load(&refused, 17).err(),
-        Some(LoadError::Quota { needed: 17 << 20 })
+        Some(LoadError::Quota {
+            needed: 17 << 20,
+            quota: MAP_QUOTA,
+        })
     );
 }
 

@@ -29,6 +29,7 @@ use log::{info, warn};
 use probes::machine::{Machine, VmId};
 use probes::own_code::Hypervisor;
 use probes::periscope::Periscope;
+use probes::programs::MapMemory;
 use probes::space::Space;
 use probes::symbols::Symbols;
 use shell::Shell;
@@ -104,7 +105,7 @@ pub fn space(vm: VmId) -> Option<&'static Space> {
 
 /// Sets the debug server up over all VMs and connects it to its channels. Boot CPU, once, with interrupts of the
 /// console still off.
-pub fn init(platform: &Platform) {
+pub fn init(platform: &Platform, map_memory: MapMemory) {
     let machines: Vec<&'static dyn Machine> = vm::all()
         .iter()
         .map(|&vm| vm as &'static dyn Machine)
@@ -115,6 +116,7 @@ pub fn init(platform: &Platform) {
         symbols,
         probeable: hprobes::PROBEABLE,
         compiler: native::compiler(platform),
+        map_memory,
     };
     let periscope = Periscope::new(&machines, Some(hypervisor), crate::trace::tracer())
         .expect("built-in programs load");

@@ -9,6 +9,7 @@ use crate::kernel::NoKernel;
 use crate::machine::{Clock, FetchTrap, VmId};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::periscope::Periscope;
+use crate::programs::MapMemory;
 use crate::refusal::Refusal;
 use crate::regs::CoreRegs;
 use crate::space::{AfterRun, Placement, ProbeKind, Space};
@@ -53,6 +54,7 @@ impl Own {
             symbols,
             probeable: RULE,
             compiler: None,
+            map_memory: MapMemory::DEFAULT,
         };
         let tracer = Arc::new(Tracer::new(2, &[]));
         let periscope = Periscope::new(&[], Some(own), tracer).unwrap();

@@ -6,16 +6,18 @@ use crate::rows::{Counts, difference};
 use crate::tool::{Hits, Program, Tool};
 use anyhow::{Context, Result, ensure};
 use e2e::remote::{Remote, Upload};
-use e2e::{LONG, Linux, Probe, Shell, Spec, TestMachine, periscope};
+use e2e::{LONG, Linux, MOMENT, Probe, Shell, Spec, TestMachine, periscope};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use xtask::guest::{self, Freshness, Release};
 use xtask::machine::Start;
 use xtask::report::Report;
 
+/// Some tools have maps of tens of MiB.
+const MAP_MEMORY: &str = "maps=96";
 /// Gives the guest block devices with a queue of requests.
 const MODULE: &str = "drivers/block/loop";
 /// How long nothing may happen until what is read is believed to be all.
@@ -39,6 +41,7 @@ impl Bench {
         let (linux, module) = linux.with_module(&report, Release::Stable, MODULE)?;
         let kernel = linux.kernel.clone();
         let spec = Spec::hypervisor().linux_guest(linux, 2, Start::Immediately);
+        let spec = spec.append(MAP_MEMORY);
         let machine = TestMachine::start(spec)?;
         machine.wait_for_shell(1)?;
         let mut linux = Linux::new(machine.console(1)?);
@@ -187,12 +190,18 @@ impl Trial<'_, '_> {
         let theirs = self.guest.read(self.tool.facts)?;
         // Behind its prompt the guest's shell still asks the terminal for something.
         let mut ours = self.ours(attached)?;
+        let deadline = Instant::now() + MOMENT;
         loop {
             thread::sleep(SETTLE);
             let again = self.ours(attached)?;
-            if again == ours {
-                return Ok((theirs, ours));
+            if again == ours || self.tool.hits == Hits::Background {
+                return Ok((theirs, again));
             }
+            ensure!(
+                Instant::now() < deadline,
+                "the guest does not come to rest: {:#?}",
+                difference(&ours, &again)
+            );
             ours = again;
         }
     }

@@ -6,7 +6,6 @@ use super::super::{Command, Invocation, Problem, refused};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use ebpf::map::Map;
-use probes::programs::MAP_MEMORY;
 
 pub(in super::super) const COMMAND: Command = Command {
     path: &["map", "list"],
@@ -48,7 +47,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     writeln!(
         invocation.out,
         "{taken} of {} bytes are taken",
-        grouped(MAP_MEMORY)
+        grouped(store.map_limits().all)
     )?;
     Ok(())
 }

@@ -140,7 +140,6 @@ pub(crate) const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "filetop",
-        options: &["--map", "entries=1024"],
         probes: &[
             "p:read vfs_read file=file->f_path.dentry->d_name.name:string bytes=count:u64",
             "p:write vfs_write file=file->f_path.dentry->d_name.name:string bytes=count:u64",
