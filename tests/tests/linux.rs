@@ -100,6 +100,10 @@ const CASES: &[Case<Machine>] = &[
         run: programs_take_backtraces,
     },
     Case {
+        name: "programs_agree_with_the_guests_kernel",
+        run: programs_agree_with_the_guests_kernel,
+    },
+    Case {
         name: "programs_go_on_and_loop",
         run: programs_go_on_and_loop,
     },
@@ -183,7 +187,7 @@ struct Machine {
 fn boot() -> Result<Machine> {
     let spec = Spec::hypervisor()
         .linux_with(
-            &[Program::SingleStep],
+            &[Program::SingleStep, Program::JitCheck],
             Release::Stable,
             2,
             Start::Immediately,
@@ -1139,6 +1143,25 @@ fn programs_read_through_arguments(machine: &Machine) -> Result<()> {
         let gone = machine.shell(&format!("trace unload {name}"))?;
         ensure!(gone.contains("is gone"), "{gone}");
     }
+    Ok(())
+}
+
+/// The guest's own kernel verifies, compiles and runs random programs; so do we, in one of its processes.
+fn programs_agree_with_the_guests_kernel(machine: &Machine) -> Result<()> {
+    const PROGRAMS: u64 = 1000;
+    let said = machine
+        .linux(1)?
+        .run_within(&format!("jit-check kernel 1 {PROGRAMS}"), LONG)?;
+    let counts = said.trim().strip_prefix("jit-check: ");
+    let counts = counts.and_then(|rest| rest.strip_suffix(" are too complex"));
+    let counts = counts.and_then(|rest| rest.split_once(" programs agree with the kernel, "));
+    let (agreed, too_complex) = counts.with_context(|| format!("it said: {said}"))?;
+    let (agreed, too_complex) = (number(agreed)?, number(too_complex)?);
+    ensure!(
+        agreed + too_complex == PROGRAMS && agreed > PROGRAMS / 10 * 9,
+        "it said: {said}"
+    );
+    println!("{agreed} programs agree");
     Ok(())
 }
 

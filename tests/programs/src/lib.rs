@@ -2,5 +2,6 @@
 //! root but the kernel.
 #![no_std]
 
+pub mod bpf;
 pub mod linux;
 pub mod tracing;

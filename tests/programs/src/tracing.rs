@@ -1,19 +1,12 @@
 //! A kprobe of Linux' own with an eBPF program attached, as libbpf makes them: the program is loaded with `bpf`, the probe is
 //! an event of the PMU `kprobe`, and the program is set on the event.
 
+use crate::bpf::{ProgramAttributes, bpf, command};
 use crate::linux::{self, Errno, syscall};
 use core::ffi::CStr;
 
-const BPF: usize = 280;
 const PERF_EVENT_OPEN: usize = 241;
 const IOCTL: usize = 29;
-
-/// `enum bpf_cmd` (`include/uapi/linux/bpf.h`).
-mod command {
-    pub const MAP_CREATE: usize = 0;
-    pub const MAP_LOOKUP_ELEM: usize = 1;
-    pub const PROG_LOAD: usize = 5;
-}
 
 /// `BPF_MAP_TYPE_ARRAY`.
 const ARRAY: u32 = 2;
@@ -36,18 +29,6 @@ struct MapAttributes {
     key_size: u32,
     value_size: u32,
     entries: u32,
-}
-
-/// `BPF_PROG_LOAD`'s.
-#[repr(C)]
-struct ProgramAttributes {
-    kind: u32,
-    instructions: u32,
-    code: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
 }
 
 /// `BPF_MAP_LOOKUP_ELEM`'s.
@@ -115,12 +96,6 @@ impl Counter {
     }
 }
 
-fn bpf<T>(command: usize, attributes: &T) -> Result<usize, Errno> {
-    let place = attributes as *const T as usize;
-    // SAFETY: `bpf` reads the attributes, and what they point to is what they say.
-    unsafe { syscall(BPF, [command, place, size_of::<T>(), 0, 0]) }
-}
-
 fn load(map: usize) -> Result<usize, Errno> {
     /// `BPF_LD | BPF_IMM | BPF_DW` with `BPF_PSEUDO_MAP_VALUE` as the source: r1 is the address of the map's only value.
     const VALUE_TO_R1: u64 = 0x2118;
@@ -141,9 +116,7 @@ fn load(map: usize) -> Result<usize, Errno> {
         instructions: code.len() as u32,
         code: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
+        ..ProgramAttributes::default()
     };
     bpf(command::PROG_LOAD, &attributes)
 }

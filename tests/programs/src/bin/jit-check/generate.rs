@@ -22,6 +22,9 @@ pub enum Behaviour {
     Faulty,
     /// Also loads from the guest, which only what the verifier has seen can do.
     ReadsGuest,
+    /// Only what other kernels and their verifiers have as well: no maps and helpers of ours, every
+    /// access to the stack and to the context aligned, no dead code.
+    Anywhere,
 }
 
 /// Registers that hold numbers in every function.
@@ -186,7 +189,7 @@ impl Generator {
 
     /// Whether [`VALUE`] holds an address.
     fn has_value(&self) -> bool {
-        self.role != Role::Called
+        self.role != Role::Called && self.behaviour != Behaviour::Anywhere
     }
 
     /// Gives everything a value, does something, and makes one number of all that could differ.
@@ -194,7 +197,11 @@ impl Generator {
         match self.role {
             Role::First => {
                 self.put(&[mov(CONTEXT, 1)]);
-                self.put(&asm::map_value(VALUE, ARRAY, 0));
+                if self.has_value() {
+                    self.put(&asm::map_value(VALUE, ARRAY, 0));
+                } else {
+                    self.put(&[mov_imm(VALUE, 0)]);
+                }
             }
             Role::Called => self.put(&[mov(CONTEXT, 2), mov(VALUE, 3)]),
             Role::Round => self.put(&[mov(CONTEXT, 1), mov(VALUE, 2)]),
@@ -217,17 +224,28 @@ impl Generator {
         }
         let most = match self.behaviour {
             // The verifier, which follows every path, is slow where an emulator runs it.
-            Behaviour::ReadsGuest => 8,
+            Behaviour::ReadsGuest | Behaviour::Anywhere => 8,
             Behaviour::Proved | Behaviour::Faulty => 24,
         };
         let blocks = 4 + self.random.below(most);
         self.blocks(blocks, 0);
+        if self.behaviour == Behaviour::Anywhere && self.function + 1 < self.functions {
+            // A function that nothing calls is dead code.
+            self.calls.push((self.insns.len(), self.function + 1));
+            self.put(&[instruction(CALL, 0, PSEUDO_CALL, 0, 0)]);
+            self.arguments_again();
+        }
         for register in NUMBERS.into_iter().skip(1) {
             self.fold(register);
         }
         for off in (-STACK..0).step_by(8) {
             self.put(&[load(1, FP, off)]);
             self.fold(1);
+        }
+        if self.is_first() && self.behaviour == Behaviour::Anywhere {
+            // Others give the low half of the result.
+            self.put(&[mov(1, 0), alu_imm(insn::alu::RSH, 1, 32)]);
+            self.put(&[alu(insn::alu::XOR, 0, 1)]);
         }
         if matches!(self.role, Role::Round | Role::Entry) {
             self.put(&[alu_imm(insn::alu::AND, 0, 1)]);
@@ -249,7 +267,11 @@ impl Generator {
     }
 
     fn block(&mut self, nesting: i16) {
-        match self.random.below(24) {
+        let kind = self.random.below(24);
+        if self.behaviour == Behaviour::Anywhere && matches!(kind, 19 | 20) {
+            return self.arithmetic();
+        }
+        match kind {
             0..8 => self.arithmetic(),
             8 => self.swap(),
             9 => {
@@ -262,8 +284,10 @@ impl Generator {
             16 | 17 => self.branch(nesting),
             18 if nesting < 3 => self.repeat(nesting),
             19 | 20 => self.helper(),
-            21 if self.is_first() && self.random.once_in(4) => self.tail_call(),
-            21 if self.random.once_in(2) => self.call_back(),
+            21 if self.has_value() && self.is_first() && self.random.once_in(4) => self.tail_call(),
+            21 if self.behaviour != Behaviour::Anywhere && self.random.once_in(2) => {
+                self.call_back();
+            }
             21 => self.subprogram(),
             22 if self.behaviour == Behaviour::Faulty && self.random.once_in(4) => self.fault(),
             17.. if self.behaviour == Behaviour::ReadsGuest => self.load_from_guest(),
@@ -327,8 +351,8 @@ impl Generator {
     /// The verifier wants offsets on the stack and in the context to be multiples of the size.
     fn aligned(&self, off: i16, bytes: i16) -> i16 {
         match self.behaviour {
-            Behaviour::ReadsGuest => off & !(bytes - 1),
-            Behaviour::Proved | Behaviour::Faulty => off,
+            Behaviour::ReadsGuest | Behaviour::Anywhere => off & -bytes,
+            _ => off,
         }
     }
 
@@ -362,16 +386,22 @@ impl Generator {
         };
         let [pointer, register] = [self.number(), self.number()];
         let off = last + self.random.below(STACK as u64 - 31 - 8) as i16;
-        let access = if self.random.once_in(2) {
+        let off = self.aligned(off, 8);
+        // An address is no number, elsewhere, and is not stored.
+        let is_strict = self.behaviour == Behaviour::Anywhere;
+        let access = if self.random.once_in(2) || is_strict && pointer == register {
             load(register, pointer, off)
         } else {
             store(pointer, off, register)
         };
         self.put(&[
-            alu_imm(insn::alu::AND, pointer, 31),
+            alu_imm(insn::alu::AND, pointer, if is_strict { 24 } else { 31 }),
             alu(insn::alu::ADD, pointer, base),
             access,
         ]);
+        if is_strict {
+            self.put(&[mov_imm(pointer, off.into())]);
+        }
     }
 
     fn atomic(&mut self) {
@@ -410,9 +440,11 @@ impl Generator {
         ]);
         let [dst, src] = [self.number(), self.number()];
         let imm = self.random.number() as i32;
-        let jump = if operation == JA {
+        // What an unconditional jump passes over is dead.
+        let jump = if operation == JA && self.behaviour != Behaviour::Anywhere {
             instruction(class, 0, 0, 0, 0)
-        } else if self.random.once_in(2) {
+        } else if self.random.once_in(2) || operation == JA {
+            let operation = if operation == JA { JEQ } else { operation };
             instruction(class | operation | X, dst, src, 0, 0)
         } else {
             instruction(class | operation, dst, 0, 0, imm)

@@ -2,6 +2,9 @@
 //! compares results, errors, maps and what was printed. Says how many agreed, or shows the first that did not, and exits
 //! with 1 then.
 //!
+//! `jit-check kernel SEED COUNT`: makes programs that Linux takes too, and compares our verifier, interpreter and
+//! compiler with those of the kernel under it (`BPF_PROG_TEST_RUN`).
+//!
 //! A static program for Linux on arm64 without a C library: it runs under `qemu-aarch64` on any host.
 #![no_std]
 #![no_main]
@@ -9,6 +12,7 @@
 extern crate alloc;
 
 mod generate;
+mod kernel;
 mod machine;
 mod native;
 mod pages;
@@ -88,11 +92,16 @@ impl fmt::Display for Failure {
 unsafe extern "C" fn start(stack: *const usize) -> ! {
     // SAFETY: forwarded to the caller.
     let text = |number| unsafe { argument(stack, number) }?.to_str().ok();
-    let [seed, count] = [1, 2].map(|number| text(number)?.parse::<u64>().ok());
+    let with_kernel = text(1) == Some("kernel");
+    let first = if with_kernel { 2 } else { 1 };
+    let [seed, count] = [first, first + 1].map(|number| text(number)?.parse::<u64>().ok());
     let (Some(seed), Some(count)) = (seed, count) else {
-        let _ = writeln!(Stderr, "usage: jit-check SEED COUNT");
+        let _ = writeln!(Stderr, "usage: jit-check [kernel] SEED COUNT");
         exit(2);
     };
+    if with_kernel {
+        compare_with_kernel(seed, count);
+    }
     let compiler = Linux {
         atomics: Atomics::Exclusives,
         checks: Checks::Every,
@@ -126,6 +135,26 @@ unsafe extern "C" fn start(stack: *const usize) -> ! {
     exit(0);
 }
 
+fn compare_with_kernel(seed: u64, count: u64) -> ! {
+    let mut too_complex = 0;
+    for seed in seed..seed + count {
+        match kernel::check(seed) {
+            Ok(kernel::Outcome::Agreed) => {}
+            Ok(kernel::Outcome::TooComplex) => too_complex += 1,
+            Err(difference) => {
+                let _ = writeln!(Stderr, "jit-check: seed {seed}: {difference}");
+                exit(1);
+            }
+        }
+    }
+    let agreed = count - too_complex;
+    let _ = writeln!(
+        Stdout,
+        "jit-check: {agreed} programs agree with the kernel, {too_complex} are too complex"
+    );
+    exit(0);
+}
+
 /// How a program's runs ended.
 enum Ended {
     Well,
@@ -155,7 +184,7 @@ fn check(seed: u64) -> Result<Ended, (Linux, Failure)> {
     };
     let linked = generate::linked(seed, behaviour);
     let load = match behaviour {
-        Behaviour::ReadsGuest => Object::load,
+        Behaviour::ReadsGuest | Behaviour::Anywhere => Object::load,
         Behaviour::Proved | Behaviour::Faulty => Object::load_unverified,
     };
     let compared = match [load(&linked, CPUS), load(&linked, CPUS)] {
