@@ -180,6 +180,24 @@ impl Tools {
     }
 }
 
+/// The last line of `map list` says what all take, and what the session that asks takes of it.
+#[test]
+fn a_session_sees_what_it_takes() {
+    let mut tools = Tools::new();
+    let share = |list: String| {
+        let (_, own) = list.rsplit_once(" bytes are taken, ").expect("a total");
+        own.to_owned()
+    };
+    let nothing = "0 of 20,971,520 by this session\n";
+    assert_eq!(share(tools.monitor("map list")), nothing);
+    assert_eq!(
+        tools.put("mine.lp", &object(&[("one", "kprobe/work")])),
+        "F0"
+    );
+    assert_ne!(share(tools.monitor("map list")), nothing);
+    assert_eq!(share(tools.bench.monitor("map list")), nothing);
+}
+
 #[test]
 fn a_refused_upload_says_why() {
     let mut tools = Tools::new();

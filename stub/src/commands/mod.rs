@@ -48,6 +48,7 @@ use core::fmt::{self, Write};
 use output::{Format, Output};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
+use probes::programs::Owner;
 use probes::space::{ProbeKind, Space};
 use probes::target::Target;
 
@@ -60,11 +61,26 @@ pub enum Caller {
         space: &'static Space,
         /// The vCPU that the client looks at.
         focus: VcpuId,
+        /// The session: what it loads is its.
+        owner: Owner,
     },
     /// The hypervisor's shell.
     Shell,
     /// `monitor` of a session that debugs nothing. Like the shell it has no VM of its own.
-    Tools,
+    Tools {
+        /// The session.
+        owner: Owner,
+    },
+}
+
+impl Caller {
+    /// The session that loads programs, where it is one that can.
+    fn owner(&self) -> Option<Owner> {
+        match *self {
+            Self::Monitor { owner, .. } | Self::Tools { owner } => Some(owner),
+            Self::Shell => None,
+        }
+    }
 }
 
 /// Asks for output that tools read, after any command.
@@ -271,7 +287,7 @@ impl<'a> Invocation<'a> {
     fn shown_spaces(&self) -> Vec<&'static Space> {
         match self.caller {
             Caller::Monitor { space, .. } => [*space].to_vec(),
-            Caller::Shell | Caller::Tools => self.periscope().spaces().iter().collect(),
+            Caller::Shell | Caller::Tools { .. } => self.periscope().spaces().iter().collect(),
         }
     }
 
@@ -288,8 +304,8 @@ impl<'a> Invocation<'a> {
         let spaces = self.periscope().spaces();
         match (self.caller, spaces) {
             (Caller::Monitor { space, .. }, _) => Ok(space),
-            (Caller::Shell | Caller::Tools, [only]) => Ok(only),
-            (Caller::Shell | Caller::Tools, _) => {
+            (Caller::Shell | Caller::Tools { .. }, [only]) => Ok(only),
+            (Caller::Shell | Caller::Tools { .. }, _) => {
                 let names: Vec<String> =
                     spaces.iter().map(|space| space.vm().to_string()).collect();
                 let names = names.join(", ");

@@ -51,7 +51,7 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
                 "hits are shown while the guest runs; `trace verbose off` ends that"
             )?;
         }
-        (Follow::Yes, Caller::Tools) => {
+        (Follow::Yes, Caller::Tools { .. }) => {
             return Err(Problem::Usage(
                 "no guest runs on behalf of this connection: read the file `stream`.".into(),
             ));

@@ -49,8 +49,9 @@ impl MonitorCmd for DebugTarget {
             Role::Debugger => Caller::Monitor {
                 space: self.space,
                 focus: self.focus,
+                owner: self.owner,
             },
-            Role::Tool => Caller::Tools,
+            Role::Tool => Caller::Tools { owner: self.owner },
         };
         // What a shell would go on to show comes to a session as live output.
         let _ = commands::run(self.server, &caller, &line, &mut out);

@@ -43,12 +43,14 @@ fn run(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
         }
     }
     table.write(invocation.out)?;
-    let taken = grouped(store.map_memory());
-    writeln!(
-        invocation.out,
-        "{taken} of {} bytes are taken",
-        grouped(store.map_limits().all)
-    )?;
+    let limits = store.map_limits();
+    let [taken, all] = [store.map_memory(), limits.all].map(grouped);
+    write!(invocation.out, "{taken} of {all} bytes are taken")?;
+    if let Some(owner) = invocation.caller.owner() {
+        let [taken, all] = [store.map_memory_of(owner), limits.session].map(grouped);
+        write!(invocation.out, ", {taken} of {all} by this session")?;
+    }
+    writeln!(invocation.out)?;
     Ok(())
 }
 
