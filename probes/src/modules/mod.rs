@@ -32,6 +32,10 @@ use module::Module;
 
 /// How long a search for the list that has found nothing stands, in nanoseconds.
 const SEARCH_PAUSE: u64 = 1_000_000_000;
+/// How often a live module is looked at again that has no symbols. A kernel says that a module is live
+/// a moment before its symbols are in their place (`do_init_module`, `kernel/module/main.c`); it may
+/// have none at all.
+const MAX_UNREAD: u32 = 400;
 /// What the names and addresses of all modules may take of the hypervisor's memory, in bytes.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -69,6 +73,9 @@ pub(crate) struct Modules {
     /// The first and the last node when the list was last gone through, if all its modules were
     /// ready then.
     seen: Option<[Gva; 2]>,
+    /// The first and the last node where the symbols of a live module could not be read, and how often
+    /// in a row.
+    unread: Option<([Gva; 2], u32)>,
     loaded: Arc<[Arc<Module>]>,
 }
 
@@ -103,9 +110,17 @@ impl Modules {
             return None;
         }
         let nodes = list.nodes(&memory)?;
+        let change = self.update(&memory, &nodes);
+        let is_read = |node: &Node| self.loaded.iter().any(|module| node.is(module));
+        let times = match self.unread {
+            Some((before, times)) if before == ends => times.saturating_add(1),
+            _ => 1,
+        };
+        self.unread = (!nodes.iter().all(is_read)).then_some((ends, times));
+        let is_settled = self.unread.is_none_or(|(_, times)| times > MAX_UNREAD);
         let ready = nodes.iter().all(|node| node.is_live());
-        self.seen = ready.then_some(ends);
-        self.update(&memory, &nodes)
+        self.seen = (ready && is_settled).then_some(ends);
+        change
     }
 
     /// Makes what is known agree with the list.

@@ -275,6 +275,46 @@ fn a_module_counts_while_it_is_live() {
 }
 
 #[test]
+fn a_live_module_gets_its_symbols_a_moment_later() {
+    let mut kernel = Kernel::new();
+    let mut modules = Modules::default();
+    let mut look = || modules.look(kernel.machine, &with_list(), Scrutiny::Arrivals);
+    kernel.load(0, "driver", &[(CODE[0], "open")]);
+    let place = Kernel::at(0) + KALLSYMS;
+    // Still those of its init code, which are elsewhere.
+    kernel.write_word(place, CODE[1].0);
+    assert!(look().is_none());
+    kernel.write_word(place, Kernel::at(0) + CORE_KALLSYMS);
+    let change = look();
+    assert_eq!(names(&change.expect("it should be read now")), ["driver"]);
+}
+
+#[test]
+fn a_module_without_symbols_is_not_looked_at_for_ever() {
+    let mut kernel = Kernel::new();
+    let mut modules = Modules::default();
+    kernel.load(0, "bare", &[(CODE[0], "open")]);
+    kernel.write_word(Kernel::at(0) + KALLSYMS, CODE[1].0);
+    for _ in 0..=MAX_UNREAD {
+        assert_eq!(modules.seen, None);
+        assert!(
+            modules
+                .look(kernel.machine, &with_list(), Scrutiny::Arrivals)
+                .is_none()
+        );
+    }
+    assert!(modules.seen.is_some());
+    // The next one counts anew.
+    kernel.load(1, "driver", &[(CODE[1], "open")]);
+    let place = Kernel::at(1) + KALLSYMS;
+    kernel.write_word(place, CODE[1].0);
+    let mut look = || modules.look(kernel.machine, &with_list(), Scrutiny::Arrivals);
+    assert!(look().is_none());
+    kernel.write_word(place, Kernel::at(1) + CORE_KALLSYMS);
+    assert_eq!(names(&look().unwrap()), ["driver"]);
+}
+
+#[test]
 fn a_kernel_without_its_data_in_kallsyms_mentions_the_list() {
     let mut kernel = Kernel::new();
     // adrp x20, KERNEL; add x20, x20, #0x20; ldr x19, [x20, #0x48]: another list at +0x20, and
