@@ -1,7 +1,10 @@
 //! Tools that watch connections.
 
+use crate::guest::Shown;
+use crate::output::Output;
 use crate::rows::{Counts, count, number, row};
 use crate::tool::Tool;
+use anyhow::Result;
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,6 +14,12 @@ const CONNECTIONS: &str = "cd /tmp; dd if=/dev/zero of=page bs=1000 count=50 2> 
                            until [ $(netstat -ltn | grep -c 500) = 2 ]; do usleep 100000; done; \
                            wget -q -O - http://127.0.0.1:5001/page > /dev/null; \
                            echo hello | nc ::1 5002; usleep 200000; killall httpd; cd /; rm /tmp/page /tmp/text";
+
+/// The guest's own probes of connections that are asked for.
+const CONNECTS: [&str; 2] = [
+    "p:connect tcp_v4_connect port=+2(%x1):u16",
+    "p:connect6 tcp_v6_connect port=+2(%x1):u16",
+];
 
 pub(crate) const TOOLS: &[Tool] = &[
     Tool {
@@ -67,65 +76,27 @@ pub(crate) const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "tcpconnect",
-        probes: &[
-            "p:connect tcp_v4_connect port=+2(%x1):u16",
-            "p:connect6 tcp_v6_connect port=+2(%x1):u16",
-        ],
+        probes: &CONNECTS,
         workload: CONNECTIONS,
         ours: |output| {
             let layout = "u8[16] saddr, u8[16] daddr, char[16] task, u64 ts_us, u32 af, u32 pid, \
                           u32 uid, u16 sport, u16 dport";
-            let records = output.records("events", layout)?;
-            let rows = records.into_iter().map(|mut record| {
-                record["dport"] = swapped(&record["dport"]);
-                let to = address(&record["af"], &record["daddr"]);
-                format!("to={to} {}", row(&record, "port=dport comm=task pid"))
-            });
-            Ok(count(rows))
+            connections(output, layout, "port=dport comm=task pid")
         },
-        theirs: |shown| {
-            let of = |event: &str, to: &str| {
-                let calls = shown.of(event).map(|call| {
-                    let mut call = call.clone();
-                    call["port"] = swapped(&call["port"]);
-                    format!("to={to} {}", row(&call, "port comm pid"))
-                });
-                calls.collect::<Vec<_>>()
-            };
-            count([of("connect", "127.0.0.1"), of("connect6", "::1")].concat())
-        },
+        theirs: connects,
         compared: "addresses, ports, commands and processes: the workload, the guest's own probes",
         ..Tool::NONE
     },
     Tool {
         name: "tcpconnlat",
-        probes: &[
-            "p:connect tcp_v4_connect port=+2(%x1):u16",
-            "p:connect6 tcp_v6_connect port=+2(%x1):u16",
-        ],
+        probes: &CONNECTS,
         workload: CONNECTIONS,
         ours: |output| {
             let layout = "u8[16] saddr, u8[16] daddr, char[16] comm, u64 delta_us, u64 ts_us, \
                           u32 tgid, u32 af, u16 lport, u16 dport";
-            let records = output.records("events", layout)?;
-            let rows = records.into_iter().map(|mut record| {
-                record["dport"] = swapped(&record["dport"]);
-                let to = address(&record["af"], &record["daddr"]);
-                format!("to={to} {}", row(&record, "port=dport comm pid=tgid"))
-            });
-            Ok(count(rows))
+            connections(output, layout, "port=dport comm pid=tgid")
         },
-        theirs: |shown| {
-            let of = |event: &str, to: &str| {
-                let calls = shown.of(event).map(|call| {
-                    let mut call = call.clone();
-                    call["port"] = swapped(&call["port"]);
-                    format!("to={to} {}", row(&call, "port comm pid"))
-                });
-                calls.collect::<Vec<_>>()
-            };
-            count([of("connect", "127.0.0.1"), of("connect6", "::1")].concat())
-        },
+        theirs: connects,
         compared: "addresses, ports, commands and processes of connections that came about: the workload, the \
                    guest's own probes",
         ..Tool::NONE
@@ -270,6 +241,30 @@ pub(crate) const TOOLS: &[Tool] = &[
         ..Tool::NONE
     },
 ];
+
+/// Connections in records of that layout, with the fields that `spec` names beside the address.
+fn connections(output: &mut Output<'_>, layout: &str, spec: &str) -> Result<Counts> {
+    let records = output.records("events", layout)?;
+    let rows = records.into_iter().map(|mut record| {
+        record["dport"] = swapped(&record["dport"]);
+        let to = address(&record["af"], &record["daddr"]);
+        format!("to={to} {}", row(&record, spec))
+    });
+    Ok(count(rows))
+}
+
+/// What [`CONNECTS`] have seen of the workload's.
+fn connects(shown: &Shown) -> Counts {
+    let of = |event: &str, to: &str| {
+        let calls = shown.of(event).map(|call| {
+            let mut call = call.clone();
+            call["port"] = swapped(&call["port"]);
+            format!("to={to} {}", row(&call, "port comm pid"))
+        });
+        calls.collect::<Vec<_>>()
+    };
+    count([of("connect", "127.0.0.1"), of("connect6", "::1")].concat())
+}
 
 /// A number in the order of bytes that networks use.
 fn swapped(port: &Value) -> Value {
