@@ -1,0 +1,219 @@
+//! Sorts the packets of a client: which gdbstub may see, and which the session answers itself.
+//!
+//! What gdbstub sees is written anew from what was understood, so that no spelling reaches it that it dies on, hangs
+//! on, or half understands. Whatever is not known here gets the empty reply, as the protocol asks.
+
+mod breakpoints;
+mod files;
+mod lldb;
+mod memory;
+mod registers;
+mod resume;
+mod threads;
+mod transfer;
+
+pub(crate) use memory::MAX_READ;
+pub(crate) use resume::{Action, Motion};
+pub(crate) use threads::Threads;
+
+use super::{hex_decode, hex_number};
+use alloc::vec::Vec;
+use threads::with_threads;
+
+/// Error numbers of the protocol's `E` replies. Their meaning is not standardised; these are Linux'.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Errno {
+    /// No such thread.
+    Srch = 3,
+    /// The stub failed on the packet.
+    Io = 5,
+    /// An address is not mapped.
+    Fault = 14,
+    /// The vCPUs run.
+    Busy = 16,
+    /// The packet is malformed, or asks for what cannot be honoured.
+    Inval = 22,
+    /// More than the layer takes.
+    TooBig = 7,
+}
+
+/// A packet, understood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Request {
+    /// For gdbstub, in its safe spelling.
+    Stub(Vec<u8>),
+    /// The reply is always the same.
+    Fixed(&'static [u8]),
+    /// Cannot be honoured.
+    Refused(Errno),
+    /// `qSupported`: a client introduces itself.
+    Supported,
+    /// `QStartNoAckMode`.
+    NoAcks,
+    /// `?`: why the target stands.
+    Halted,
+    /// `qC`: the current thread.
+    CurrentThread,
+    /// `Hg`: the thread that register and memory packets mean.
+    Focus(Threads),
+    /// `Hc`: the thread that a bare `c` or `s` means.
+    ResumeFocus(Threads),
+    /// `T`: whether a thread is there.
+    Alive(Threads),
+    /// `qfThreadInfo`.
+    Threads,
+    /// `qThreadExtraInfo`.
+    ThreadName(Threads),
+    /// `qThreadStopInfo` (LLDB): why one thread stands.
+    ThreadStop(Threads),
+    /// `qXfer:threads:read`: a window, offset and length.
+    ThreadXml((u64, u64)),
+    /// Bare `c` or `s`: the motion of the thread that `Hc` chose.
+    ResumeFocused(Motion),
+    /// `vCont`.
+    Resume(Vec<Action>),
+    /// `D` and `vKill`: reply OK, then the client is gone.
+    Detach,
+    /// `k`: the same with the reply that LLDB expects.
+    Kill,
+    /// `qMemoryRegionInfo` (LLDB): about an address.
+    MemoryRegion(u64),
+}
+
+const UNKNOWN: Request = Request::Fixed(b"");
+const MALFORMED: Request = Request::Refused(Errno::Inval);
+
+/// Understands the body of a packet.
+pub(crate) fn parse(body: &[u8]) -> Request {
+    match body {
+        b"?" => Request::Halted,
+        b"k" => Request::Kill,
+        b"D" | [b'D', b';', ..] => Request::Detach,
+        b"g" => Request::Stub(body.to_vec()),
+        [b'G', values @ ..] => hex_or_malformed(body, values),
+        [b'H', b'g', id @ ..] => with_threads(id, Request::Focus),
+        [b'H', b'c', id @ ..] => with_threads(id, Request::ResumeFocus),
+        [b'T', id @ ..] => with_threads(id, Request::Alive),
+        [b'm', range @ ..] => memory::read_memory(range).unwrap_or(MALFORMED),
+        [b'M', rest @ ..] => memory::write_memory(rest).unwrap_or(MALFORMED),
+        [b'X', rest @ ..] => memory::write_memory_binary(rest).unwrap_or(MALFORMED),
+        [b'p', number @ ..] => registers::read_register(number).unwrap_or(MALFORMED),
+        [b'P', rest @ ..] => registers::write_register(rest).unwrap_or(MALFORMED),
+        [b'Z' | b'z', ..] => breakpoints::breakpoint(body).unwrap_or(MALFORMED),
+        b"c" => Request::ResumeFocused(Motion::Continue),
+        b"s" => Request::ResumeFocused(Motion::Step),
+        [b'C', signal @ ..] => resume::signalled(signal, Motion::Continue),
+        [b'S', signal @ ..] => resume::signalled(signal, Motion::Step),
+        // Resuming at another address: no client of today sends it, and a `P` of the PC says the same.
+        [b'c' | b's', ..] => MALFORMED,
+        [b'q', ..] => query(body),
+        [b'Q', ..] if body == b"QStartNoAckMode" => Request::NoAcks,
+        [b'v', ..] => verb(body),
+        _ => UNKNOWN,
+    }
+}
+
+/// The packets that begin with `q`.
+fn query(body: &[u8]) -> Request {
+    let (name, rest) = split_name(body);
+    match name {
+        b"qSupported" => Request::Supported,
+        b"qC" => Request::CurrentThread,
+        b"qAttached" => Request::Fixed(b"1"),
+        b"qfThreadInfo" => Request::Threads,
+        b"qsThreadInfo" => Request::Fixed(b"l"),
+        b"qThreadExtraInfo" => with_threads(rest, Request::ThreadName),
+        b"qRcmd" => hex_or_malformed(body, rest),
+        b"qXfer" => transfer::transfer(rest).unwrap_or(UNKNOWN),
+        b"qHostInfo" => Request::Fixed(lldb::HOST_INFO),
+        b"qWatchpointSupportInfo" => Request::Fixed(lldb::WATCHPOINT_INFO),
+        b"qProcessInfo" => Request::Fixed(lldb::PROCESS_INFO),
+        b"qMemoryRegionInfo" => hex_number(rest).map_or(UNKNOWN, Request::MemoryRegion),
+        // No separator stands between its name and the thread.
+        _ => match body.strip_prefix(b"qThreadStopInfo") {
+            Some(id) => with_threads(id, Request::ThreadStop),
+            None => UNKNOWN,
+        },
+    }
+}
+
+/// The packets that begin with `v`.
+fn verb(body: &[u8]) -> Request {
+    if body == b"vCont?" {
+        return Request::Stub(body.to_vec());
+    }
+    if let Some(actions) = body.strip_prefix(b"vCont;") {
+        return actions
+            .split(|byte| *byte == b';')
+            .map(resume::action)
+            .collect::<Option<Vec<_>>>()
+            .map_or(MALFORMED, Request::Resume);
+    }
+    let (name, rest) = split_name(body);
+    match name {
+        b"vKill" => Request::Detach,
+        b"vFile" => files::file(rest).unwrap_or(UNKNOWN),
+        _ => UNKNOWN,
+    }
+}
+
+/// The name of a packet and what follows the character that ends it.
+fn split_name(body: &[u8]) -> (&[u8], &[u8]) {
+    let end = body
+        .iter()
+        .position(|byte| matches!(byte, b':' | b',' | b';'));
+    end.map_or((body, &[]), |end| (&body[..end], &body[end + 1..]))
+}
+
+fn hex_or_malformed(body: &[u8], digits: &[u8]) -> Request {
+    if hex_decode(digits).is_some() {
+        Request::Stub(body.to_vec())
+    } else {
+        MALFORMED
+    }
+}
+
+/// Splits at the first `separator`.
+fn split_at(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|byte| *byte == separator)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(super) fn stub(text: &str) -> Request {
+        Request::Stub(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn what_is_not_known_gets_the_empty_reply() {
+        let unknown: &[&[u8]] = &[
+            b"",
+            b"!",
+            b"vMustReplyEmpty",
+            b"qCRC:0,100",
+            b"QTDP:1:1000:E:0:0:X3,220027",
+            b"QTDP:1:1000:E:0:0:F4",
+            b"QTDP:-1:1000:M-1,0,8",
+            b"vFile:readlink:2f",
+            b"jThreadsInfo",
+            b"QThreadSuffixSupported",
+            b"x0,0",
+            b"\x80\xff",
+        ];
+        for body in unknown {
+            assert_eq!(parse(body), UNKNOWN, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn killing_is_detaching() {
+        assert_eq!(parse(b"k"), Request::Kill);
+        assert_eq!(parse(b"vKill;1"), Request::Detach);
+        assert_eq!(parse(b"D"), Request::Detach);
+        assert_eq!(parse(b"D;1"), Request::Detach);
+    }
+}
