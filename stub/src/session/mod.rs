@@ -16,10 +16,14 @@
 //! and stops nothing, and its files, programs and `monitor` are those of every session.
 
 mod answer;
+mod greet;
 mod landing;
+mod memory;
 mod resume;
 mod stop;
 mod stub;
+mod threads;
+mod transfer;
 
 use crate::channel::ByteChannel;
 use crate::packet::request::{self, Errno, Request, Threads};

@@ -1,0 +1,34 @@
+//! `qSupported`: what this server can do.
+
+use super::Session;
+use crate::packet::PACKET_SIZE;
+use crate::target::Role;
+use alloc::format;
+
+/// What a debugger is offered. `multiprocess` is not in it: there is one VM behind an endpoint. Nor are conditions and
+/// commands of breakpoints: an announced feature has to be honoured.
+const DEBUGGER: &[&str] = &[
+    "QStartNoAckMode+",
+    "vContSupported+",
+    "swbreak+",
+    "hwbreak+",
+    "qXfer:features:read+",
+    "qXfer:memory-map:read+",
+    "qXfer:threads:read+",
+];
+
+/// What a tool is offered.
+const TOOL: &[&str] = &["QStartNoAckMode+"];
+
+impl Session {
+    /// A client introduces itself.
+    pub(super) fn greet(&mut self) {
+        self.greeted = true;
+        let features = match self.target.role() {
+            Role::Debugger => DEBUGGER,
+            Role::Tool => TOOL,
+        };
+        let features = features.join(";");
+        self.reply(format!("PacketSize={PACKET_SIZE:x};{features}").as_bytes());
+    }
+}
