@@ -57,7 +57,7 @@ impl Framer {
     }
 
     /// Forgets a packet that has begun.
-    pub(crate) fn reset(&mut self) {
+    fn reset(&mut self) {
         *self = Self::new();
     }
 

@@ -7,11 +7,13 @@
 
 mod bytes;
 mod framer;
+mod line;
 mod outbox;
 pub(crate) mod request;
 
 pub(crate) use bytes::{hex_decode, hex_encode, hex_number};
 pub(crate) use framer::{Framer, Incoming};
+pub(crate) use line::Line;
 pub(crate) use outbox::Outbox;
 
 use alloc::vec::Vec;

@@ -27,7 +27,7 @@ mod transfer;
 
 use crate::channel::ByteChannel;
 use crate::packet::request::{self, Errno, Request, Threads};
-use crate::packet::{Framer, Incoming, Outbox};
+use crate::packet::{Incoming, Line, Outbox};
 use crate::server::Server;
 use crate::target::{Commands, DebugTarget, Role, tid};
 use crate::tracepoints::{self, SessionClose, SessionOpen};
@@ -59,15 +59,6 @@ enum Arrivals {
     Guessed,
 }
 
-/// Whose bytes come in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Speaker {
-    /// The client's.
-    Client,
-    /// The client's or its predecessor's, until somebody introduces itself.
-    Uncertain,
-}
-
 /// A stop that the client does not know of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Pending {
@@ -80,13 +71,12 @@ struct Pending {
 pub struct Session {
     server: &'static Server,
     space: &'static Space,
-    framer: Framer,
+    line: Line,
     outbox: Outbox,
     stub: Stub,
     target: DebugTarget,
     state: State,
     arrivals: Arrivals,
-    speaker: Speaker,
     /// Whether the client has introduced itself: a second introduction is another client's.
     greeted: bool,
     /// Why the VM stands, as the client was told.
@@ -127,13 +117,12 @@ impl Session {
         Self {
             server,
             space,
-            framer: Framer::new(),
+            line: Line::new(),
             outbox: Outbox::new(),
             stub: Stub::new(&mut target),
             target,
             state: State::Vacant,
             arrivals: Arrivals::Guessed,
-            speaker: Speaker::Client,
             greeted: false,
             last_stop: Stop {
                 vcpu: VcpuId(0),
@@ -162,7 +151,7 @@ impl Session {
     /// come next. What comes before an introduction is not answered.
     pub fn replaced(&mut self) {
         self.opened();
-        self.speaker = Speaker::Uncertain;
+        self.line.wait_for_introduction();
     }
 
     /// The channel says that the client is gone. The guest goes on.
@@ -194,7 +183,7 @@ impl Session {
     /// Takes bytes from the channel.
     pub fn receive(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            if let Some(incoming) = self.framer.push(*byte) {
+            if let Some(incoming) = self.line.push(*byte) {
                 self.incoming(incoming);
             }
         }
@@ -220,12 +209,6 @@ impl Session {
     }
 
     fn incoming(&mut self, incoming: Incoming) {
-        if self.speaker == Speaker::Uncertain {
-            if !is_introduction(&incoming) {
-                return;
-            }
-            self.speaker = Speaker::Client;
-        }
         match incoming {
             Incoming::Ack => self.outbox.acked(),
             Incoming::Nack => self.outbox.nacked(),
@@ -313,9 +296,8 @@ impl Session {
 
     /// The client is gone: takes away what was its, and lets the guest go on.
     fn end_client(&mut self) {
-        self.framer.reset();
+        self.line = Line::new();
         self.outbox = Outbox::new();
-        self.speaker = Speaker::Client;
         self.release_client();
     }
 
@@ -352,12 +334,4 @@ impl Session {
         self.target.set_focus(vcpu);
         self.stub.focus(&mut self.target, tid(vcpu));
     }
-}
-
-/// Whether this is what clients say first: `qSupported` of GDB, `QStartNoAckMode` of LLDB.
-fn is_introduction(incoming: &Incoming) -> bool {
-    let Incoming::Packet(body) = incoming else {
-        return false;
-    };
-    matches!(request::parse(body), Request::Supported | Request::NoAcks)
 }
