@@ -17,6 +17,7 @@ extern crate std;
 mod channel;
 pub mod commands;
 mod events;
+mod inferiors;
 mod packet;
 mod server;
 mod session;
@@ -24,6 +25,7 @@ mod target;
 pub mod tracepoints;
 
 pub use channel::ByteChannel;
+pub use inferiors::{HYP_PID, MachineSession, World};
 pub use server::{Log, Server};
 pub use session::Session;
 pub use target::Commands;

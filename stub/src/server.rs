@@ -1,7 +1,7 @@
 //! What all endpoints and the shell share.
 
 use crate::events::{Events, Naming, Stream, Wanted, Whose, name_of};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,6 +31,20 @@ pub(crate) struct RefusedUpload {
     pub(crate) name: String,
     /// What was wrong, and what to do.
     pub(crate) reason: String,
+}
+
+/// The space is debugged by the client of another endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Taken(VmId);
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(vm) = self;
+        write!(
+            f,
+            "{vm} is debugged through another endpoint, its own or the whole machine's: detach there first"
+        )
+    }
 }
 
 /// What the debugger's root calls sources.
@@ -63,6 +77,8 @@ pub struct Server {
     log: Option<&'static dyn Log>,
     events: Mutex<Events>,
     refused: Mutex<VecDeque<RefusedUpload>>,
+    /// Which session debugs a space.
+    debugged: Mutex<BTreeMap<VmId, Owner>>,
     /// How many sessions there are.
     sessions: AtomicU32,
     /// The `System.map` that was uploaded last, and its name.
@@ -78,6 +94,7 @@ impl Server {
             log: None,
             events: Mutex::new(Events::new(vms)),
             refused: Mutex::new(VecDeque::new()),
+            debugged: Mutex::new(BTreeMap::new()),
             sessions: AtomicU32::new(0),
             map: Mutex::new(None),
         }
@@ -99,6 +116,22 @@ impl Server {
     /// What a new session loads is this one's.
     pub(crate) fn new_owner(&self) -> Owner {
         Owner(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes `owner` the session that debugs a space: two would take each other's stops and breakpoints.
+    pub(crate) fn claim(&self, vm: VmId, owner: Owner) -> Result<(), Taken> {
+        match *self.debugged.lock().entry(vm).or_insert(owner) {
+            holder if holder == owner => Ok(()),
+            _ => Err(Taken(vm)),
+        }
+    }
+
+    /// Takes [`Self::claim`] back.
+    pub(crate) fn disclaim(&self, vm: VmId, owner: Owner) {
+        let mut debugged = self.debugged.lock();
+        if debugged.get(&vm) == Some(&owner) {
+            debugged.remove(&vm);
+        }
     }
 
     pub(crate) fn log(&self) -> Option<&'static dyn Log> {

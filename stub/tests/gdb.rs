@@ -6,27 +6,15 @@ mod support;
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
-use support::serving::{self, Serving, run_client};
+use support::serving::{self, Serving, run_gdb};
 use support::{AGAIN, DATA, ENTRY, WORK};
 
 /// Connects GDB to the server, gives it these commands and returns what it printed.
 fn gdb(serving: &Serving, commands: &[&str]) -> String {
     let connect = format!("target remote 127.0.0.1:{}", serving.port);
-    let fixed = [
-        "set confirm off",
-        "set pagination off",
-        "set width 0",
-        "set remotetimeout 20",
-    ];
-    let mut gdb = Command::new("gdb-multiarch");
-    gdb.args(["-nx", "-q", "-batch"]);
-    for command in fixed.iter().chain([&connect.as_str()]).chain(commands) {
-        gdb.args(["-ex", command]);
-    }
-    run_client(&mut gdb)
+    run_gdb(&[&[connect.as_str()], commands].concat())
 }
 
 /// The parts are there in this order, and GDB complains about nothing.

@@ -38,3 +38,42 @@ pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
     hex_encode(&[checksum(body)], &mut framed);
     framed
 }
+
+/// The reply to `qXfer` with a window, offset and length, of a document (GDB manual, E.4 "qXfer object read"): `m` where
+/// more follows, `l` where not.
+pub(crate) fn window(document: &[u8], (offset, length): (u64, u64)) -> Vec<u8> {
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let rest = document.get(offset..).unwrap_or_default();
+    let count = rest
+        .len()
+        .min(usize::try_from(length).unwrap_or(usize::MAX));
+    let more = if count < rest.len() { b'm' } else { b'l' };
+    [&[more], &rest[..count]].concat()
+}
+
+/// Bodies of packets, in order, still escaped.
+pub(crate) type Bodies = Vec<Vec<u8>>;
+
+/// Takes packets out of their frames. `$` and `#` are escaped inside.
+pub(crate) fn unframe(bytes: &[u8]) -> Bodies {
+    let frames = bytes.split(|byte| *byte == b'$').skip(1);
+    frames
+        .filter_map(|frame| frame.split(|byte| *byte == b'#').next())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_taken_apart() {
+        assert_eq!(
+            unframe(b"+$O41#b4$OK#9a"),
+            [b"O41".to_vec(), b"OK".to_vec()]
+        );
+        assert_eq!(unframe(b"$#00"), [b"".to_vec()]);
+        assert!(unframe(b"").is_empty());
+    }
+}

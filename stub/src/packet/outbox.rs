@@ -1,6 +1,6 @@
 //! What goes to the client: packets in their frames, acknowledgements, and what the channel has not taken yet.
 
-use super::{frame, hex_encode};
+use super::{Bodies, frame, hex_encode, unframe};
 use crate::channel::ByteChannel;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -122,6 +122,12 @@ impl Outbox {
             }
             self.bytes.drain(..taken);
         }
+    }
+
+    /// Takes what is to be sent out of its frames, where somebody else sends it. Packets are not acknowledged there.
+    pub(crate) fn take_bodies(&mut self) -> Bodies {
+        let bytes: Vec<u8> = self.bytes.drain(..).collect();
+        unframe(&bytes)
     }
 
     /// Moves packets that may leave to `bytes`.

@@ -112,7 +112,7 @@ fn answered_while_running(request: &Request) -> bool {
 
 /// An error reply with text. Characters that would need an escape do not occur in what a client reads as text, so they
 /// are replaced.
-fn error_text(text: &str) -> Vec<u8> {
+pub(crate) fn error_text(text: &str) -> Vec<u8> {
     let mut body = Vec::from(*b"E.");
     let safe = |byte| {
         if matches!(byte, b'#' | b'$' | b'}' | b'*' | b'\n') {

@@ -4,6 +4,7 @@ use super::Session;
 use crate::packet::PACKET_SIZE;
 use crate::target::Role;
 use alloc::format;
+use alloc::string::String;
 
 /// What a debugger is offered. `multiprocess` is not in it: there is one VM behind an endpoint. Nor are conditions and
 /// commands of breakpoints: an announced feature has to be honoured.
@@ -24,11 +25,16 @@ impl Session {
     /// A client introduces itself.
     pub(super) fn greet(&mut self) {
         self.greeted = true;
-        let features = match self.target.role() {
-            Role::Debugger => DEBUGGER,
-            Role::Tool => TOOL,
-        };
-        let features = features.join(";");
-        self.reply(format!("PacketSize={PACKET_SIZE:x};{features}").as_bytes());
+        self.reply(greeting(self.target.role()).as_bytes());
     }
+}
+
+/// The reply to `qSupported`.
+pub(crate) fn greeting(role: Role) -> String {
+    let features = match role {
+        Role::Debugger => DEBUGGER,
+        Role::Tool => TOOL,
+    };
+    let features = features.join(";");
+    format!("PacketSize={PACKET_SIZE:x};{features}")
 }

@@ -17,6 +17,7 @@
 
 mod answer;
 mod greet;
+mod inferior;
 mod landing;
 mod memory;
 mod resume;
@@ -28,16 +29,19 @@ mod transfer;
 use crate::channel::ByteChannel;
 use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Incoming, Line, Outbox};
-use crate::server::Server;
+use crate::server::{Server, Taken};
 use crate::target::{Commands, DebugTarget, Role, tid};
 use crate::tracepoints::{self, SessionClose, SessionOpen};
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use landing::Rewound;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
 use probes::tracepoint::Event;
 use stub::Stub;
+
+pub(crate) use answer::error_text;
+pub(crate) use greet::greeting;
 
 /// Whom the VM serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -232,7 +236,11 @@ impl Session {
         self.outbox.accept();
         match (self.state, &request) {
             (State::Vacant, Request::Detach | Request::Kill) => {}
-            (State::Vacant, _) => self.attach(),
+            (State::Vacant, _) => {
+                if let Err(taken) = self.attach() {
+                    return self.reply(&error_text(&taken.to_string()));
+                }
+            }
             (State::Stopped, Request::Supported) if !self.greeted => self.forget_leftovers(),
             _ => {}
         }
@@ -252,7 +260,10 @@ impl Session {
     }
 
     /// A client is there: holds the VM for it.
-    fn attach(&mut self) {
+    fn attach(&mut self) -> Result<(), Taken> {
+        if self.target.role() == Role::Debugger {
+            self.server.claim(self.space.vm(), self.target.owner())?;
+        }
         self.machine().hold();
         self.state = State::Stopped;
         self.target.forget_client();
@@ -273,6 +284,7 @@ impl Session {
         self.next_line = self.server.next_line(self.space.vm());
         self.told_lost = self.server.periscope().events().total_lost();
         self.trace(VcpuId(0), SessionOpen {});
+        Ok(())
     }
 
     /// Something that sessions do has happened.
@@ -314,6 +326,7 @@ impl Session {
             self.state = State::Vacant;
             self.trace(VcpuId(0), SessionClose {});
             self.machine().release();
+            self.server.disclaim(self.space.vm(), self.target.owner());
         }
         self.pending.clear();
         self.greeted = false;

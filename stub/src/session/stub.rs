@@ -4,7 +4,7 @@
 //! good checksum, keeps it in no-ack mode (the acknowledgements that a client sees are the outbox'), takes its replies
 //! out of their frames, and builds it anew after an error.
 
-use crate::packet::{self, PACKET_SIZE};
+use crate::packet::{self, Bodies, PACKET_SIZE};
 use crate::target::DebugTarget;
 use alloc::vec::Vec;
 use core::convert::Infallible;
@@ -38,9 +38,6 @@ impl Connection for Replies {
 /// gdbstub could not handle what it was given. It has been built anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Failed;
-
-/// Bodies of the packets that gdbstub answered with, in order.
-pub(super) type Bodies = Vec<Vec<u8>>;
 
 /// One gdbstub state machine.
 pub(super) struct Stub {
@@ -127,7 +124,7 @@ impl Stub {
             Some(GdbStubStateMachine::Disconnected(inner)) => inner.borrow_conn(),
             None => return Vec::new(),
         };
-        bodies(&core::mem::take(connection).0)
+        packet::unframe(&core::mem::take(connection).0)
     }
 }
 
@@ -137,25 +134,4 @@ fn build(target: &mut DebugTarget) -> Option<Machine> {
         .build()
         .ok()?;
     stub.run_state_machine(target).ok()
-}
-
-/// Takes packets out of their frames. `$` and `#` are escaped inside.
-fn bodies(bytes: &[u8]) -> Bodies {
-    let frames = bytes.split(|byte| *byte == b'$').skip(1);
-    frames
-        .filter_map(|frame| frame.split(|byte| *byte == b'#').next())
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_are_taken_apart() {
-        assert_eq!(bodies(b"+$O41#b4$OK#9a"), [b"O41".to_vec(), b"OK".to_vec()]);
-        assert_eq!(bodies(b"$#00"), [b"".to_vec()]);
-        assert!(bodies(b"").is_empty());
-    }
 }

@@ -56,12 +56,21 @@ impl Session {
 
     /// All threads in one document (GDB manual, E.4 "qXfer threads read"): the only way by which GDB learns names.
     pub(super) fn thread_xml(&self) -> String {
-        let mut xml = String::from("<?xml version=\"1.0\"?>\n<threads>\n");
-        for vcpu in self.target.active() {
+        Self::thread_document(&self.thread_elements(None))
+    }
+
+    /// The document of these elements.
+    pub(crate) fn thread_document(elements: &str) -> String {
+        format!("<?xml version=\"1.0\"?>\n<threads>\n{elements}</threads>\n")
+    }
+
+    /// An element for each thread; their ids name the process, where there are several.
+    pub(crate) fn thread_elements(&self, pid: Option<u64>) -> String {
+        let process = pid.map_or_else(String::new, |pid| format!("p{pid:x}."));
+        let element = |vcpu| {
             let (id, name) = (tid(vcpu), self.target.vcpu_name(vcpu));
-            xml.push_str(&format!("<thread id=\"{id:02x}\" name=\"{name}\"/>\n"));
-        }
-        xml.push_str("</threads>\n");
-        xml
+            format!("<thread id=\"{process}{id:02x}\" name=\"{name}\"/>\n")
+        };
+        self.target.active().map(element).collect()
     }
 }

@@ -126,6 +126,11 @@ impl DebugTarget {
         }
     }
 
+    /// Whose the programs are that the session loads.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
     /// What the session is for.
     pub(crate) fn role(&self) -> Role {
         self.role

@@ -191,11 +191,16 @@ impl Bench {
         bodies.into_iter().next().unwrap()
     }
 
-    /// Lets both VMs run and the session see what happened.
-    pub fn run(&mut self, steps: usize) -> Vec<String> {
+    /// Lets both VMs run.
+    pub fn let_run(&self, steps: usize) {
         for machine in &self.machines {
             machine.run(steps);
         }
+    }
+
+    /// Lets both VMs run and the session see what happened.
+    pub fn run(&mut self, steps: usize) -> Vec<String> {
+        self.let_run(steps);
         self.session.poll();
         let raw = self.output();
         bodies(&raw)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use stub::ByteChannel;
+use stub::{ByteChannel, MachineSession, Session};
 
 /// How long a client may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -21,6 +21,44 @@ pub struct Serving {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What listens on the port.
+trait Endpoint {
+    fn opened(&mut self);
+    fn closed(&mut self);
+    fn receive(&mut self, bytes: &[u8]);
+    fn poll(&mut self);
+    fn flush(&mut self, channel: &mut dyn ByteChannel);
+}
+
+macro_rules! endpoint {
+    ($session:ty) => {
+        impl Endpoint for $session {
+            fn opened(&mut self) {
+                <$session>::opened(self);
+            }
+
+            fn closed(&mut self) {
+                <$session>::closed(self);
+            }
+
+            fn receive(&mut self, bytes: &[u8]) {
+                <$session>::receive(self, bytes);
+            }
+
+            fn poll(&mut self) {
+                <$session>::poll(self);
+            }
+
+            fn flush(&mut self, channel: &mut dyn ByteChannel) {
+                <$session>::flush(self, channel);
+            }
+        }
+    };
+}
+
+endpoint!(Session);
+endpoint!(MachineSession);
+
 struct Socket(TcpStream);
 
 impl ByteChannel for Socket {
@@ -32,12 +70,24 @@ impl ByteChannel for Socket {
 impl Serving {
     /// Serves vm1 of a bench on a port of the loopback interface.
     pub fn start(vcpus: u8) -> Self {
+        Self::spawn(vcpus, |bench| {
+            let session = Session::new(bench.server, 0).unwrap();
+            Box::new(session)
+        })
+    }
+
+    /// Serves the whole machine of a bench.
+    pub fn start_machine(vcpus: u8) -> Self {
+        Self::spawn(vcpus, |bench| Box::new(MachineSession::new(bench.server)))
+    }
+
+    fn spawn(vcpus: u8, endpoint: fn(&Bench) -> Box<dyn Endpoint>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
-        let thread = thread::spawn(move || serve(&listener, &ended, vcpus));
+        let thread = thread::spawn(move || serve(&listener, &ended, vcpus, endpoint));
         Self {
             port,
             end,
@@ -58,39 +108,61 @@ impl Drop for Serving {
     }
 }
 
-fn serve(listener: &TcpListener, end: &AtomicBool, vcpus: u8) {
-    let mut bench = Bench::new(vcpus);
+fn serve(
+    listener: &TcpListener,
+    end: &AtomicBool,
+    vcpus: u8,
+    endpoint: fn(&Bench) -> Box<dyn Endpoint>,
+) {
+    let bench = Bench::new(vcpus);
+    let mut endpoint = endpoint(&bench);
     while !end.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((socket, _)) => {
                 socket.set_nonblocking(true).unwrap();
                 socket.set_nodelay(true).unwrap();
-                bench.session.opened();
-                serve_client(&mut bench, Socket(socket), end);
-                bench.session.closed();
+                endpoint.opened();
+                serve_client(&bench, &mut *endpoint, Socket(socket), end);
+                endpoint.closed();
             }
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
-        bench.vm().run(10);
-        bench.session.poll();
+        bench.let_run(10);
+        endpoint.poll();
     }
 }
 
-fn serve_client(bench: &mut Bench, mut socket: Socket, end: &AtomicBool) {
+fn serve_client(bench: &Bench, endpoint: &mut dyn Endpoint, mut socket: Socket, end: &AtomicBool) {
     let mut buffer = [0; 4096];
     while !end.load(Ordering::Relaxed) {
         match socket.0.read(&mut buffer) {
             Ok(0) => return,
-            Ok(count) => bench.session.receive(&buffer[..count]),
+            Ok(count) => endpoint.receive(&buffer[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_micros(200));
             }
             Err(_) => return,
         }
-        bench.vm().run(50);
-        bench.session.poll();
-        bench.session.flush(&mut socket);
+        bench.let_run(50);
+        endpoint.poll();
+        endpoint.flush(&mut socket);
     }
+}
+
+/// Gives GDB these commands and returns what it printed.
+pub fn run_gdb(commands: &[&str]) -> String {
+    let fixed = [
+        "set confirm off",
+        "set pagination off",
+        "set width 0",
+        "set remotetimeout 20",
+    ];
+    let mut gdb = Command::new("gdb-multiarch");
+    gdb.args(["-nx", "-q", "-batch"]);
+    for command in fixed.iter().chain(commands) {
+        gdb.args(["-ex", command]);
+    }
+    run_client(&mut gdb)
 }
 
 /// Runs a client to its end and returns what it printed, both streams in the order of a terminal.
