@@ -13,6 +13,22 @@ pub type Context = [u64; 34];
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadFault;
 
+/// Why something is not collected into a trace frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CollectFault {
+    /// The guest's memory cannot be read there.
+    Unreadable {
+        /// The first address that cannot.
+        address: u64,
+    },
+    /// There is no trace variable of that number.
+    NoVariable(u16),
+    /// There is no room left for the frame.
+    Full,
+    /// No trace frame is being made.
+    NoFrame,
+}
+
 /// There is no room for a record: it is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost;
@@ -71,6 +87,41 @@ pub trait Host {
     /// Takes a line of text that the program prints, at most [`crate::helper::MAX_PRINT`] bytes,
     /// without a newline unless the program wrote one. Not necessarily UTF-8.
     fn print(&self, text: &[u8]);
+    /// Takes text that an agent expression prints, at most [`crate::helper::MAX_PRINT`] bytes, to be shown as it is.
+    /// Not necessarily UTF-8.
+    fn printf(&self, text: &[u8]) {
+        self.print(text);
+    }
+    /// The register that [`crate::agent::Register::Machine`] has named so.
+    fn register(&self, number: u16) -> Option<u64> {
+        let _ = number;
+        None
+    }
+    /// The value of a trace state variable of GDB's; `None` where there is none of that number.
+    fn state_variable(&self, number: u16) -> Option<u64> {
+        let _ = number;
+        None
+    }
+    /// Changes a trace state variable; `None` where there is none of that number.
+    fn set_state_variable(&self, number: u16, value: u64) -> Option<()> {
+        let _ = (number, value);
+        None
+    }
+    /// Collects the guest's memory into the trace frame that is being made.
+    fn collect(&self, address: u64, length: u64) -> Result<(), CollectFault> {
+        let _ = (address, length);
+        Err(CollectFault::NoFrame)
+    }
+    /// Collects a string of the guest's with its NUL, or its first `limit` bytes.
+    fn collect_string(&self, address: u64, limit: u64) -> Result<(), CollectFault> {
+        let _ = (address, limit);
+        Err(CollectFault::NoFrame)
+    }
+    /// Collects the value of a trace state variable.
+    fn collect_state_variable(&self, number: u16) -> Result<(), CollectFault> {
+        let _ = number;
+        Err(CollectFault::NoFrame)
+    }
     /// Takes a record of `length` bytes, at most [`crate::map::MAX_RECORD`], that a program puts out
     /// through a map. `words` gives its bytes, eight at a time by number, little-endian; those behind
     /// the end are 0. A machine with nobody who reads records loses them.

@@ -14,6 +14,7 @@
 extern crate alloc;
 
 mod address;
+pub mod agent;
 mod arena;
 pub mod asm;
 pub mod btf;
@@ -36,8 +37,8 @@ pub mod task;
 pub mod verify;
 mod width;
 
-pub use host::{Context, Host, Lost, ReadFault};
-pub use object::{LoadError, Object, Program, RunError, RunFault};
+pub use host::{CollectFault, Context, Host, Lost, ReadFault};
+pub use object::{EvaluationError, LoadError, Object, Program, RunError, RunFault};
 
 #[cfg(test)]
 extern crate std;

@@ -44,7 +44,8 @@
 //! [`MAX_INSNS`], and those of [`crate::map`]. `docs/linking.md` has an example byte for byte.
 
 use crate::btf::{Btf, BtfError};
-use crate::insn::{Insn, PSEUDO_MAP};
+use crate::helper::Helper;
+use crate::insn::{CALL, Insn, PSEUDO_MAP};
 use crate::map::{MapDef, MapDefError, MapKind, Mutability, initial_programs};
 use crate::signature::Signature;
 use alloc::string::String;
@@ -203,6 +204,8 @@ pub enum ParseError {
     ProgramSlot,
     /// A map of programs holds, or is used by, programs that run at different kinds of places.
     Contexts,
+    /// A program calls a helper that only agent expressions have ([`crate::agent`]).
+    HelperOfExpressions(&'static str),
     /// Source lines that do not rise, or lie behind the program's end.
     Lines,
     /// The types are malformed.
@@ -246,6 +249,10 @@ impl fmt::Display for ParseError {
                 "programs that a tail call leads from one to the other run at different kinds of \
                  places: their sections must be of one kind, such as kprobe and kretprobe",
             ),
+            Self::HelperOfExpressions(name) => write!(
+                f,
+                "a program calls {name}, which only the debugger's own expressions can"
+            ),
             Self::Lines => f.write_str("the source lines of a program are not in its order"),
             Self::Types(error) => error.fmt(f),
             Self::Reference => {
@@ -283,12 +290,14 @@ impl Linked {
             return Err(ParseError::Length);
         }
         linked.check()?;
+        linked.check_helpers()?;
         Ok(linked)
     }
 
     /// Writes the object. What has been written is always read back the same.
     pub fn encode(&self) -> Result<Vec<u8>, ParseError> {
         self.check()?;
+        self.check_helpers()?;
         let mut body = Vec::new();
         put_name(&mut body, &self.name);
         put_name(&mut body, &self.license);
@@ -402,6 +411,17 @@ impl Linked {
             }
         }
         Ok(())
+    }
+
+    /// What is linked has none of the helpers of agent expressions.
+    fn check_helpers(&self) -> Result<(), ParseError> {
+        let insns = self.programs.iter().flat_map(|program| &program.insns);
+        let calls = insns.filter(|insn| insn.code == CALL && insn.src == 0);
+        let mut helpers = calls.filter_map(|insn| Helper::from_number(insn.imm));
+        match helpers.find(|helper| helper.is_of_expressions()) {
+            Some(helper) => Err(ParseError::HelperOfExpressions(helper.name())),
+            None => Ok(()),
+        }
     }
 
     fn check_types(&self) -> Result<(), ParseError> {

@@ -1,10 +1,11 @@
 //! Loading a linked object and running its programs.
 
+use crate::agent::Place;
 use crate::arena::{Arena, OutOfMemory};
 use crate::asm;
 use crate::decode::Step;
 use crate::helper::Helper;
-use crate::host::{Context, Host};
+use crate::host::{CollectFault, Context, Host};
 use crate::insn::{CALL, Insn, PSEUDO_CALL};
 use crate::interp::{Code, DEFAULT_BUDGET};
 use crate::jit::{self, Compiler, Native, NotCompiled, StackAtEntry};
@@ -141,8 +142,64 @@ pub enum RunFault {
     /// A program of the object is running on this CPU: whatever it called has run into a probe or
     /// tracepoint with a program of the same object.
     Nested,
+    /// An agent expression cannot be evaluated.
+    Evaluation {
+        /// Which of its bytecodes cannot.
+        place: Place,
+        /// Why.
+        error: EvaluationError,
+    },
     /// An instruction that the verifier should have refused: an error of ours.
     Corrupt,
+}
+
+/// Why an agent expression cannot be evaluated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EvaluationError {
+    /// The guest's memory cannot be read.
+    Unreadable {
+        /// Where.
+        address: u64,
+        /// How many bytes were to be.
+        length: u8,
+    },
+    /// A string in the guest's memory cannot be read.
+    String {
+        /// Where it begins.
+        address: u64,
+    },
+    /// The divisor is 0.
+    DivisionByZero,
+    /// The machine does not say what is in that register.
+    NoRegister(u16),
+    /// There is no trace state variable of that number.
+    NoVariable(u16),
+    /// Something was not collected.
+    NotCollected(CollectFault),
+}
+
+impl fmt::Display for EvaluationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { address, length } => {
+                let plural = if *length == 1 { "" } else { "s" };
+                write!(f, "cannot read {length} byte{plural} at {address:#x}")
+            }
+            Self::String { address } => write!(f, "cannot read the string at {address:#x}"),
+            Self::DivisionByZero => f.write_str("the divisor is 0"),
+            Self::NoRegister(number) => write!(f, "register {number} cannot be read here"),
+            Self::NoVariable(number) | Self::NotCollected(CollectFault::NoVariable(number)) => {
+                write!(f, "there is no trace state variable {number}")
+            }
+            Self::NotCollected(CollectFault::Unreadable { address }) => {
+                write!(f, "cannot collect what is at {address:#x}")
+            }
+            Self::NotCollected(CollectFault::Full) => f.write_str("the trace buffer is full"),
+            Self::NotCollected(CollectFault::NoFrame) => {
+                f.write_str("no trace frame is being made here")
+            }
+        }
+    }
 }
 
 /// Why a run ended without a result: which instruction, and what.
@@ -173,7 +230,9 @@ impl fmt::Display for RunError {
         if let Some(program) = self.program {
             write!(f, "after a tail call, program {program} of the object, ")?;
         }
-        write!(f, "instruction {}: ", self.insn)?;
+        if !matches!(self.fault, RunFault::Evaluation { .. }) {
+            write!(f, "instruction {}: ", self.insn)?;
+        }
         match self.fault {
             RunFault::Budget => f.write_str("the program has used up its instruction budget"),
             RunFault::BadAccess {
@@ -206,6 +265,7 @@ impl fmt::Display for RunError {
             RunFault::Nested => {
                 f.write_str("a program of this object is already running on this CPU")
             }
+            RunFault::Evaluation { place, error } => write!(f, "{place}: {error}"),
             RunFault::Corrupt => f.write_str("the interpreter met what the verifier excludes"),
         }
     }

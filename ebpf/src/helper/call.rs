@@ -1,9 +1,11 @@
 //! What the helpers do.
 
+use super::printf::agent_printf;
 use super::queue::Take;
 use super::read::{Half, probe_read, probe_read_str};
 use super::{
-    E2BIG, EAGAIN, EINVAL, Helper, arguments, backtrace, place, print, queue, random, records, task,
+    E2BIG, EAGAIN, EINVAL, Helper, arguments, backtrace, expression, place, print, queue, random,
+    records, task,
 };
 use crate::address::{self, Place};
 use crate::map::{MAX_KEY_SIZE, Map, MapError, MapKind, UpdateFlag, Values};
@@ -59,6 +61,15 @@ pub(crate) fn call(run: &mut Run<'_>, helper: Helper, args: [u64; 5]) -> Result<
         // Who runs the program does that, because it is what calls functions and ends programs.
         Helper::Loop | Helper::ForEachMapElem | Helper::TailCall => Err(RunFault::Corrupt),
         Helper::GetAttachCookie => Ok(run.host.cookie()),
+        Helper::AgentRead => expression::read(run, args),
+        Helper::AgentFail => Err(expression::fail(first)),
+        Helper::AgentPrintf => agent_printf(run, args),
+        Helper::AgentRegister => expression::register(run, first, second),
+        Helper::AgentVariable => expression::variable(run, first, second),
+        Helper::AgentSetVariable => expression::set_variable(run, args),
+        Helper::AgentCollect => expression::collect(run, args),
+        Helper::AgentCollectString => expression::collect_string(run, args),
+        Helper::AgentCollectVariable => expression::collect_variable(run, first, second),
         Helper::GetFuncArg => arguments::argument(run, second, third),
         Helper::GetFuncRet => arguments::result(run, second),
         Helper::GetFuncArgCnt => Ok(arguments::count(run)),

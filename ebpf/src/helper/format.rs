@@ -34,7 +34,7 @@ impl Line {
         }
     }
 
-    fn push_all(&mut self, bytes: &[u8]) {
+    pub(super) fn push_all(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|&byte| self.push(byte));
     }
 
@@ -78,7 +78,7 @@ pub(crate) fn format(
             line.push(b'%');
             continue;
         }
-        let field = Field::parse(&mut rest);
+        let field = Field::parse(&mut rest, b"#0+- ");
         let conversion = Conversion::parse(&mut rest)?;
         let argument = arguments.next().ok_or(BadFormat)?;
         field.write(line, conversion, argument, strings);
@@ -87,7 +87,7 @@ pub(crate) fn format(
 }
 
 /// Removes the first byte of `rest` if it is one of `set`, and returns it.
-fn take(rest: &mut &[u8], set: &[u8]) -> Option<u8> {
+pub(super) fn take(rest: &mut &[u8], set: &[u8]) -> Option<u8> {
     let (&first, after) = rest.split_first()?;
     if !set.contains(&first) {
         return None;
@@ -98,23 +98,26 @@ fn take(rest: &mut &[u8], set: &[u8]) -> Option<u8> {
 
 /// How many bits of an argument count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Length {
+pub(super) enum Length {
+    Char,
+    Short,
     Int,
     Long,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Conversion {
+pub(super) enum Conversion {
     Signed(Length),
     Unsigned(Length),
+    Octal(Length),
     Hex(Length, &'static [u8; 16]),
     Pointer,
     String,
     Character,
 }
 
-const LOWER: &[u8; 16] = b"0123456789abcdef";
-const UPPER: &[u8; 16] = b"0123456789ABCDEF";
+pub(super) const LOWER: &[u8; 16] = b"0123456789abcdef";
+pub(super) const UPPER: &[u8; 16] = b"0123456789ABCDEF";
 
 impl Conversion {
     fn parse(rest: &mut &[u8]) -> Result<Self, BadFormat> {
@@ -159,9 +162,11 @@ impl Conversion {
 
 /// Flags and width of a conversion.
 #[derive(Clone, Copy, Default)]
-struct Field {
+pub(super) struct Field {
     width: usize,
-    alternate: bool,
+    /// Digits of a number at least, bytes of a string at most. The kernel's formats have none.
+    pub(super) precision: Option<usize>,
+    pub(super) alternate: bool,
     zero: bool,
     left: bool,
     plus: bool,
@@ -169,35 +174,49 @@ struct Field {
 }
 
 impl Field {
-    fn parse(rest: &mut &[u8]) -> Self {
+    pub(super) fn parse(rest: &mut &[u8], flags: &[u8]) -> Self {
         let mut field = Self::default();
-        while let Some(flag) = take(rest, b"#0+- ") {
+        while let Some(flag) = take(rest, flags) {
             match flag {
                 b'#' => field.alternate = true,
                 b'0' => field.zero = true,
                 b'+' => field.plus = true,
                 b'-' => field.left = true,
-                _ => field.space = true,
+                b' ' => field.space = true,
+                _ => {}
             }
         }
-        while let Some(digit) = take(rest, b"0123456789") {
-            let width = field
-                .width
-                .saturating_mul(10)
-                .saturating_add(usize::from(digit - b'0'));
-            field.width = width.min(MAX_PRINT);
-        }
+        field.width = Self::parse_number(rest);
         field
     }
 
+    /// A number, at most [`MAX_PRINT`]; 0 where there is none.
+    pub(super) fn parse_number(rest: &mut &[u8]) -> usize {
+        let mut number: usize = 0;
+        while let Some(digit) = take(rest, b"0123456789") {
+            let longer = number.saturating_mul(10);
+            number = longer
+                .saturating_add(usize::from(digit - b'0'))
+                .min(MAX_PRINT);
+        }
+        number
+    }
+
     fn write(self, line: &mut Line, conversion: Conversion, value: u64, strings: &dyn Strings) {
+        if conversion == Conversion::String {
+            let mut text = [0; MAX_PRINT];
+            let length = strings.copy(value, &mut text);
+            self.write_padded(line, &text[..length.min(MAX_PRINT)]);
+        } else {
+            self.write_value(line, conversion, value);
+        }
+    }
+
+    /// Writes a value that is no string's address.
+    pub(super) fn write_value(self, line: &mut Line, conversion: Conversion, value: u64) {
         match conversion {
             Conversion::Signed(length) => {
-                let value = if length == Length::Int {
-                    i64::from(value as i32)
-                } else {
-                    value as i64
-                };
+                let value = length.sign_extend(value);
                 let sign: &[u8] = match (value < 0, self.plus, self.space) {
                     (true, ..) => b"-",
                     (false, true, _) => b"+",
@@ -208,6 +227,14 @@ impl Field {
             }
             Conversion::Unsigned(length) => {
                 self.write_number(line, b"", length.cut(value), Base::decimal());
+            }
+            Conversion::Octal(length) => {
+                let prefix: &[u8] = if self.alternate { b"0" } else { b"" };
+                let base = Base {
+                    radix: 8,
+                    digits: LOWER,
+                };
+                self.write_number(line, prefix, length.cut(value), base);
             }
             Conversion::Hex(length, digits) => {
                 let prefix: &[u8] = match (self.alternate, digits == UPPER) {
@@ -233,16 +260,12 @@ impl Field {
                     },
                 );
             }
-            Conversion::String => {
-                let mut text = [0; MAX_PRINT];
-                let length = strings.copy(value, &mut text);
-                self.write_padded(line, &text[..length.min(MAX_PRINT)]);
-            }
+            Conversion::String => {}
             Conversion::Character => self.write_padded(line, &[value as u8]),
         }
     }
 
-    fn write_padded(self, line: &mut Line, text: &[u8]) {
+    pub(super) fn write_padded(self, line: &mut Line, text: &[u8]) {
         let padding = self.width.saturating_sub(text.len());
         if !self.left {
             line.repeat(b' ', padding);
@@ -254,10 +277,16 @@ impl Field {
     }
 
     fn write_number(self, line: &mut Line, prefix: &[u8], value: u64, base: Base) {
-        let mut buffer = [0; 20];
-        let digits = base.render(value, &mut buffer);
-        let padding = self.width.saturating_sub(prefix.len() + digits.len());
-        let zeros = self.zero && !self.left;
+        let mut buffer = [0; Base::MAX_DIGITS];
+        let mut digits = base.render(value, &mut buffer);
+        if value == 0 && self.precision == Some(0) {
+            digits = b"";
+        }
+        // Zeros that belong to the number.
+        let more = self.precision.unwrap_or(0).saturating_sub(digits.len());
+        let length = prefix.len() + more + digits.len();
+        let padding = self.width.saturating_sub(length);
+        let zeros = self.zero && !self.left && self.precision.is_none();
         if !zeros && !self.left {
             line.repeat(b' ', padding);
         }
@@ -265,6 +294,7 @@ impl Field {
         if zeros {
             line.repeat(b'0', padding);
         }
+        line.repeat(b'0', more);
         line.push_all(digits);
         if self.left {
             line.repeat(b' ', padding);
@@ -274,10 +304,20 @@ impl Field {
 
 impl Length {
     fn cut(self, value: u64) -> u64 {
-        if self == Self::Int {
-            u64::from(value as u32)
-        } else {
-            value
+        match self {
+            Self::Char => u64::from(value as u8),
+            Self::Short => u64::from(value as u16),
+            Self::Int => u64::from(value as u32),
+            Self::Long => value,
+        }
+    }
+
+    fn sign_extend(self, value: u64) -> i64 {
+        match self {
+            Self::Char => i64::from(value as i8),
+            Self::Short => i64::from(value as i16),
+            Self::Int => i64::from(value as i32),
+            Self::Long => value as i64,
         }
     }
 }
@@ -288,6 +328,9 @@ struct Base {
 }
 
 impl Base {
+    /// Of any value in base 8 or more.
+    const MAX_DIGITS: usize = 22;
+
     const fn decimal() -> Self {
         Self {
             radix: 10,
@@ -295,8 +338,8 @@ impl Base {
         }
     }
 
-    /// Writes digits into the end of `buffer`, which is enough for any value in base 10 or more.
-    fn render<'b>(&self, mut value: u64, buffer: &'b mut [u8; 20]) -> &'b [u8] {
+    /// Writes digits into the end of `buffer`.
+    fn render<'b>(&self, mut value: u64, buffer: &'b mut [u8; Self::MAX_DIGITS]) -> &'b [u8] {
         let mut start = buffer.len();
         loop {
             start -= 1;

@@ -4,10 +4,12 @@
 mod arguments;
 mod backtrace;
 mod call;
+mod expression;
 mod format;
 mod iterate;
 mod place;
 mod print;
+mod printf;
 mod private;
 mod prototype;
 mod queue;
@@ -19,6 +21,8 @@ mod task;
 
 pub(crate) use call::call;
 pub(crate) use iterate::{Iteration, MAX_ROUNDS, next_element};
+pub use printf::BadFormat;
+pub(crate) use printf::check_printf;
 pub use private::{PRIVATE, Private};
 pub(crate) use prototype::{Argument, Returned};
 pub(crate) use read::load_guest;
@@ -94,6 +98,12 @@ macro_rules! helpers {
             /// Whether it is for programs only whose context is a function's arguments.
             pub(crate) const fn is_about_arguments(self) -> bool {
                 matches!(self, Self::GetFuncArg | Self::GetFuncRet | Self::GetFuncArgCnt)
+            }
+
+            /// Whether it is for what agent expressions are compiled to ([`crate::agent`]), and for no other program.
+            pub(crate) const fn is_of_expressions(self) -> bool {
+                let number = self as u8;
+                number >= Self::AgentRead as u8 && number <= Self::AgentCollectVariable as u8
             }
 
             /// Its name, without `bpf_`.
@@ -207,6 +217,25 @@ helpers! {
     GetFuncArgCnt = 185 "get_func_arg_cnt",
     /// `void *map_lookup_percpu_elem(map, key, cpu)`: address of the value that the CPU has, or 0.
     MapLookupPercpuElem = 195 "map_lookup_percpu_elem",
+    /// `u64 agent_read(address, length, place)`. This one and those up to [`Self::AgentCollectVariable`] are for
+    /// compiled agent expressions only ([`crate::agent`]); `place` says which bytecode is served.
+    AgentRead = 240 "agent_read",
+    /// `agent_fail(place)`: ends the run with an evaluation error.
+    AgentFail = 241 "agent_fail",
+    /// `agent_printf(format, size, array, bytes, place)`.
+    AgentPrintf = 242 "agent_printf",
+    /// `u64 agent_register(number, place)`.
+    AgentRegister = 243 "agent_register",
+    /// `u64 agent_variable(number, place)`: a trace state variable.
+    AgentVariable = 244 "agent_variable",
+    /// `agent_set_variable(number, value, place)`.
+    AgentSetVariable = 245 "agent_set_variable",
+    /// `agent_collect(address, length, place)`: memory, into a trace frame.
+    AgentCollect = 246 "agent_collect",
+    /// `agent_collect_string(address, limit, place)`.
+    AgentCollectString = 247 "agent_collect_string",
+    /// `agent_collect_variable(number, place)`.
+    AgentCollectVariable = 248 "agent_collect_variable",
     /// `u64 duration_ns()`: at the return of a function, how long the call took; at a tracepoint that
     /// measures a time, that time; 0 anywhere else.
     /// This one and those that follow are Periscope's own ([`PRIVATE`]).

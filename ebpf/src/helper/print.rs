@@ -10,7 +10,7 @@ use crate::run::Run;
 /// Arguments in an array at most (Linux: `MAX_BPRINTF_VARARGS`).
 const MAX_ARGUMENTS: usize = 12;
 /// What formatting costs of the budget, in instructions.
-const COST: u64 = 100;
+pub(super) const COST: u64 = 100;
 
 impl Strings for Reachable<'_> {
     fn copy(&self, address: u64, target: &mut [u8]) -> usize {
@@ -48,14 +48,14 @@ impl Arguments {
 }
 
 /// A format, without its NUL.
-struct Format {
+pub(super) struct Format {
     bytes: [u8; MAX_PRINT],
     length: usize,
 }
 
 impl Format {
     /// Reads one of `size` bytes with its NUL. `None`: it has none, or is too long.
-    fn read(run: &Run<'_>, text: u64, size: u64) -> Result<Option<Self>, RunFault> {
+    pub(super) fn read(run: &Run<'_>, text: u64, size: u64) -> Result<Option<Self>, RunFault> {
         let size = size as u32 as usize;
         if size > MAX_PRINT {
             return Ok(None);
@@ -79,11 +79,14 @@ impl Format {
         Ok(None)
     }
 
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
     /// `None`: it is not one that the kernel would take.
     fn fill(&self, run: &Run<'_>, arguments: &[u64]) -> Option<Line> {
         let mut line = Line::new();
-        let text = &self.bytes[..self.length];
-        format(&mut line, text, arguments, &Reachable::of(run)).ok()?;
+        format(&mut line, self.as_bytes(), arguments, &Reachable::of(run)).ok()?;
         Some(line)
     }
 }

@@ -1,4 +1,4 @@
-//! The helpers that Linux does not have: numbers from 250 on. Linux gives out no more numbers; its last is 211
+//! The helpers that Linux does not have and programs in C can call: numbers from 250 on. Linux gives out no more numbers; its last is 211
 //! (`include/uapi/linux/bpf.h`).
 
 use super::Helper;
@@ -75,6 +75,7 @@ mod tests {
     fn private_numbers_are_not_linux() {
         const LINUX: u8 = 211;
         let ours = Helper::ALL.iter().filter(|helper| **helper as u8 > LINUX);
+        let ours = ours.filter(|helper| !helper.is_of_expressions());
         let declared = PRIVATE.iter().map(|private| &private.helper);
         assert!(ours.eq(declared));
         for private in PRIVATE {

@@ -208,6 +208,15 @@ impl Helper {
             // What else it prints is not checked: a format may use none of it.
             Self::TracePrintk => Prototype::new([Read, Size], Scalar),
             Self::TraceVprintk => Prototype::new([Read, Size, ReadOrNull, SizeOrZero], Scalar),
+            Self::AgentPrintf => Prototype::new([Read, Size, ReadOrNull, SizeOrZero, Any], Scalar),
+            Self::AgentFail => Prototype::new([Any], Scalar),
+            Self::AgentRegister | Self::AgentVariable | Self::AgentCollectVariable => {
+                Prototype::new([Any, Any], Scalar)
+            }
+            Self::AgentRead
+            | Self::AgentSetVariable
+            | Self::AgentCollect
+            | Self::AgentCollectString => Prototype::new([Any, Any, Any], Scalar),
             Self::KtimeGetNs
             | Self::KtimeGetBootNs
             | Self::GetPrandomU32

@@ -283,3 +283,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn helpers_of_expressions_are_in_no_linked_program() {
+    let mut linked = crate::builtin::linked("stop").unwrap();
+    linked.programs[0]
+        .insns
+        .insert(0, crate::asm::call(Helper::AgentFail));
+    let error = linked.encode().unwrap_err();
+    assert_eq!(error, ParseError::HelperOfExpressions("agent_fail"));
+}
