@@ -11,12 +11,14 @@
 //! (FEAT_S1PIE), under which [`Permissions`] are not what the guest means; the address is right all
 //! the same.
 
+mod extent;
 mod regime;
 #[cfg(test)]
 mod tests;
 mod virt;
 mod walk;
 
+pub use extent::extent;
 pub use virt::{AccessCause, AccessError, read_virt, write_virt};
 
 use crate::addr::{Gpa, Gva};

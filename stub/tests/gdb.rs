@@ -78,6 +78,39 @@ fn registers_and_memory() {
     );
 }
 
+/// GDB 13 knows masks of pointers under another name, and takes these for registers like others.
+#[test]
+fn masks_of_pointers_disturb_nobody() {
+    let serving = Serving::start(1);
+    let output = gdb(
+        &serving,
+        &[
+            "set $tcr_el1 = 0x2000100010",
+            "p/x $pauth_dmask",
+            "p/x $pauth_cmask_high",
+            "bt",
+        ],
+    );
+    assert_in_order(
+        &output,
+        &["= 0x7f000000000000", "= 0xff7f000000000000", "#0  0x0"],
+    );
+}
+
+/// GDB says itself what a server cannot that does not offer it.
+#[test]
+fn non_stop_is_refused_and_the_next_session_works() {
+    let serving = Serving::start(1);
+    let connect = format!("target remote 127.0.0.1:{}", serving.port);
+    let output = run_gdb(&["set non-stop on", &connect]);
+    assert!(
+        output.contains("Non-stop mode requested, but remote does not support non-stop"),
+        "{output}"
+    );
+    let output = gdb(&serving, &["p/x $pc", "maint packet QNonStop:1"]);
+    assert_in_order(&output, &["= 0x400000", "a stop of one vCPU stops its VM"]);
+}
+
 #[test]
 fn breakpoints_steps_and_watchpoints() {
     let serving = Serving::start(2);

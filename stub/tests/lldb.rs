@@ -6,14 +6,23 @@ mod support;
 use std::process::Command;
 use support::serving::{Serving, assert_in_order, run_client};
 
+/// Connects LLDB to the server, gives it these commands and returns what it printed.
+fn lldb(serving: &Serving, commands: &[&str]) -> String {
+    let connect = format!("gdb-remote 127.0.0.1:{}", serving.port);
+    let lldb = std::env::var("LLDB").unwrap_or_else(|_| "lldb".to_string());
+    let mut command = Command::new(lldb);
+    command.args(["--no-lldbinit", "-b"]);
+    for line in [connect.as_str()].iter().chain(commands) {
+        command.args(["-o", line]);
+    }
+    run_client(&mut command)
+}
+
 #[test]
 #[ignore = "needs LLDB 14 or later, named by the variable LLDB"]
 fn attach_look_around_and_go() {
     let serving = Serving::start(2);
-    let connect = format!("gdb-remote 127.0.0.1:{}", serving.port);
-    let lldb = std::env::var("LLDB").unwrap_or_else(|_| "lldb".to_string());
     let commands = [
-        connect.as_str(),
         "register read x3 vbar_el1",
         "register write x5 0x77",
         "register read x5",
@@ -31,12 +40,7 @@ fn attach_look_around_and_go() {
         "process plugin packet monitor trace kprobe work count",
         "detach",
     ];
-    let mut command = Command::new(lldb);
-    command.args(["--no-lldbinit", "-b"]);
-    for line in commands {
-        command.args(["-o", line]);
-    }
-    let output = run_client(&mut command);
+    let output = lldb(&serving, &commands);
     assert_in_order(
         &output,
         &[
@@ -63,4 +67,60 @@ fn attach_look_around_and_go() {
     };
     let (old, new) = (value("old value: "), value("\nnew value: "));
     assert!(old.is_some() && old != new, "{output}");
+}
+
+#[test]
+#[ignore = "needs LLDB 14 or later, named by the variable LLDB"]
+fn threads_regions_and_expressions() {
+    let serving = Serving::start(2);
+    let output = lldb(
+        &serving,
+        &[
+            "breakpoint set -a 0x40000014",
+            "continue",
+            "thread list",
+            "thread select 2",
+            "register read pc",
+            "register write x7 0x1234",
+            "thread select 1",
+            "register read x7",
+            "expression (long)$x3 + 0x10",
+            "expression *(long *)($x3 + 0x40) = 55",
+            "memory read -s 8 -f d -c 1 0x40001040",
+            "memory region 0x40000014",
+            "memory region 0",
+            "process plugin packet send QNonStop:1",
+            "thread step-inst",
+            "detach",
+        ],
+    );
+    assert_in_order(
+        &output,
+        &[
+            "stop reason = breakpoint 1.1",
+            "thread #1: tid = 0x0001",
+            "name = 'vm1/vcpu0', stop reason = breakpoint 1.1",
+            "thread #2: tid = 0x0002",
+            "name = 'vm1/vcpu1'",
+            "pc = 0x00000000400000",
+            "x7 = 0x0000000000000000",
+            "(long) $0 = 1073745936",
+            "(long) $1 = 55",
+            "0x40001040: 55",
+            "[0x0000000040000000-0x0000000040040000) rwx",
+            "[0x0000000000000000-0x0000000001001000) ---",
+            "response: E16;",
+            "stop reason = instruction step into",
+            "Process 1 detached",
+        ],
+    );
+}
+
+#[test]
+#[ignore = "needs LLDB 14 or later, named by the variable LLDB"]
+fn a_stop_probe_is_a_stop_reason() {
+    let serving = Serving::start(1);
+    let monitor = "process plugin packet monitor trace kprobe work count --stop";
+    let output = lldb(&serving, &[monitor, "continue"]);
+    assert_in_order(&output, &["stop reason = probe 1: kprobe vm1:work"]);
 }

@@ -187,6 +187,13 @@ impl FakeMachine {
         }
     }
 
+    /// Switches a vCPU off as the guest's `CPU_OFF` does.
+    pub fn switch_off(&self, vcpu: VcpuId) {
+        if let Some(vcpu) = self.state.lock().vcpus.get_mut(usize::from(vcpu.0)) {
+            *vcpu = Vcpu::off(vcpu.sys.get(SysReg::MpidrEl1));
+        }
+    }
+
     /// Lets the vCPUs that may run execute up to `steps` instructions each, in turn, until the VM
     /// is held or no vCPU can move. Returns how many instructions were executed.
     pub fn run(&self, steps: usize) -> usize {

@@ -53,13 +53,17 @@ pub(super) fn stop_reply(pid: u64, body: &[u8]) -> Vec<u8> {
         Some((head, _)) if matches!(head[0], b'W' | b'X') => {
             [head, format!(";process:{pid:x}").as_bytes()].concat()
         }
+        Some((head, thread)) if head[0] == b'w' => {
+            let tid = thread.strip_prefix(b";").unwrap_or(thread);
+            [head, format!(";p{pid:x}.").as_bytes(), tid].concat()
+        }
         _ => body.to_vec(),
     }
 }
 
 /// Whether this is the answer to something that lets an inferior run.
 pub(super) fn is_stop_reply(body: &[u8]) -> bool {
-    matches!(body.first(), Some(b'T' | b'S' | b'W' | b'X'))
+    matches!(body.first(), Some(b'T' | b'S' | b'W' | b'X' | b'w'))
 }
 
 /// The threads of a reply to `qfThreadInfo`, `m01,02`, each with its process.
@@ -100,6 +104,7 @@ mod tests {
             b"T0520:00;thread:p64.02;name:a;"
         );
         assert_eq!(told(b"W00"), b"W00;process:64");
+        assert_eq!(told(b"w00;2"), b"w00;p64.2");
         assert_eq!(told(b"X09"), b"X09;process:64");
         assert_eq!(told(b"OK"), b"OK");
     }

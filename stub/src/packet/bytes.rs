@@ -11,6 +11,17 @@ pub(crate) fn hex_encode(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends binary data as the protocol writes it (GDB manual, E.1 "Binary Data"). `*` is escaped because a reply may not
+/// hold one that means no repetition.
+pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for byte in bytes {
+        match byte {
+            b'#' | b'$' | b'}' | b'*' => out.extend([b'}', byte ^ 0x20]),
+            _ => out.push(*byte),
+        }
+    }
+}
+
 /// The bytes that pairs of digits stand for, or `None` where something else is there.
 pub(crate) fn hex_decode(digits: &[u8]) -> Option<Vec<u8>> {
     if !digits.len().is_multiple_of(2) {
@@ -51,6 +62,13 @@ mod tests {
         assert_eq!(hex_number(b""), None);
         assert_eq!(hex_number(b"-1"), None);
         assert_eq!(hex_number(b"0x1"), None);
+    }
+
+    #[test]
+    fn escapes() {
+        let mut out = Vec::new();
+        escape(b"a#$}*z", &mut out);
+        assert_eq!(out, b"a}\x03}\x04}]}\nz");
     }
 
     #[test]

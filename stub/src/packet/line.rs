@@ -51,5 +51,8 @@ fn is_introduction(incoming: &Incoming) -> bool {
     let Incoming::Packet(body) = incoming else {
         return false;
     };
-    matches!(request::parse(body), Request::Supported | Request::NoAcks)
+    matches!(
+        request::parse(body),
+        Request::Supported(_) | Request::NoAcks
+    )
 }

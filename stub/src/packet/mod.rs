@@ -11,7 +11,7 @@ mod line;
 mod outbox;
 pub(crate) mod request;
 
-pub(crate) use bytes::{hex_decode, hex_encode, hex_number};
+pub(crate) use bytes::{escape, hex_decode, hex_encode, hex_number};
 pub(crate) use framer::{Framer, Incoming};
 pub(crate) use line::Line;
 pub(crate) use outbox::Outbox;

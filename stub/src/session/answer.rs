@@ -4,7 +4,6 @@ use super::{Session, State};
 use crate::packet::request::{Errno, Request};
 use crate::target::{Role, tid};
 use alloc::format;
-use alloc::vec::Vec;
 use probes::addr::Gva;
 
 impl Session {
@@ -13,13 +12,16 @@ impl Session {
             return self.refuse(Errno::Busy);
         }
         if self.target.role() == Role::Tool && !answered_to_tools(&request) {
-            return self.reply(&error_text(NOTHING_DEBUGGED));
+            return self.explain_refusal(Errno::Inval, NOTHING_DEBUGGED);
         }
         match request {
             Request::Stub(body) => self.ask_stub(&body),
             Request::Fixed(body) => self.reply(body),
             Request::Refused(errno) => self.refuse(errno),
-            Request::Supported => self.greet(),
+            Request::Explained(text) => self.explain_refusal(Errno::Inval, text),
+            Request::OnThread(threads, body) => self.ask_stub_on(threads, &body),
+            Request::Set(setting) => self.set(setting),
+            Request::Supported(errors) => self.greet(errors),
             Request::NoAcks => {
                 self.reply(b"OK");
                 self.outbox.stop_acks();
@@ -52,7 +54,13 @@ impl Session {
                 self.reply(KILLED);
                 self.release_client();
             }
+            Request::ReadBinary(address, length) => self.read_binary(address, length),
+            Request::ProbeBinary => self.read_bare(),
             Request::MemoryRegion(address) => self.tell_region(Gva(address)),
+            Request::HostInfo => self.tell_host(),
+            Request::ThreadsJson => self.tell_threads(),
+            Request::SaveRegisters(threads) => self.save_registers(threads),
+            Request::RestoreRegisters(number) => self.restore_registers(number),
         }
     }
 
@@ -60,16 +68,12 @@ impl Session {
         self.outbox.packet(body);
     }
 
-    pub(super) fn refuse(&mut self, errno: Errno) {
-        self.reply(format!("E{:02x}", errno as u8).as_bytes());
-    }
-
     /// Hands a packet to gdbstub and passes its replies on. Where the target has words for an error, the client gets
-    /// them (`E.` and text, GDB manual E.1 "Standard replies").
+    /// them.
     pub(super) fn ask_stub(&mut self, body: &[u8]) {
         let replies = self.stub.handle(&mut self.target, body);
         if let Some(refusal) = self.target.take_refusal() {
-            return self.reply(&error_text(&refusal));
+            return self.explain_refusal(Errno::Inval, &refusal);
         }
         match replies {
             Ok(bodies) => bodies.iter().for_each(|body| self.outbox.packet(body)),
@@ -92,7 +96,9 @@ fn answered_to_tools(request: &Request) -> bool {
         Request::Stub(body) => body.starts_with(b"qRcmd") || body.starts_with(b"vFile:"),
         Request::Fixed(_)
         | Request::Refused(_)
-        | Request::Supported
+        | Request::Explained(_)
+        | Request::Set(_)
+        | Request::Supported(_)
         | Request::NoAcks
         | Request::Halted
         | Request::Threads
@@ -106,21 +112,12 @@ fn answered_to_tools(request: &Request) -> bool {
 fn answered_while_running(request: &Request) -> bool {
     matches!(
         request,
-        Request::Fixed(_) | Request::Refused(_) | Request::NoAcks | Request::Detach | Request::Kill
+        Request::Fixed(_)
+            | Request::Refused(_)
+            | Request::Explained(_)
+            | Request::Set(_)
+            | Request::NoAcks
+            | Request::Detach
+            | Request::Kill
     )
-}
-
-/// An error reply with text. Characters that would need an escape do not occur in what a client reads as text, so they
-/// are replaced.
-pub(crate) fn error_text(text: &str) -> Vec<u8> {
-    let mut body = Vec::from(*b"E.");
-    let safe = |byte| {
-        if matches!(byte, b'#' | b'$' | b'}' | b'*' | b'\n') {
-            b' '
-        } else {
-            byte
-        }
-    };
-    body.extend(text.bytes().map(safe));
-    body
 }

@@ -1,7 +1,9 @@
 //! `qSupported`: what this server can do.
 
 use super::Session;
+use super::settings::Settings;
 use crate::packet::PACKET_SIZE;
+use crate::packet::request::Errors;
 use crate::target::Role;
 use alloc::format;
 use alloc::string::String;
@@ -13,6 +15,10 @@ const DEBUGGER: &[&str] = &[
     "vContSupported+",
     "swbreak+",
     "hwbreak+",
+    "binary-upload+",
+    "QThreadEvents+",
+    "QPassSignals+",
+    "QProgramSignals+",
     "qXfer:features:read+",
     "qXfer:memory-map:read+",
     "qXfer:threads:read+",
@@ -23,7 +29,14 @@ const TOOL: &[&str] = &["QStartNoAckMode+"];
 
 impl Session {
     /// A client introduces itself.
-    pub(super) fn greet(&mut self) {
+    pub(super) fn greet(&mut self, errors: Errors) {
+        if !self.greeted {
+            // What is set was set by packets that a client before it had left in the channel.
+            self.settings = Settings {
+                errors,
+                ..Settings::default()
+            };
+        }
         self.greeted = true;
         self.reply(greeting(self.target.role()).as_bytes());
     }

@@ -19,10 +19,15 @@ mod answer;
 mod greet;
 mod inferior;
 mod landing;
+mod lldb;
 mod memory;
+mod registers;
 mod resume;
+mod settings;
 mod stop;
+mod stop_reply;
 mod stub;
+mod thread_events;
 mod threads;
 mod transfer;
 
@@ -38,10 +43,11 @@ use landing::Rewound;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
 use probes::tracepoint::Event;
+use settings::Settings;
 use stub::Stub;
 
-pub(crate) use answer::error_text;
 pub(crate) use greet::greeting;
+pub(crate) use settings::error_text;
 
 /// Whom the VM serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +96,8 @@ pub struct Session {
     rewound: BTreeMap<VcpuId, Rewound>,
     /// The threads that a bare `c` or `s` means.
     resume_focus: Threads,
+    /// What the client wants of the protocol.
+    settings: Settings,
     /// Number of the next line of live output.
     next_line: u64,
     /// Events that were lost before those that the client has seen.
@@ -135,6 +143,7 @@ impl Session {
             pending: VecDeque::new(),
             rewound: BTreeMap::new(),
             resume_focus: Threads::Any,
+            settings: Settings::default(),
             next_line: 0,
             told_lost: 0,
         }
@@ -238,10 +247,10 @@ impl Session {
             (State::Vacant, Request::Detach | Request::Kill) => {}
             (State::Vacant, _) => {
                 if let Err(taken) = self.attach() {
-                    return self.reply(&error_text(&taken.to_string()));
+                    return self.explain_refusal(Errno::Busy, &taken.to_string());
                 }
             }
-            (State::Stopped, Request::Supported) if !self.greeted => self.forget_leftovers(),
+            (State::Stopped, Request::Supported(_)) if !self.greeted => self.forget_leftovers(),
             _ => {}
         }
         self.answer(request);
@@ -252,8 +261,8 @@ impl Session {
     fn is_new_client(&self, request: &Request) -> bool {
         let runs = self.state == State::Running;
         match (self.arrivals, request) {
-            (Arrivals::Told, Request::Supported) => !self.greeted && runs,
-            (Arrivals::Guessed, Request::Supported) => self.greeted || runs,
+            (Arrivals::Told, Request::Supported(_)) => !self.greeted && runs,
+            (Arrivals::Guessed, Request::Supported(_)) => self.greeted || runs,
             (Arrivals::Guessed, Request::NoAcks) => !self.outbox.expects_acks(),
             _ => false,
         }
@@ -331,6 +340,7 @@ impl Session {
         self.pending.clear();
         self.greeted = false;
         self.resume_focus = Threads::Any;
+        self.settings = Settings::default();
         self.target.forget_client();
         self.stub.rebuild(&mut self.target);
     }

@@ -7,7 +7,6 @@ use crate::target::tid;
 use crate::tracepoints::DebugStop;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use gdbstub::common::Signal;
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::breakpoints::WatchKind as GdbWatchKind;
@@ -52,7 +51,7 @@ impl Session {
                     self.report(stop);
                 }
             }
-            None if self.finish_if_off() => {}
+            None if self.finish_if_off() || self.stop_for_thread_event() => {}
             None => self.tell_output(OUTPUT_WINDOW),
         }
     }
@@ -124,19 +123,11 @@ impl Session {
         self.rewind_to_pad(stop);
         match self.stub.report(&mut self.target, reason(stop)) {
             Ok(bodies) => bodies.into_iter().for_each(|body| {
-                let body = self.with_name(body, stop.vcpu);
+                let body = self.complete_stop_reply(body, stop.vcpu);
                 self.outbox.packet(&body);
             }),
             Err(_) => self.tell_why_halted(),
         }
-    }
-
-    /// A stop reply that names its thread: the only place where LLDB looks for names. GDB skips the key.
-    fn with_name(&self, mut body: Vec<u8>, vcpu: VcpuId) -> Vec<u8> {
-        if body.starts_with(b"T") {
-            body.extend(format!("name:{};", self.target.vcpu_name(vcpu)).bytes());
-        }
-        body
     }
 
     /// `?`, and the stop reply where gdbstub could not make one.
@@ -164,7 +155,7 @@ impl Session {
 
     fn tell_stands(&mut self, signal: Signal, vcpu: VcpuId) {
         let body = format!("T{:02x}thread:{:02x};", signal.0, tid(vcpu));
-        let body = self.with_name(body.into_bytes(), vcpu);
+        let body = self.complete_stop_reply(body.into_bytes(), vcpu);
         self.reply(&body);
     }
 
@@ -173,12 +164,9 @@ impl Session {
         let vm = self.space.vm();
         let line = match stop.reason {
             StopReason::Site { probe: Some(id) } => {
-                let mut listing = self.space.list().into_iter();
-                let entry = listing.find(|entry| entry.id == Some(ProbeId(id)));
-                let what = entry.map_or_else(String::new, |entry| describe(vm, &entry));
                 let name = self.target.vcpu_name(stop.vcpu);
                 let cpu = name.rsplit('/').next().unwrap_or_default();
-                format!("probe {id}{what} stopped {cpu}\n")
+                format!("{} stopped {cpu}\n", self.probe_words(id))
             }
             StopReason::Reset => {
                 format!("{vm} was reset: it stands before its first instruction\n")
@@ -186,6 +174,14 @@ impl Session {
             _ => return,
         };
         self.outbox.console(line.as_bytes());
+    }
+
+    /// A probe as users know it: `probe 1: kprobe vm1:vfs_read`.
+    pub(super) fn probe_words(&self, id: u32) -> String {
+        let mut listing = self.space.list().into_iter();
+        let entry = listing.find(|entry| entry.id == Some(ProbeId(id)));
+        let what = entry.map_or_else(String::new, |entry| describe(self.space.vm(), &entry));
+        format!("probe {id}{what}")
     }
 
     /// Lines that waited for the VM to run.

@@ -2,9 +2,10 @@
 //!
 //! gdbstub_arch's AArch64 does not serve: its `g` packet has FPSR and FPCR swapped against its XML, and its 72 KB of
 //! system registers have numbers up to 65535, which break `collect $regs`. Here the order of [`RegisterId::from_number`],
-//! of the `g` packet and of [`super::description`] is one: x0 to x30, SP, PC, CPSR, V0 to V31, FPSR, FPCR, then
-//! [`SysReg::ALL`], numbered without a gap. A guest's vCPU has [`SysReg::GUEST`] of these.
+//! of the `g` packet and of [`super::description`] is one: x0 to x30, SP, PC, CPSR, V0 to V31, FPSR, FPCR, the masks of
+//! pointers, then [`SysReg::ALL`], numbered without a gap. A guest's vCPU has [`SysReg::GUEST`] of these.
 
+use super::pointer_masks::{Half, PointerKind, pointer_mask};
 use core::num::NonZeroUsize;
 use gdbstub::arch::{Arch, RegId, Registers};
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs};
@@ -16,7 +17,16 @@ const CPSR: usize = 33;
 const V0: usize = 34;
 const FPSR: usize = 66;
 const FPCR: usize = 67;
-const SYSTEM: usize = 68;
+const MASKS: usize = 68;
+const SYSTEM: usize = MASKS + POINTER_MASKS.len();
+
+/// What GDB 14 and later know as `pauth_dmask`, `pauth_cmask`, `pauth_dmask_high`, `pauth_cmask_high`, in this order.
+const POINTER_MASKS: [(PointerKind, Half); 4] = [
+    (PointerKind::Data, Half::Low),
+    (PointerKind::Code, Half::Low),
+    (PointerKind::Data, Half::High),
+    (PointerKind::Code, Half::High),
+];
 
 /// Whose registers: their numbers are dense, and those of a guest are the first of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -79,6 +89,8 @@ pub(crate) enum RegisterId {
     Fpsr,
     /// Floating-point control.
     Fpcr,
+    /// Which bits of a pointer are not address. Made from `TCR_EL1`; it cannot be written.
+    PointerMask(PointerKind, Half),
     /// A system register.
     System(SysReg),
 }
@@ -94,8 +106,30 @@ impl RegisterId {
             V0..FPSR => Self::V((number - V0) as u8),
             FPSR => Self::Fpsr,
             FPCR => Self::Fpcr,
+            MASKS..SYSTEM => {
+                let (kind, half) = POINTER_MASKS[number - MASKS];
+                Self::PointerMask(kind, half)
+            }
             _ => Self::System(*SysReg::ALL.get(number - SYSTEM)?),
         })
+    }
+
+    /// Its number in the protocol.
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::X(n) => usize::from(n),
+            Self::Sp => SP,
+            Self::Pc => PC,
+            Self::Cpsr => CPSR,
+            Self::V(n) => V0 + usize::from(n),
+            Self::Fpsr => FPSR,
+            Self::Fpcr => FPCR,
+            Self::PointerMask(kind, half) => {
+                let mut masks = POINTER_MASKS.iter();
+                MASKS + masks.position(|mask| *mask == (kind, half)).unwrap_or(0)
+            }
+            Self::System(register) => SYSTEM + register as usize,
+        }
     }
 
     /// Bytes of the register in the protocol.
@@ -103,7 +137,7 @@ impl RegisterId {
         match self {
             Self::Cpsr | Self::Fpsr | Self::Fpcr => 4,
             Self::V(_) => 16,
-            Self::X(_) | Self::Sp | Self::Pc | Self::System(_) => 8,
+            Self::X(_) | Self::Sp | Self::Pc | Self::PointerMask(..) | Self::System(_) => 8,
         }
     }
 }
@@ -143,6 +177,7 @@ impl VcpuRegisters {
             RegisterId::V(n) => self.fp.v[usize::from(n)],
             RegisterId::Fpsr => self.fp.fpsr.into(),
             RegisterId::Fpcr => self.fp.fpcr.into(),
+            RegisterId::PointerMask(kind, half) => pointer_mask(&self.sys, kind, half).into(),
             RegisterId::System(register) => self.sys.get(register).into(),
         }
     }
@@ -161,6 +196,7 @@ impl VcpuRegisters {
             RegisterId::V(n) => self.fp.v[usize::from(n)] = value,
             RegisterId::Fpsr => self.fp.fpsr = value as u32,
             RegisterId::Fpcr => self.fp.fpcr = value as u32,
+            RegisterId::PointerMask(..) => return Err(NotWritable),
             RegisterId::System(register) => match register.access() {
                 SysRegAccess::ReadWrite => self.sys.set(register, value as u64),
                 SysRegAccess::ReadOnly => return Err(NotWritable),
@@ -208,7 +244,8 @@ impl Registers for VcpuRegisters {
             let (value, later) = rest.split_at_checked(register.size()).ok_or(())?;
             rest = later;
             match (register, self.set(register, value)) {
-                (_, Ok(())) | (RegisterId::System(_), Err(NotWritable)) => {}
+                (_, Ok(())) => {}
+                (RegisterId::PointerMask(..) | RegisterId::System(_), Err(NotWritable)) => {}
                 (_, Err(NotWritable)) => return Err(()),
             }
         }
@@ -238,7 +275,8 @@ mod tests {
             bytes[fpsr..fpsr + 8],
             [0x11, 0x11, 0x11, 0x11, 0x22, 0x22, 0x22, 0x22]
         );
-        assert_eq!(bytes.len(), fpsr + 8 + 8 * SysReg::GUEST.len());
+        let rest = POINTER_MASKS.len() + SysReg::GUEST.len();
+        assert_eq!(bytes.len(), fpsr + 8 + 8 * rest);
     }
 
     #[test]
@@ -278,6 +316,7 @@ mod tests {
     fn numbers_are_dense() {
         let all = RegisterSet::Hypervisor;
         assert_eq!(all.registers().count(), all.count());
+        assert!(all.registers().map(RegisterId::number).eq(0..all.count()));
         assert_eq!(RegisterId::from_number(all.count()), None);
         assert_eq!(RegisterId::from_number(usize::MAX), None);
     }

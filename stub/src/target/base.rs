@@ -26,8 +26,18 @@ impl DebugTarget {
         Ok(regs)
     }
 
+    /// Reads memory as a vCPU sees it, as far as it is there, and says how many bytes that are; `None` where not even the
+    /// first is, or the vCPU is off.
+    pub(crate) fn read_memory(&self, vcpu: VcpuId, start: u64, data: &mut [u8]) -> Option<usize> {
+        let regs = self.translation(vcpu).ok()?;
+        match read_virt(&regs, self.machine(), Gva(start), data) {
+            Ok(()) => Some(data.len()),
+            Err(error) => (error.done > 0).then_some(error.done),
+        }
+    }
+
     /// All registers of a vCPU.
-    pub(super) fn registers(&self, vcpu: VcpuId) -> Result<VcpuRegisters, NoVcpu> {
+    pub(crate) fn registers(&self, vcpu: VcpuId) -> Result<VcpuRegisters, NoVcpu> {
         let machine = self.machine();
         Ok(VcpuRegisters {
             set: super::register_set(self.space),
@@ -39,7 +49,7 @@ impl DebugTarget {
 
     /// Writes the registers of `new` that differ from `old`: writing a system register can have effects even where it
     /// changes nothing.
-    pub(super) fn change_registers(
+    pub(crate) fn change_registers(
         &self,
         vcpu: VcpuId,
         old: &VcpuRegisters,
@@ -94,12 +104,7 @@ impl MultiThreadBase for DebugTarget {
     /// Reads as far as memory is there; an error only where not even the first byte is.
     fn read_addrs(&mut self, start: u64, data: &mut [u8], tid: Tid) -> TargetResult<usize, Self> {
         let vcpu = self.vcpu_or_error(tid)?;
-        let regs = self.translation(vcpu).map_err(no_thread)?;
-        match read_virt(&regs, self.machine(), Gva(start), data) {
-            Ok(()) => Ok(data.len()),
-            Err(error) if error.done == 0 => Err(FAULT),
-            Err(error) => Ok(error.done),
-        }
+        self.read_memory(vcpu, start, data).ok_or(FAULT)
     }
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {

@@ -1,6 +1,7 @@
 //! The target description: `target.xml` (GDB manual, appendix G).
 
 use super::arch::{RegisterId, RegisterSet};
+use super::pointer_masks::{Half, PointerKind};
 use alloc::string::String;
 use core::fmt::{self, Write};
 use gdbstub::target::TargetResult;
@@ -11,6 +12,9 @@ use probes::regs::SysReg;
 /// GDB insists on these two names and on the registers in them (GDB manual, G.5.1 "AArch64 Features").
 const CORE: &str = "org.gnu.gdb.aarch64.core";
 const FPU: &str = "org.gnu.gdb.aarch64.fpu";
+/// Masks that take a pointer authentication code off a pointer (GDB manual, G.5.1.4). GDB 13 and earlier skip the name
+/// with `_v2`; the one without it makes GDB 9 to 12 crash, and GDB 13 take the upper half off kernel addresses.
+const POINTER_MASKS: &str = "org.gnu.gdb.aarch64.pauth_v2";
 /// Ours: GDB shows its registers under `info registers system`.
 const SYSTEM: &str = "org.periscope.aarch64.system";
 
@@ -83,6 +87,9 @@ fn write_xml(xml: &mut String, set: RegisterSet) -> fmt::Result {
             RegisterId::V(0) => {
                 write!(xml, "</feature>\n<feature name=\"{FPU}\">\n{VECTOR_TYPES}")?;
             }
+            RegisterId::PointerMask(PointerKind::Data, Half::Low) => {
+                write!(xml, "</feature>\n<feature name=\"{POINTER_MASKS}\">\n")?;
+            }
             RegisterId::System(register) if register as usize == 0 => {
                 write!(xml, "</feature>\n<feature name=\"{SYSTEM}\">\n")?;
             }
@@ -105,6 +112,20 @@ fn write_register(xml: &mut String, number: usize, register: RegisterId) -> fmt:
         RegisterId::V(n) => write!(xml, "v{n}\" type=\"aarch64v\"")?,
         RegisterId::Fpsr => write!(xml, "fpsr\" type=\"int\" group=\"float\"")?,
         RegisterId::Fpcr => write!(xml, "fpcr\" type=\"int\" group=\"float\"")?,
+        RegisterId::PointerMask(kind, half) => {
+            let kind = match kind {
+                PointerKind::Data => 'd',
+                PointerKind::Code => 'c',
+            };
+            let half = match half {
+                Half::Low => "",
+                Half::High => "_high",
+            };
+            write!(
+                xml,
+                "pauth_{kind}mask{half}\" type=\"uint64\" group=\"system\" save-restore=\"no\""
+            )?;
+        }
         // GDB must not save and restore these around the calls that it makes in a guest.
         RegisterId::System(register) => {
             let name = register.name();

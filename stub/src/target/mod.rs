@@ -7,6 +7,7 @@ pub(crate) mod description;
 mod host_io;
 mod memory_map;
 mod monitor;
+pub(crate) mod pointer_masks;
 mod registers;
 mod resume;
 mod thread_extra_info;

@@ -208,8 +208,7 @@ impl Bench {
 
     /// What `monitor line` prints.
     pub fn monitor(&mut self, line: &str) -> String {
-        let hex: String = line.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let mut replies = self.ask_all(&format!("qRcmd,{hex}"));
+        let mut replies = self.ask_all(&format!("qRcmd,{}", hex(line)));
         assert_eq!(replies.pop().as_deref(), Some("OK"));
         replies
             .iter()
@@ -224,6 +223,29 @@ impl Bench {
     }
 }
 
+/// Eight bytes as the protocol writes a register.
+pub fn le(value: u64) -> String {
+    format!("{:016x}", value.swap_bytes())
+}
+
+/// Text as pairs of digits.
+pub fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes the escapes out of binary data that is text.
+pub fn unescape(body: &str) -> String {
+    let mut chars = body.chars();
+    let mut text = String::new();
+    while let Some(char) = chars.next() {
+        text.push(match char {
+            '}' => char::from(chars.next().expect("something is escaped") as u8 ^ 0x20),
+            char => char,
+        });
+    }
+    text
+}
+
 /// A body in its frame.
 pub fn frame(body: &str) -> Vec<u8> {
     frame_bytes(body.as_bytes())
@@ -235,8 +257,14 @@ pub fn frame_bytes(body: &[u8]) -> Vec<u8> {
     [b"$", body, format!("#{sum:02x}").as_bytes()].concat()
 }
 
-/// Takes the frames off, after looking at their checksums.
+/// Takes the frames off, after looking at their checksums. Stop replies lose their registers ([`stop_registers`]).
 pub fn bodies(raw: &str) -> Vec<String> {
+    let bodies = all_of(raw).into_iter();
+    bodies.map(|body| without_registers(&body)).collect()
+}
+
+/// The same with the registers.
+pub fn all_of(raw: &str) -> Vec<String> {
     let frames = raw.trim_start_matches(['+', '-']).split('$').skip(1);
     frames
         .map(|rest| {
@@ -246,6 +274,30 @@ pub fn bodies(raw: &str) -> Vec<String> {
             console(body).unwrap_or_else(|| body.to_string())
         })
         .collect()
+}
+
+/// A stop reply's registers: number and digits.
+pub fn stop_registers(body: &str) -> Vec<(usize, String)> {
+    let pairs = body.get(3..).unwrap_or_default().split(';');
+    pairs
+        .filter_map(|pair| {
+            let (number, digits) = pair.split_once(':')?;
+            Some((usize::from_str_radix(number, 16).ok()?, digits.to_string()))
+        })
+        .collect()
+}
+
+fn without_registers(body: &str) -> String {
+    if !body.starts_with('T') {
+        return body.to_string();
+    }
+    let (signal, pairs) = body.split_at(3);
+    let is_register = |pair: &&str| {
+        let key = pair.split(':').next().unwrap_or_default();
+        usize::from_str_radix(key, 16).is_ok()
+    };
+    let kept = pairs.split_inclusive(';').filter(|pair| !is_register(pair));
+    [signal].into_iter().chain(kept).collect()
 }
 
 fn console(body: &str) -> Option<String> {

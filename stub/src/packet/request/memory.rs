@@ -1,4 +1,4 @@
-//! Memory: `m`, `M`, `X`.
+//! Memory: `m`, `x`, `M`, `X`.
 
 use super::{Request, UNKNOWN, split_at};
 use crate::packet::{PACKET_SIZE, hex_decode, hex_number};
@@ -27,6 +27,16 @@ pub(super) fn read_memory(bytes: &[u8]) -> Option<Request> {
     Some(Request::Stub(
         format!("m{address:x},{length:x}").into_bytes(),
     ))
+}
+
+/// `x`: LLDB before 21 asks for no bytes at 0 to see whether there is such a packet.
+pub(super) fn read_binary(bytes: &[u8]) -> Option<Request> {
+    let (address, length) = split_at(bytes, b',')?;
+    let (address, length) = (hex_number(address)?, hex_number(length)?);
+    Some(match (address, length) {
+        (0, 0) => Request::ProbeBinary,
+        _ => Request::ReadBinary(address, length),
+    })
 }
 
 pub(super) fn write_memory(bytes: &[u8]) -> Option<Request> {
@@ -80,6 +90,18 @@ mod tests {
         assert_eq!(parse(b"m10000000000000000,4"), MALFORMED);
         assert_eq!(parse(b"m,4"), MALFORMED);
         assert_eq!(parse(b"m4"), MALFORMED);
+    }
+
+    #[test]
+    fn binary_reads() {
+        assert_eq!(parse(b"x0,0"), Request::ProbeBinary);
+        assert_eq!(parse(b"x1000,8"), Request::ReadBinary(0x1000, 8));
+        assert_eq!(
+            parse(b"xffffffffffffffff,ffffffffffffffff"),
+            Request::ReadBinary(u64::MAX, u64::MAX)
+        );
+        assert_eq!(parse(b"x10"), MALFORMED);
+        assert_eq!(parse(b"x,4"), MALFORMED);
     }
 
     #[test]

@@ -4,39 +4,25 @@
 //! on, or half understands. Whatever is not known here gets the empty reply, as the protocol asks.
 
 mod breakpoints;
+mod errors;
 mod files;
 mod lldb;
 mod memory;
 mod registers;
 mod resume;
+mod settings;
 mod threads;
 mod transfer;
 
+pub(crate) use errors::{Errno, Errors};
 pub(crate) use memory::MAX_READ;
 pub(crate) use resume::{Action, Motion};
+pub(crate) use settings::{Setting, Wanted};
 pub(crate) use threads::Threads;
 
-use super::{hex_decode, hex_number};
+use super::hex_decode;
 use alloc::vec::Vec;
 use threads::with_threads;
-
-/// Error numbers of the protocol's `E` replies. Their meaning is not standardised; these are Linux'.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Errno {
-    /// No such thread.
-    Srch = 3,
-    /// The stub failed on the packet.
-    Io = 5,
-    /// An address is not mapped.
-    Fault = 14,
-    /// The vCPUs run.
-    Busy = 16,
-    /// The packet is malformed, or asks for what cannot be honoured.
-    Inval = 22,
-    /// More than the layer takes.
-    TooBig = 7,
-}
 
 /// A packet, understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,8 +33,14 @@ pub(crate) enum Request {
     Fixed(&'static [u8]),
     /// Cannot be honoured.
     Refused(Errno),
-    /// `qSupported`: a client introduces itself.
-    Supported,
+    /// Cannot be honoured, for a reason that the client is told.
+    Explained(&'static str),
+    /// For gdbstub, about the registers of a thread that is not the current one (LLDB).
+    OnThread(Threads, Vec<u8>),
+    /// A wish about the protocol.
+    Set(Setting),
+    /// `qSupported`: a client introduces itself, and says how it wants errors.
+    Supported(Errors),
     /// `QStartNoAckMode`.
     NoAcks,
     /// `?`: why the target stands.
@@ -77,8 +69,20 @@ pub(crate) enum Request {
     Detach,
     /// `k`: the same with the reply that LLDB expects.
     Kill,
+    /// `x`: reads memory, the reply in binary: address and length.
+    ReadBinary(u64, u64),
+    /// `x0,0`: whether there is the `x` of LLDB, whose replies begin with the data.
+    ProbeBinary,
     /// `qMemoryRegionInfo` (LLDB): about an address.
     MemoryRegion(u64),
+    /// `qHostInfo` (LLDB).
+    HostInfo,
+    /// `jThreadsInfo` (LLDB): why all threads stand.
+    ThreadsJson,
+    /// `QSaveRegisterState` (LLDB): keeps a thread's registers.
+    SaveRegisters(Threads),
+    /// `QRestoreRegisterState` (LLDB): puts back what was kept under a number.
+    RestoreRegisters(u32),
 }
 
 const UNKNOWN: Request = Request::Fixed(b"");
@@ -90,16 +94,14 @@ pub(crate) fn parse(body: &[u8]) -> Request {
         b"?" => Request::Halted,
         b"k" => Request::Kill,
         b"D" | [b'D', b';', ..] => Request::Detach,
-        b"g" => Request::Stub(body.to_vec()),
-        [b'G', values @ ..] => hex_or_malformed(body, values),
+        [b'g' | b'G' | b'p' | b'P', ..] => registers::on_any_thread(body),
         [b'H', b'g', id @ ..] => with_threads(id, Request::Focus),
         [b'H', b'c', id @ ..] => with_threads(id, Request::ResumeFocus),
         [b'T', id @ ..] => with_threads(id, Request::Alive),
         [b'm', range @ ..] => memory::read_memory(range).unwrap_or(MALFORMED),
+        [b'x', range @ ..] => memory::read_binary(range).unwrap_or(MALFORMED),
         [b'M', rest @ ..] => memory::write_memory(rest).unwrap_or(MALFORMED),
         [b'X', rest @ ..] => memory::write_memory_binary(rest).unwrap_or(MALFORMED),
-        [b'p', number @ ..] => registers::read_register(number).unwrap_or(MALFORMED),
-        [b'P', rest @ ..] => registers::write_register(rest).unwrap_or(MALFORMED),
         [b'Z' | b'z', ..] => breakpoints::breakpoint(body).unwrap_or(MALFORMED),
         b"c" => Request::ResumeFocused(Motion::Continue),
         b"s" => Request::ResumeFocused(Motion::Step),
@@ -108,8 +110,10 @@ pub(crate) fn parse(body: &[u8]) -> Request {
         // Resuming at another address: no client of today sends it, and a `P` of the PC says the same.
         [b'c' | b's', ..] => MALFORMED,
         [b'q', ..] => query(body),
-        [b'Q', ..] if body == b"QStartNoAckMode" => Request::NoAcks,
+        [b'Q', ..] => settings::setting(body),
         [b'v', ..] => verb(body),
+        [b'_', ..] => lldb::allocation(body),
+        b"jThreadsInfo" => Request::ThreadsJson,
         _ => UNKNOWN,
     }
 }
@@ -118,7 +122,7 @@ pub(crate) fn parse(body: &[u8]) -> Request {
 fn query(body: &[u8]) -> Request {
     let (name, rest) = split_name(body);
     match name {
-        b"qSupported" => Request::Supported,
+        b"qSupported" => Request::Supported(errors::introduction(body)),
         b"qC" => Request::CurrentThread,
         b"qAttached" => Request::Fixed(b"1"),
         b"qfThreadInfo" => Request::Threads,
@@ -126,15 +130,7 @@ fn query(body: &[u8]) -> Request {
         b"qThreadExtraInfo" => with_threads(rest, Request::ThreadName),
         b"qRcmd" => hex_or_malformed(body, rest),
         b"qXfer" => transfer::transfer(rest).unwrap_or(UNKNOWN),
-        b"qHostInfo" => Request::Fixed(lldb::HOST_INFO),
-        b"qWatchpointSupportInfo" => Request::Fixed(lldb::WATCHPOINT_INFO),
-        b"qProcessInfo" => Request::Fixed(lldb::PROCESS_INFO),
-        b"qMemoryRegionInfo" => hex_number(rest).map_or(UNKNOWN, Request::MemoryRegion),
-        // No separator stands between its name and the thread.
-        _ => match body.strip_prefix(b"qThreadStopInfo") {
-            Some(id) => with_threads(id, Request::ThreadStop),
-            None => UNKNOWN,
-        },
+        _ => lldb::query(name, rest).unwrap_or(UNKNOWN),
     }
 }
 
@@ -199,9 +195,8 @@ pub(super) mod tests {
             b"QTDP:1:1000:E:0:0:F4",
             b"QTDP:-1:1000:M-1,0,8",
             b"vFile:readlink:2f",
-            b"jThreadsInfo",
-            b"QThreadSuffixSupported",
-            b"x0,0",
+            b"jThreadExtendedInfo:{\"thread\":1}]",
+            b"QLaunchArch:arm64",
             b"\x80\xff",
         ];
         for body in unknown {
