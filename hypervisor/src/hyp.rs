@@ -105,6 +105,11 @@ impl Machine for Hyp {
     fn notify_server(&self) {
         service::notify();
     }
+
+    fn guest(&self, vcpu: VcpuId) -> Option<&dyn Machine> {
+        let resident = cpu::get(usize::from(vcpu.0))?.resident.get()?;
+        Some(resident.vcpu.vm())
+    }
 }
 
 /// Holds are the service CPU's: it brings the others to rest (rendezvous.rs) and goes on itself, as if inside a probe: a

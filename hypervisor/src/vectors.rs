@@ -181,15 +181,21 @@ guest_exit_or_back:
 
 guest_exit:
     .cfi_startproc simple
+    // A debugger's backtrace goes on in the guest: its registers are in the frame. DWARF register 32 is the PC
+    // (DWARF for the Arm 64-bit Architecture, 4.1).
+    .cfi_signal_frame
+    .cfi_return_column 32
     .cfi_def_cfa sp, 0
-    .cfi_undefined x30              // a debugger's backtrace of EL2 ends here as well
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    .cfi_offset \number, 8 * \number
+    .endr
+    .cfi_offset 32, {PC}
     save_rest
     save_stack_pointer
 handle_exit:
     mov     x0, sp
     mov     x29, #0                 // a backtrace of EL2 ends here
     bl      handle_guest_exit
-    .cfi_endproc
 
     .global enter_guest
     // Continues the guest from the frame at SP.
@@ -204,6 +210,7 @@ enter_guest:
     b       2f
 1:  msr     sp_el0, x4
 2:  restore_rest sp
+    .cfi_endproc
     ldp     x0, x1, [sp, #0]
     ldp     x2, x3, [sp, #16]
     add     sp, sp, #{FRAME}

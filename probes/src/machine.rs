@@ -330,6 +330,10 @@ pub trait Machine:
     /// [`crate::space::Space::attend`] soon. Called on the hit path, so it neither allocates
     /// nor waits.
     fn notify_server(&self);
+    /// Of the hypervisor: the VM whose guest a physical CPU executes when it is not in the hypervisor.
+    fn guest(&self, _cpu: VcpuId) -> Option<&dyn Machine> {
+        None
+    }
 }
 
 /// A guest access that stage 1 or stage 2 would refuse, or that is not RAM.

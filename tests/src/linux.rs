@@ -133,7 +133,16 @@ impl SymbolFile {
 
     /// Loads it into a GDB that is attached, where the guest really runs. Returns the address of `_text` there.
     pub fn load(&self, gdb: &mut Gdb) -> Result<u64> {
-        let said = gdb.console("monitor vm info")?;
+        let info = gdb.console("monitor vm info")?;
+        self.load_with(gdb, "symbol-file", &info)
+    }
+
+    /// Loads it beside the hypervisor's own symbols, where the guest runs of which `vm info` says `info`.
+    pub fn add(&self, gdb: &mut Gdb, info: &str) -> Result<u64> {
+        self.load_with(gdb, "add-symbol-file", info)
+    }
+
+    fn load_with(&self, gdb: &mut Gdb, command: &str, said: &str) -> Result<u64> {
         let digits = said
             .split_once("text at 0x")
             .and_then(|(_, rest)| rest.split(',').next());
@@ -141,7 +150,7 @@ impl SymbolFile {
         let text = u64::from_str_radix(digits, 16)?;
         let slide = text.wrapping_sub(self.text);
         let path = self.path.display();
-        gdb.console_within(&format!("symbol-file {path} -o {slide:#x}"), LONG)?;
+        gdb.console_within(&format!("{command} {path} -o {slide:#x}"), LONG)?;
         Ok(text)
     }
 }

@@ -616,16 +616,28 @@ fn the_hypervisor_stops_under_kernels(machine: &Machine) -> Result<()> {
     let mut linux = machine.linux(1)?;
     let started = Instant::now();
     let before = uptime(&mut linux)?;
+    let kernel = machine.shell("vm info vm2")?;
     linux.begin("load 2")?;
     let mut gdb = machine.machine.gdb_of_hypervisor()?;
     for thread in [2, 3, 4] {
         gdb.console(&format!("thread {thread}"))?;
         let trace = gdb.console("backtrace")?;
         ensure!(
-            trace.contains("hypervisor::exits::handle_guest_exit") && trace.contains("guest_exit"),
+            trace.contains("hypervisor::exits::handle_guest_exit")
+                && trace.contains("<signal handler called>"),
             "thread {thread}: {trace}"
         );
     }
+    // It goes on in the guest's kernel: vm2, on the last CPU, has nothing to do and waits.
+    machine.symbols.add(&mut gdb, &kernel)?;
+    let trace = gdb.console("backtrace")?;
+    let (_, guest) = trace
+        .split_once("<signal handler called>")
+        .context("no guest")?;
+    ensure!(
+        guest.contains("cpu_do_idle") && guest.contains("default_idle_call"),
+        "{trace}"
+    );
     std::thread::sleep(STOPPED);
     gdb.console("break handle_guest_exit")?;
     let mut seen = [false; 5];

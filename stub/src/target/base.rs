@@ -10,7 +10,7 @@ use gdbstub::target::ext::base::single_register_access::SingleRegisterAccessOps;
 use gdbstub::target::ext::thread_extra_info::ThreadExtraInfoOps;
 use gdbstub::target::{TargetError, TargetResult};
 use probes::addr::Gva;
-use probes::machine::{NoVcpu, VcpuId};
+use probes::machine::{Machine, NoVcpu, VcpuId};
 use probes::regs::{SysReg, SysRegAccess};
 use probes::translate::{TranslationRegs, read_virt, write_virt};
 
@@ -29,10 +29,25 @@ impl DebugTarget {
     /// Reads memory as a vCPU sees it, as far as it is there, and says how many bytes that are; `None` where not even the
     /// first is, or the vCPU is off.
     pub(crate) fn read_memory(&self, vcpu: VcpuId, start: u64, data: &mut [u8]) -> Option<usize> {
-        let regs = self.translation(vcpu).ok()?;
-        match read_virt(&regs, self.machine(), Gva(start), data) {
+        let (regs, machine) = self.memory_of(vcpu, Gva(start)).ok()?;
+        match read_virt(&regs, machine, Gva(start), data) {
             Ok(()) => Some(data.len()),
             Err(error) => (error.done > 0).then_some(error.done),
+        }
+    }
+
+    /// Whose memory an address means, and how it is translated. EL2 has no addresses in the upper half (Arm ARM D8.1.8:
+    /// `TTBR1_EL2` is for `HCR_EL2.E2H` only), so there a physical CPU shows the guest that it executes: a backtrace
+    /// of the hypervisor goes on in that guest's kernel.
+    fn memory_of(
+        &self,
+        vcpu: VcpuId,
+        address: Gva,
+    ) -> Result<(TranslationRegs, &dyn Machine), NoVcpu> {
+        let is_upper_half = address.0 >> 63 != 0;
+        match self.machine().guest(vcpu).filter(|_| is_upper_half) {
+            Some(guest) => Ok((TranslationRegs::from(&self.machine().sys(vcpu)?), guest)),
+            None => Ok((self.translation(vcpu)?, self.machine())),
         }
     }
 
@@ -109,8 +124,8 @@ impl MultiThreadBase for DebugTarget {
 
     fn write_addrs(&mut self, start: u64, data: &[u8], tid: Tid) -> TargetResult<(), Self> {
         let vcpu = self.vcpu_or_error(tid)?;
-        let regs = self.translation(vcpu).map_err(no_thread)?;
-        write_virt(&regs, self.machine(), Gva(start), data).map_err(|_| FAULT)
+        let (regs, machine) = self.memory_of(vcpu, Gva(start)).map_err(no_thread)?;
+        write_virt(&regs, machine, Gva(start), data).map_err(|_| FAULT)
     }
 
     fn list_active_threads(&mut self, report: &mut dyn FnMut(Tid)) -> Result<(), Infallible> {
