@@ -28,6 +28,8 @@ pub struct Cpu {
     pub resident: Once<vcpu::Resident>,
     /// It serves a hit of a probe. Its own.
     probing: AtomicBool,
+    /// How many locks (lock.rs) it holds. Its own; who reads it has brought this CPU to rest.
+    locks: AtomicU32,
 }
 
 /// The time in which a CPU serves a hit.
@@ -40,6 +42,24 @@ impl Drop for Probing {
 }
 
 impl Cpu {
+    /// It has taken a lock.
+    pub fn lock_taken(&self) {
+        // Only this CPU changes it, and an interrupt that does gives back what it has taken.
+        self.locks
+            .store(self.locks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// It has given a lock back.
+    pub fn lock_dropped(&self) {
+        self.locks
+            .store(self.locks.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    /// Whether it holds a lock: others would wait for it while it rests.
+    pub fn holds_lock(&self) -> bool {
+        self.locks.load(Ordering::Relaxed) != 0
+    }
+
     /// Begins to serve a hit on this CPU; `None` where it serves one already.
     pub fn enter_probe(&'static self) -> Option<Probing> {
         // Only this CPU looks at it, so this need not be one access.
@@ -69,6 +89,7 @@ static CPUS: [Cpu; MAX_CPUS] = {
             online: AtomicBool::new(false),
             resident: Once::new(),
             probing: AtomicBool::new(false),
+            locks: AtomicU32::new(0),
         }
     }; MAX_CPUS];
     let mut index = 0;

@@ -17,6 +17,12 @@
 //! in their rings, because all these use what the server may hold: the table of a VM's probes, while it arms one.
 //! Everything else works, as it needs only what is held with interrupts masked ([`crate::lock`]).
 //!
+//! # The endpoint for the whole machine
+//!
+//! Its client may have attached itself to `hyp` or not. While it has not, the endpoint is served like those of single VMs. When
+//! it has, it is served here, with every CPU at rest, and the VMs that it debugs are held besides: a vCPU whose CPU rests in
+//! the middle of an exit is shown as of that exit (vcpu.rs). What could wait for a resting CPU is refused ([`obstacle`]).
+//!
 //! # The stack
 //!
 //! The loop has a stack of its own: the one below may be nearly full.
@@ -25,15 +31,17 @@ use crate::hyp::HYP;
 use crate::lock::MaskedMutex;
 use crate::own_step::{self, Stepped};
 use crate::rendezvous::{self, CpuSet, MASTER, brk};
+use crate::service::endpoint::Wired;
 use crate::service::{self, ChannelPort};
 use crate::vectors::Frame;
 use crate::{cpu, gic, masking};
 use alloc::format;
+use alloc::string::ToString;
 use core::sync::atomic::{AtomicBool, Ordering};
-use devices::channel::{Channel, ChannelEvent};
+use devices::channel::Channel;
 use log::error;
 use probes::machine::{RunControl, RunMode, StopReason};
-use stub::{Commands, Session};
+use stub::{Commands, Endpoint as _, MachineSession, Session, World};
 
 /// Somebody wants the debugger to run: a CPU at a breakpoint, a client that has spoken.
 static WANTED: AtomicBool = AtomicBool::new(false);
@@ -52,13 +60,15 @@ const OWN_HOLD: usize = 1;
 const INTERRUPTED: &str = "the hypervisor stands in the middle of the server's own work, which has what this needs: \
     continue, and try again";
 
-static ENDPOINT: MaskedMutex<Option<Endpoint>> = MaskedMutex::new(None);
+/// Why nothing of the VMs can be touched.
+const LOCKED: &str = "a physical CPU stands in the middle of work on a VM, and holds what this needs: continue, and try again";
 
-/// The session of the hypervisor and its channel.
-struct Endpoint {
-    session: Session,
-    port: ChannelPort,
-}
+/// The endpoint of the hypervisor alone.
+static ENDPOINT: MaskedMutex<Option<Endpoint>> = MaskedMutex::new(None);
+/// The endpoint for the whole machine. Not here while somebody serves it.
+static MACHINE: MaskedMutex<Option<Wired<MachineSession, ChannelPort>>> = MaskedMutex::new(None);
+
+type Endpoint = Wired<Session, ChannelPort>;
 
 /// How many instructions are stepped before the client is listened to.
 const STEPS_AT_ONCE: usize = 256;
@@ -87,9 +97,14 @@ fn end_of_step(index: usize) -> bool {
     }
 }
 
-/// Starts to serve `session` over `port`. Once.
-pub fn init(session: Session, port: ChannelPort) {
-    *ENDPOINT.lock() = Some(Endpoint { session, port });
+/// Starts to serve the endpoint of the hypervisor. Once.
+pub fn init(endpoint: Endpoint) {
+    *ENDPOINT.lock() = Some(endpoint);
+}
+
+/// Starts to serve the endpoint for the whole machine. Once.
+pub fn init_machine(endpoint: Wired<MachineSession, ChannelPort>) {
+    *MACHINE.lock() = Some(endpoint);
 }
 
 /// Whether the debugger runs on the service CPU, with all others at rest.
@@ -118,17 +133,49 @@ fn attend_if_wanted() {
 /// it has to be called again soon.
 pub fn serve() -> bool {
     service::serve_console();
-    if with_endpoint(|endpoint| endpoint.has_news()) == Some(true) {
+    if with_endpoint(|endpoint| has_news(endpoint)) == Some(true) || machine_wants_stand() {
         WANTED.store(true, Ordering::SeqCst);
         attend_if_wanted();
     }
     let poll = |endpoint: &mut Endpoint| {
         endpoint.session.set_commands(Commands::Allowed);
-        endpoint.poll();
-        endpoint.flush();
+        endpoint.look();
         endpoint.session.wants_poll()
     };
-    with_endpoint(poll) == Some(true)
+    let hyp_wants_poll = with_endpoint(poll) == Some(true);
+    work(serve_machine) | hyp_wants_poll
+}
+
+/// Whether the client of the endpoint for the whole machine can be served only with every CPU at rest.
+fn machine_wants_stand() -> bool {
+    MACHINE.lock().as_ref().is_some_and(|machine| {
+        let session = &machine.session;
+        session.wants_stand() || session.has_hypervisor() && has_news(machine)
+    })
+}
+
+/// Does for the endpoint of the whole machine what can be done while all CPUs run. Returns whether it has to be called again
+/// soon.
+fn serve_machine() -> bool {
+    let Some(mut machine) = MACHINE.lock().take() else {
+        return false;
+    };
+    machine.session.set_world(World::Runs);
+    if !machine.session.has_hypervisor() {
+        machine.listen();
+    }
+    machine.look();
+    let wants_stand = machine.session.wants_stand();
+    let wants_poll = machine.session.wants_poll();
+    *MACHINE.lock() = Some(machine);
+    if wants_stand {
+        WANTED.store(true, Ordering::SeqCst);
+    }
+    wants_poll
+}
+
+fn has_news<S>(endpoint: &Wired<S, ChannelPort>) -> bool {
+    endpoint.channel.has_data() || endpoint.channel.has_event()
 }
 
 fn with_endpoint<T>(action: impl FnOnce(&mut Endpoint) -> T) -> Option<T> {
@@ -161,7 +208,7 @@ fn attend_while_waiting() {
     if cpu::this().index != MASTER || is_attending() {
         return;
     }
-    let client_waits = || with_endpoint(|endpoint| endpoint.port.has_data()) == Some(true);
+    let client_waits = || with_endpoint(|endpoint| endpoint.channel.has_data()) == Some(true);
     if WANTED.load(Ordering::SeqCst) || client_waits() {
         WANTED.store(true, Ordering::SeqCst);
         // SAFETY: the exception's handler (el2.rs) returns behind the instruction with all registers as they were.
@@ -254,7 +301,17 @@ fn on_own_stack(missing: CpuSet) -> u64 {
 
 extern "C" fn serve_stopped(missing: u64) -> u64 {
     let missing = CpuSet::from_bits(missing as u32);
-    let end = with_endpoint(|endpoint| endpoint.serve_stopped(missing)).unwrap_or_else(|| {
+    let serve = |hyp: &mut Endpoint| {
+        let mut machine = MACHINE.lock().take();
+        let end = Stopped {
+            hyp,
+            machine: machine.as_mut(),
+        }
+        .serve(missing);
+        *MACHINE.lock() = machine;
+        end
+    };
+    let end = with_endpoint(serve).unwrap_or_else(|| {
         error!("hyp stands at a breakpoint, and nobody can look: it goes on");
         while HYP.pop_stop().is_some() {}
         End::AllGoOn
@@ -277,39 +334,54 @@ fn let_go() {
     }
 }
 
-impl Endpoint {
-    fn has_news(&self) -> bool {
-        self.port.has_data() || self.port.has_event()
+/// What keeps the server from touching VMs while every CPU but this rests.
+fn obstacle() -> Commands {
+    if WORKING.load(Ordering::Relaxed) {
+        Commands::Refused(INTERRUPTED)
+    } else if cpu::online().any(cpu::Cpu::holds_lock) {
+        Commands::Refused(LOCKED)
+    } else {
+        Commands::Allowed
+    }
+}
+
+/// The clients for whom the hypervisor stands.
+struct Stopped<'a> {
+    hyp: &'a mut Endpoint,
+    /// `None` while its own work is what has been interrupted.
+    machine: Option<&'a mut Wired<MachineSession, ChannelPort>>,
+}
+
+impl Stopped<'_> {
+    /// The endpoint for the whole machine, where it has to do with the hypervisor.
+    fn machine(&mut self) -> Option<&mut Wired<MachineSession, ChannelPort>> {
+        let machine = self.machine.as_deref_mut()?;
+        let session = &machine.session;
+        (session.has_hypervisor() || session.wants_stand()).then_some(machine)
     }
 
-    fn poll(&mut self) {
-        self.session.poll();
-        WATCHED.store(self.session.has_client(), Ordering::Relaxed);
+    fn has_news(&mut self) -> bool {
+        has_news(self.hyp) || self.machine().is_some_and(|machine| has_news(machine))
     }
 
-    fn flush(&mut self) {
-        self.session.flush(&mut self.port);
+    fn tell(&mut self, line: &str) {
+        self.hyp.session.tell(line.to_string());
+        if let Some(machine) = self.machine() {
+            machine.session.tell(line);
+        }
     }
 
-    /// Serves the client until it lets the hypervisor go on.
-    fn serve_stopped(&mut self, missing: CpuSet) -> End {
-        self.session
-            .set_commands(if WORKING.load(Ordering::Relaxed) {
-                Commands::Refused(INTERRUPTED)
-            } else {
-                Commands::Allowed
-            });
+    /// Serves the clients until they let the hypervisor go on.
+    fn serve(&mut self, missing: CpuSet) -> End {
         for index in missing.iter() {
             error!("hyp/cpu{index} does not stop");
-            self.session.tell(format!(
+            self.tell(&format!(
                 "hyp/cpu{index} does not stop: its registers cannot be shown, and it runs on."
             ));
         }
         WANTED.store(false, Ordering::SeqCst);
         loop {
-            self.receive();
-            self.poll();
-            self.flush();
+            self.attend();
             let is_held = HYP.holds() > OWN_HOLD;
             if is_held {
                 self.wait();
@@ -323,6 +395,22 @@ impl Endpoint {
                 Steps::OwnCpu => return End::OwnStep,
             }
         }
+    }
+
+    /// Takes what has come, answers, and looks for stops.
+    fn attend(&mut self) {
+        let commands = obstacle();
+        // Who came and went, before any bytes.
+        service::serve_console();
+        self.hyp.session.set_commands(commands);
+        self.hyp.run();
+        let mut is_watched = self.hyp.session.has_client();
+        if let Some(machine) = self.machine() {
+            machine.session.set_world(World::Stands(commands));
+            machine.run();
+            is_watched |= machine.session.has_hypervisor();
+        }
+        WATCHED.store(is_watched, Ordering::Relaxed);
     }
 
     /// Executes what the client wants to step.
@@ -350,7 +438,7 @@ impl Endpoint {
                 }
                 Stepped::LeavesDebugger => return Steps::OwnCpu,
                 Stepped::Refused => {
-                    self.session.tell(format!(
+                    self.tell(&format!(
                         "hyp/cpu{index}: this instruction cannot be stepped. Set a breakpoint behind it and continue."
                     ));
                     // Not the end of a step, which a client would take for progress.
@@ -378,33 +466,10 @@ impl Endpoint {
         }
     }
 
-    /// Takes what has come, and answers.
-    fn receive(&mut self) {
-        loop {
-            // Who came and went, before any bytes.
-            service::serve_console();
-            let event = self.port.take_event();
-            match event {
-                Some(ChannelEvent::Opened) => self.session.opened(),
-                Some(ChannelEvent::Closed) => self.session.closed(),
-                Some(ChannelEvent::Replaced) => self.session.replaced(),
-                None => {}
-            }
-            let mut buffer = [0; 1024];
-            let count = self.port.read(&mut buffer);
-            self.session.receive(&buffer[..count]);
-            // Whether the client is still there to read the answers.
-            service::serve_console();
-            self.flush();
-            if event.is_none() && count == 0 {
-                return;
-            }
-        }
-    }
-
     /// Waits for the client.
     fn wait(&mut self) {
-        let waits_for_room = self.session.wants_poll();
+        let mut waits_for_room = self.hyp.session.wants_poll();
+        waits_for_room |= self.machine().is_some_and(|it| it.session.wants_poll());
         if !waits_for_room {
             masking::wait(gic::PriorityMask::ChannelsOnly);
         }

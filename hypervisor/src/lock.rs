@@ -7,8 +7,8 @@
 //! - [`MaskedMutex`] is held with interrupts masked, for a moment only. The debugger needs what is behind it (the heap, the
 //!   log), so no CPU may be stopped while it holds one; code that holds one cannot be probed.
 
-use crate::debugger;
 use crate::masking::{self, Before};
+use crate::{cpu, debugger};
 use core::sync::atomic::{AtomicBool, Ordering};
 use lock_api::{GuardNoSend, RawMutex};
 
@@ -19,12 +19,23 @@ pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, Spin, T>;
 /// A lock whose holder takes no interrupt.
 pub type MaskedMutex<T> = lock_api::Mutex<MaskedSpin, T>;
 
-/// Spins; the waiting CPU serves what it must.
+/// Whether a lock is held.
 #[derive(Debug)]
-pub struct Spin(AtomicBool);
+struct Flag(AtomicBool);
 
-impl Spin {
-    /// Waits until it looks free.
+impl Flag {
+    /// Makes the caller the holder, if there is none.
+    fn try_take(&self) -> bool {
+        self.0
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Waits until it looks free; the waiting CPU serves what it must.
     fn wait(&self) {
         let mut wait = debugger::Wait::default();
         while self.0.load(Ordering::Relaxed) {
@@ -33,41 +44,48 @@ impl Spin {
     }
 }
 
-// SAFETY: `lock` and `try_lock` return success only to who has changed the flag from clear to set.
+/// Spins. Which CPUs hold such locks is known: the debugger cannot wait for one that rests.
+#[derive(Debug)]
+pub struct Spin(Flag);
+
+// SAFETY: `lock` and `try_lock` return success only to who has taken the flag.
 unsafe impl RawMutex for Spin {
-    const INIT: Self = Self(AtomicBool::new(false));
+    const INIT: Self = Self(Flag(AtomicBool::new(false)));
 
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
         while !self.try_lock() {
-            self.wait();
+            self.0.wait();
         }
     }
 
     fn try_lock(&self) -> bool {
-        self.0
-            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        let taken = self.0.try_take();
+        if taken {
+            cpu::this().lock_taken();
+        }
+        taken
     }
 
     unsafe fn unlock(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.give_back();
+        cpu::this().lock_dropped();
     }
 }
 
 /// Spins with interrupts as they were, holds with interrupts masked.
 #[derive(Debug)]
 pub struct MaskedSpin {
-    inner: Spin,
+    inner: Flag,
     /// Whether the holder was in a window. Only the holder looks at it.
     unmask: AtomicBool,
 }
 
-// SAFETY: as `Spin`, which it wraps.
+// SAFETY: as `Spin`.
 unsafe impl RawMutex for MaskedSpin {
     const INIT: Self = Self {
-        inner: Spin::INIT,
+        inner: Flag(AtomicBool::new(false)),
         unmask: AtomicBool::new(false),
     };
 
@@ -81,7 +99,7 @@ unsafe impl RawMutex for MaskedSpin {
 
     fn try_lock(&self) -> bool {
         let before = masking::mask();
-        let locked = self.inner.try_lock();
+        let locked = self.inner.try_take();
         if locked {
             self.unmask
                 .store(before == Before::Window, Ordering::Relaxed);
@@ -93,8 +111,7 @@ unsafe impl RawMutex for MaskedSpin {
 
     unsafe fn unlock(&self) {
         let unmask = self.unmask.load(Ordering::Relaxed);
-        // SAFETY: forwarded to the caller, who holds the lock.
-        unsafe { self.inner.unlock() };
+        self.inner.give_back();
         if unmask {
             masking::restore(Before::Window);
         }

@@ -11,7 +11,10 @@ use crate::masking::{self, Window};
 use crate::step::{self, Purpose, Stepper};
 use crate::vectors::{self, Frame};
 use crate::vm::{self, Vm};
-use crate::{cpu, exits, fp, gic, guest_sys, interrupts, psci, service, stage2, sysreg, time};
+use crate::{
+    cpu, debugger, exits, fp, gic, guest_sys, interrupts, psci, rendezvous, service, stage2,
+    sysreg, time,
+};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use devices::vgic::{Delivery, VcpuMask};
@@ -265,8 +268,23 @@ impl Vcpu {
         }
     }
 
-    /// Core registers of the parked vCPU.
+    /// Whether its CPU rests for the debugger in the middle of an exit, with all others (rendezvous.rs): it will park, or go
+    /// on, when that CPU does.
+    fn rests(&self) -> bool {
+        debugger::is_attending() && rendezvous::rests(self.home) && self.power() == Power::On
+    }
+
+    /// Whether it executes nothing now.
+    pub fn is_still(&self) -> bool {
+        self.is_parked() || self.rests()
+    }
+
+    /// Core registers of the parked vCPU; as of its exit where its CPU rests.
     pub fn core(&self) -> Result<CoreRegs, NoVcpu> {
+        if !self.is_parked() && self.rests() {
+            // SAFETY: its CPU rests in an exception of EL2, so it has left the guest, whose frame stays until the ERET.
+            return Ok(unsafe { vectors::guest_frame(self.home) });
+        }
         Ok(self.saved()?.core)
     }
 
@@ -288,8 +306,18 @@ impl Vcpu {
         Ok(())
     }
 
+    fn resting_context(&self) -> Option<rendezvous::Context> {
+        if self.is_parked() || !self.rests() {
+            return None;
+        }
+        rendezvous::with_context(self.home, |context| *context)
+    }
+
     /// SIMD registers of the parked vCPU.
     pub fn fp(&self) -> Result<FpRegs, NoVcpu> {
+        if let Some(context) = self.resting_context() {
+            return Ok(context.fp);
+        }
         Ok(self.saved()?.fp)
     }
 
@@ -303,6 +331,9 @@ impl Vcpu {
 
     /// System registers of the parked vCPU.
     pub fn sys(&self) -> Result<SysRegs, NoVcpu> {
+        if let Some(context) = self.resting_context() {
+            return Ok(context.sys);
+        }
         Ok(self.saved()?.sys)
     }
 

@@ -264,6 +264,17 @@ unsafe extern "C" {
     static floor_vector_table: u8;
 }
 
+/// The registers with which a guest has left CPU `index`.
+///
+/// # Safety
+///
+/// The CPU has left a guest and stands still in the exception.
+pub unsafe fn guest_frame(index: usize) -> CoreRegs {
+    let place = crate::cpu::stack(index).end - size_of::<Frame>() as u64;
+    // SAFETY: the vectors find SP at the top of the stack and put the frame below it; nobody writes to it meanwhile.
+    unsafe { (*(place as *const Frame)).regs }
+}
+
 /// Makes the calling CPU use our vectors.
 pub fn install() {
     // SAFETY: the table above is a complete EL2 vector table.

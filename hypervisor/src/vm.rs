@@ -326,14 +326,14 @@ impl Vm {
 
     fn wait_until_parked(&self) {
         for vcpu in &self.vcpus {
-            if !vcpu.is_parked() {
+            if !vcpu.is_still() {
                 vcpu.kick();
             }
         }
         let deadline = time::running_ns() + HOLD_TIMEOUT;
         for vcpu in &self.vcpus {
             let mut wait = debugger::Wait::default();
-            while !vcpu.is_parked() {
+            while !vcpu.is_still() {
                 if time::running_ns() > deadline {
                     error!(
                         "{}/vcpu{} does not stop: its CPU is given up",

@@ -24,7 +24,7 @@ mod session;
 mod target;
 pub mod tracepoints;
 
-pub use channel::ByteChannel;
+pub use channel::{ByteChannel, Endpoint};
 pub use inferiors::{HYP_PID, MachineSession, World};
 pub use server::{Log, Server};
 pub use session::Session;

@@ -126,6 +126,11 @@ impl Server {
         }
     }
 
+    /// Whether some session debugs a space: its stops are that one's.
+    pub(crate) fn is_debugged(&self, vm: VmId) -> bool {
+        self.debugged.lock().contains_key(&vm)
+    }
+
     /// Takes [`Self::claim`] back.
     pub(crate) fn disclaim(&self, vm: VmId, owner: Owner) {
         let mut debugged = self.debugged.lock();

@@ -4,8 +4,8 @@ mod support;
 
 use probes::machine::{Lifecycle, RunControl, VmState};
 use probes::programs::Owner;
-use stub::Log;
 use stub::commands::{Caller, run};
+use stub::{Endpoint, Log};
 use support::{AGAIN, Bench, WORK, object};
 
 /// What the shell prints.

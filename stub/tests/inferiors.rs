@@ -2,7 +2,7 @@
 
 mod support;
 
-use stub::{MachineSession, Session, World};
+use stub::{Endpoint, MachineSession, Session, World};
 use support::serving::{Serving, assert_in_order, run_gdb};
 use support::{Bench, ENTRY, WORK, Wire, bodies, frame};
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use stub::Endpoint;
 use support::{
     AGAIN, Bench, ENTRY, WORK, all_of, bodies, frame, hex, le, stop_registers, unescape,
 };

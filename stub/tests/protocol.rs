@@ -4,6 +4,7 @@ mod support;
 
 use probes::addr::Gva;
 use probes::machine::{RunControl, VcpuId};
+use stub::Endpoint;
 use support::{Bench, DATA, ENTRY, WORK, all_of, bodies, frame, le, stop_registers};
 
 /// A client that has introduced itself as GDB 16 does.

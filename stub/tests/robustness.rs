@@ -6,6 +6,7 @@ use probes::machine::RunControl;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use stub::Endpoint;
 use support::{AGAIN, Bench, DATA, WORK, frame, frame_bytes};
 
 /// What clients send.

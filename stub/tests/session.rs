@@ -7,6 +7,7 @@ use probes::fake::asm;
 use probes::fake::stage1::{Page, Stage1};
 use probes::machine::{Registers, RunControl, VcpuId, VmId};
 use probes::regs::SysReg;
+use stub::Endpoint;
 use support::{AGAIN, Bench, DATA, ENTRY, STORE, WORK, bodies, frame, le};
 
 #[test]

@@ -4,7 +4,7 @@ mod support;
 
 use probes::machine::{ExecuteView, RunControl};
 use probes::programs::Owner;
-use stub::Session;
+use stub::{Endpoint, Session};
 use support::{Bench, Wire, bodies, frame, frame_bytes, object};
 
 /// A bench with a tool that has said hello beside the debugger of vm1.

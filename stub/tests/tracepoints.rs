@@ -4,6 +4,7 @@
 mod support;
 
 use probes::programs::Owner;
+use stub::Endpoint;
 use stub::commands::{Caller, run};
 use support::Bench;
 

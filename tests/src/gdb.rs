@@ -140,6 +140,12 @@ impl Gdb {
         Ok(())
     }
 
+    /// `target extended-remote`, to an endpoint where nothing is attached yet.
+    pub fn connect_extended(&mut self, port: u16) -> Result<()> {
+        let command = format!("-target-select extended-remote 127.0.0.1:{port}");
+        self.mi_within(&command, MOMENT).map(drop)
+    }
+
     /// A machine-interface command; returns what follows `^done` or `^running`.
     pub fn mi(&mut self, command: &str) -> Result<String> {
         self.mi_within(command, MOMENT)

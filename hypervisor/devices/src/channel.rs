@@ -1,5 +1,6 @@
 //! The hypervisor's side of a debugger's byte channel: what [`stub::ByteChannel`] is to the server, with the ways in.
 
+use alloc::boxed::Box;
 use stub::ByteChannel;
 
 /// The other side came or went.
@@ -22,4 +23,27 @@ pub trait Channel: ByteChannel {
     fn read(&mut self, buffer: &mut [u8]) -> usize;
     /// The next coming or going that nobody has taken yet. Always `None` where the carrier cannot tell.
     fn take_event(&mut self) -> Option<ChannelEvent>;
+}
+
+/// Where the carrier is known only at run time.
+pub type AnyChannel = Box<dyn Channel + Send>;
+
+impl ByteChannel for AnyChannel {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        (**self).write(bytes)
+    }
+}
+
+impl Channel for AnyChannel {
+    fn has_data(&self) -> bool {
+        (**self).has_data()
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> usize {
+        (**self).read(buffer)
+    }
+
+    fn take_event(&mut self) -> Option<ChannelEvent> {
+        (**self).take_event()
+    }
 }

@@ -1,38 +1,23 @@
-//! The endpoints of the VMs and of tools: a session behind a channel.
+//! Endpoints: what serves a client, and the channel that the client speaks through.
 
-use alloc::boxed::Box;
 use devices::channel::{Channel, ChannelEvent};
-use probes::space::Space;
-use stub::{ByteChannel, Session};
-
-/// Anything that carries a debugger: a virtio port, or the physical PL011.
-pub type DebugChannel = Box<dyn Channel + Send>;
 
 /// An endpoint.
-pub struct Endpoint {
-    session: Session,
-    channel: DebugChannel,
+pub struct Wired<S, C> {
+    /// What serves the client.
+    pub session: S,
+    /// The way to the client: a virtio port, or the physical PL011.
+    pub channel: C,
 }
 
-impl Endpoint {
+impl<S: stub::Endpoint, C: Channel> Wired<S, C> {
     /// Serves `session` over `channel`.
-    pub fn new(session: Session, channel: DebugChannel) -> Self {
+    pub fn new(session: S, channel: C) -> Self {
         Self { session, channel }
     }
 
-    /// The space of its session: the VM's, or an empty one.
-    pub fn space(&self) -> &'static Space {
-        self.session.space()
-    }
-
-    /// Whether something can happen without a byte from the client.
-    pub fn wants_poll(&self) -> bool {
-        self.session.wants_poll()
-    }
-
-    /// Serves what has come. A function of its own, for breakpoints on it.
-    #[inline(never)]
-    pub fn run(&mut self) {
+    /// Takes what has come, and answers.
+    pub fn listen(&mut self) {
         // A client's `Opened` comes before its bytes, and its `Closed` after the last of them.
         loop {
             let has_data = self.channel.has_data();
@@ -56,21 +41,23 @@ impl Endpoint {
             self.session.receive(&buffer[..count]);
             // Whether the client is still there to read the answers.
             super::serve_console();
-            self.session.flush(&mut Out(&mut *self.channel));
+            self.session.flush(&mut self.channel);
             if event.is_none() && count == 0 {
                 break;
             }
         }
-        self.session.poll();
-        self.session.flush(&mut Out(&mut *self.channel));
     }
-}
 
-/// The way out of any channel.
-struct Out<'a>(&'a mut (dyn Channel + Send));
+    /// Looks for what there is to say without being asked.
+    pub fn look(&mut self) {
+        self.session.poll();
+        self.session.flush(&mut self.channel);
+    }
 
-impl ByteChannel for Out<'_> {
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        self.0.write(bytes)
+    /// Serves what has come. A function of its own, for breakpoints on it.
+    #[inline(never)]
+    pub fn run(&mut self) {
+        self.listen();
+        self.look();
     }
 }

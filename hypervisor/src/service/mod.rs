@@ -4,7 +4,7 @@
 //! state has one user and its lock is never waited for. Other CPUs and interrupts only set [`DUE`] and send an SGI. If a
 //! vCPU lives on the service CPU it parks first: the server may hold its VM and read its registers like any other's.
 
-mod endpoint;
+pub mod endpoint;
 mod guest_console;
 mod shell;
 
@@ -20,10 +20,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use devices::channel::AnyChannel;
 use devices::mmio::MmioRegion;
 use devices::uart::Pl011;
 use devices::virtio::{Console, Port, ProbeError};
-use endpoint::{DebugChannel, Endpoint};
+use endpoint::Wired;
 use guest_console::GuestConsole;
 use log::{info, warn};
 use probes::machine::{Machine, VmId};
@@ -34,7 +35,7 @@ use probes::space::Space;
 use probes::symbols::Symbols;
 use shell::Shell;
 use spin::{Mutex, Once};
-use stub::{ByteChannel, Server, Session};
+use stub::{ByteChannel, Endpoint, MachineSession, Server, Session};
 
 /// The CPU that all of this runs on.
 const SERVICE_CPU: usize = 0;
@@ -76,7 +77,7 @@ static REQUESTS: [AtomicU8; cpu::MAX_CPUS] = [const { AtomicU8::new(0) }; cpu::M
 static CONSOLE: MaskedMutex<Option<Console<MmioRegion>>> = MaskedMutex::new(None);
 
 struct Service {
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Wired<Session, AnyChannel>>,
     consoles: Vec<GuestConsole>,
     shell: Option<Shell>,
 }
@@ -145,13 +146,13 @@ pub fn init(platform: &Platform, map_memory: MapMemory) {
             // The first VM's endpoint takes the UART, where the command line gives it away.
             let channel = match uart.take() {
                 Some(uart) => uart,
-                None => Box::new(take(&name)?) as DebugChannel,
+                None => Box::new(take(&name)?) as AnyChannel,
             };
-            Some(Endpoint::new(Session::new(server, index)?, channel))
+            Some(Wired::new(Session::new(server, index)?, channel))
         })
         .collect::<Vec<_>>();
     if let Some(port) = take("org.periscope.tools").filter(|_| crate::PERISCOPE) {
-        endpoints.push(Endpoint::new(Session::of_tools(server), Box::new(port)));
+        endpoints.push(Wired::new(Session::of_tools(server), Box::new(port)));
     }
     let consoles = vm::all()
         .iter()
@@ -163,7 +164,10 @@ pub fn init(platform: &Platform, map_memory: MapMemory) {
     let shell = take("org.periscope.shell").map(|port| Shell::new(server, port));
     let hyp = Session::of_hypervisor(server).zip(take("org.periscope.hyp"));
     if let Some((session, port)) = hyp.filter(|_| crate::PERISCOPE) {
-        debugger::init(session, port);
+        debugger::init(Wired::new(session, port));
+    }
+    if let Some(port) = take("org.periscope.machine").filter(|_| crate::PERISCOPE) {
+        debugger::init_machine(Wired::new(MachineSession::new(server), port));
     }
     info!("{} endpoints, {} consoles", endpoints.len(), consoles.len());
 
@@ -185,7 +189,7 @@ pub fn init(platform: &Platform, map_memory: MapMemory) {
 }
 
 /// Takes the PL011 from the log: the way in of a board without virtio.
-fn take_uart(platform: &Platform) -> DebugChannel {
+fn take_uart(platform: &Platform) -> AnyChannel {
     info!("the log ends here: this UART is the endpoint of vm1 now");
     console_log::leave_uart();
     // SAFETY: the device tree says that a PL011 is there; it is mapped as device memory, and the log does not write to
@@ -345,11 +349,11 @@ impl Service {
         for endpoint in &mut self.endpoints {
             wants_tick |= debugger::work(|| {
                 endpoint.run();
-                let space = endpoint.space();
+                let space = endpoint.session.space();
                 if space.wants_attention() {
                     space.attend();
                 }
-                endpoint.wants_poll() || space.wants_attention()
+                endpoint.session.wants_poll() || space.wants_attention()
             });
         }
         for console in &mut self.consoles {

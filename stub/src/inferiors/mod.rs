@@ -13,7 +13,7 @@
 //!
 //! # With the hypervisor
 //!
-//! The VMs run on it. So a VM goes on only together with `hyp`, and what concerns `hyp` can be done only while the physical
+//! The VMs run on it. So a VM goes on only together with `hyp`, but for single steps, and what concerns `hyp` can be done only while the physical
 //! CPUs stand ([`World::Stands`]): whoever owns the endpoint brings them to that where [`MachineSession::wants_stand`].
 
 mod files;
@@ -21,7 +21,7 @@ mod ids;
 mod resume;
 mod threads;
 
-use crate::channel::ByteChannel;
+use crate::channel::{ByteChannel, Endpoint};
 use crate::packet::request::{self, Request};
 use crate::packet::{Bodies, Incoming, Line, Outbox, hex_number};
 use crate::server::Server;
@@ -112,23 +112,6 @@ impl MachineSession {
         }
     }
 
-    /// The channel says that a client came.
-    pub fn opened(&mut self) {
-        self.end_client();
-    }
-
-    /// The channel says that another client has come in the place of the last one, and that it cannot tell whose bytes
-    /// come next.
-    pub fn replaced(&mut self) {
-        self.end_client();
-        self.line.wait_for_introduction();
-    }
-
-    /// The channel says that the client is gone. Everything goes on.
-    pub fn closed(&mut self) {
-        self.end_client();
-    }
-
     /// Whether the client debugs the hypervisor.
     pub fn has_hypervisor(&self) -> bool {
         self.hypervisor()
@@ -140,10 +123,11 @@ impl MachineSession {
         self.deferred.is_some() || self.stop.is_some()
     }
 
-    /// Whether there may be something to do without a byte from the client.
-    pub fn wants_poll(&self) -> bool {
-        let runs = |inferior: &Inferior| inferior.attached && inferior.session.is_running();
-        self.inferiors.iter().any(runs) || self.outbox.waiting() > 0
+    /// Keeps a line for the user until the hypervisor runs again.
+    pub fn tell(&mut self, line: &str) {
+        if let Some(index) = self.hypervisor() {
+            self.inferiors[index].session.tell(line.to_string());
+        }
     }
 
     /// Says whether the physical CPUs stand, before anything else is asked.
@@ -156,34 +140,6 @@ impl MachineSession {
         for inferior in &mut self.inferiors {
             inferior.session.set_commands(commands);
         }
-    }
-
-    /// Takes bytes from the channel.
-    pub fn receive(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if let Some(incoming) = self.line.push(*byte) {
-                self.incoming(incoming);
-            }
-        }
-    }
-
-    /// Looks for stops and for output of programs.
-    pub fn poll(&mut self) {
-        if let Some(body) = self.deferred.take_if(|_| self.world != World::Runs) {
-            self.answer(&body);
-        }
-        for index in 0..self.inferiors.len() {
-            if self.inferiors[index].attached && self.stop.is_none() && self.is_reachable(index) {
-                let bodies = self.inferiors[index].session.exchange_nothing();
-                self.take_stop_or_output(index, bodies);
-            }
-        }
-        self.settle();
-    }
-
-    /// Gives the channel what it takes of what waits for the client.
-    pub fn flush(&mut self, channel: &mut dyn ByteChannel) {
-        self.outbox.flush(channel);
     }
 
     fn incoming(&mut self, incoming: Incoming) {
@@ -451,5 +407,50 @@ impl MachineSession {
                 found.ok_or_else(|| Refused::new("this process is not attached"))
             }
         }
+    }
+}
+
+impl Endpoint for MachineSession {
+    fn opened(&mut self) {
+        self.end_client();
+    }
+
+    fn replaced(&mut self) {
+        self.end_client();
+        self.line.wait_for_introduction();
+    }
+
+    fn closed(&mut self) {
+        self.end_client();
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if let Some(incoming) = self.line.push(*byte) {
+                self.incoming(incoming);
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        if let Some(body) = self.deferred.take_if(|_| self.world != World::Runs) {
+            self.answer(&body);
+        }
+        for index in 0..self.inferiors.len() {
+            if self.inferiors[index].attached && self.stop.is_none() && self.is_reachable(index) {
+                let bodies = self.inferiors[index].session.exchange_nothing();
+                self.take_stop_or_output(index, bodies);
+            }
+        }
+        self.settle();
+    }
+
+    fn flush(&mut self, channel: &mut dyn ByteChannel) {
+        self.outbox.flush(channel);
+    }
+
+    fn wants_poll(&self) -> bool {
+        let runs = |inferior: &Inferior| inferior.attached && inferior.session.is_running();
+        self.inferiors.iter().any(runs) || self.outbox.waiting() > 0
     }
 }

@@ -50,9 +50,9 @@ impl MachineSession {
         if plan.is_empty() {
             return Err(Refused::new("no inferior is meant by this vCont"));
         }
-        self.check_ground(&plan)?;
-        // The hypervisor is the last inferior: it goes on when all that runs on it may.
-        for (index, body) in plan {
+        let ground = self.ground(&plan)?;
+        // The hypervisor comes last: it goes on when all that runs on it may.
+        for (index, body) in plan.into_iter().chain(ground) {
             match self.exchange(index, &body) {
                 Ok(replies) => {
                     if let Some(error) = self.take_stop_or_output(index, replies) {
@@ -74,18 +74,22 @@ impl MachineSession {
         Ok(())
     }
 
-    /// VMs run on the hypervisor.
-    fn check_ground(&self, plan: &[(usize, Vec<u8>)]) -> Result<(), Refused> {
+    /// What has to go on besides: VMs run on the hypervisor. GDB steps a thread past a breakpoint alone, whatever the user
+    /// wants to go on; for that it is let go unasked.
+    fn ground(&self, plan: &[(usize, Vec<u8>)]) -> Result<Option<(usize, Vec<u8>)>, Refused> {
         let Some(hypervisor) = self.hypervisor().filter(|_| self.has_hypervisor()) else {
-            return Ok(());
+            return Ok(None);
         };
-        let stands = !self.inferiors[hypervisor].session.is_running();
-        if stands && !plan.iter().any(|(index, _)| *index == hypervisor) {
-            return Err(Refused::new(
-                "hyp stands, and VMs run on it: `set schedule-multiple on` lets all go on together, or detach hyp",
-            ));
+        let runs = self.inferiors[hypervisor].session.is_running();
+        if runs || plan.iter().any(|(index, _)| *index == hypervisor) {
+            return Ok(None);
         }
-        Ok(())
+        if plan.iter().all(|(_, body)| is_step(body)) {
+            return Ok(Some((hypervisor, b"vCont;c".to_vec())));
+        }
+        Err(Refused::new(
+            "hyp stands, and VMs run on it: `set schedule-multiple on` lets all go on together, or detach hyp",
+        ))
     }
 
     /// Takes what an inferior said that runs or was to run. Returns an error that it answered with.
@@ -145,4 +149,11 @@ impl MachineSession {
             }
         }
     }
+}
+
+/// Whether a packet that lets an inferior go on says nothing but steps.
+fn is_step(body: &[u8]) -> bool {
+    let actions = body.strip_prefix(b"vCont;").unwrap_or(body);
+    let mut actions = actions.split(|byte| *byte == b';');
+    actions.all(|action| matches!(action.first(), Some(b's' | b'S' | b'r')))
 }

@@ -3,6 +3,7 @@
 //! Its packets come unframed, and its answers are handed back instead of being sent.
 
 use super::{Session, State};
+use crate::channel::Endpoint;
 use crate::packet::Bodies;
 use crate::server::Taken;
 use crate::target::tid;

@@ -31,7 +31,7 @@ mod thread_events;
 mod threads;
 mod transfer;
 
-use crate::channel::ByteChannel;
+use crate::channel::{ByteChannel, Endpoint};
 use crate::packet::request::{self, Errno, Request, Threads};
 use crate::packet::{Incoming, Line, Outbox};
 use crate::server::{Server, Taken};
@@ -154,33 +154,9 @@ impl Session {
         self.space
     }
 
-    /// The channel says that a client came. Nothing is sent, and nothing stops before it speaks.
-    pub fn opened(&mut self) {
-        self.arrivals = Arrivals::Told;
-        self.end_client();
-    }
-
-    /// The channel says that another client has come in the place of the last one, and that it cannot tell whose bytes
-    /// come next. What comes before an introduction is not answered.
-    pub fn replaced(&mut self) {
-        self.opened();
-        self.line.wait_for_introduction();
-    }
-
-    /// The channel says that the client is gone. The guest goes on.
-    pub fn closed(&mut self) {
-        self.end_client();
-    }
-
     /// Whether a client looks at the VM or waits for a stop of it.
     pub fn has_client(&self) -> bool {
         self.state != State::Vacant
-    }
-
-    /// Whether there may be something to do without a byte from the client: a stop to report, live output to send. The
-    /// hypervisor polls at least while this is true.
-    pub fn wants_poll(&self) -> bool {
-        self.state == State::Running || self.outbox.waiting() > 0
     }
 
     /// Says whether `monitor` commands may run now.
@@ -191,30 +167,6 @@ impl Session {
     /// Keeps a line for the user until the target runs again.
     pub fn tell(&mut self, line: String) {
         self.target.notice(line);
-    }
-
-    /// Takes bytes from the channel.
-    pub fn receive(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            if let Some(incoming) = self.line.push(*byte) {
-                self.incoming(incoming);
-            }
-        }
-    }
-
-    /// Looks for stops of the VM and for output of programs. Cheap where there is nothing.
-    pub fn poll(&mut self) {
-        self.target.collect_events();
-        match self.state {
-            State::Vacant => self.release_unwatched_stops(),
-            State::Stopped => {}
-            State::Running => self.poll_running(),
-        }
-    }
-
-    /// Gives the channel what it takes of what waits for the client.
-    pub fn flush(&mut self, channel: &mut dyn ByteChannel) {
-        self.outbox.flush(channel);
     }
 
     fn machine(&self) -> &'static dyn Machine {
@@ -356,5 +308,47 @@ impl Session {
     fn set_focus(&mut self, vcpu: VcpuId) {
         self.target.set_focus(vcpu);
         self.stub.focus(&mut self.target, tid(vcpu));
+    }
+}
+
+impl Endpoint for Session {
+    fn opened(&mut self) {
+        self.arrivals = Arrivals::Told;
+        self.end_client();
+    }
+
+    fn replaced(&mut self) {
+        self.opened();
+        self.line.wait_for_introduction();
+    }
+
+    fn closed(&mut self) {
+        self.end_client();
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if let Some(incoming) = self.line.push(*byte) {
+                self.incoming(incoming);
+            }
+        }
+    }
+
+    fn poll(&mut self) {
+        self.target.collect_events();
+        match self.state {
+            State::Vacant if self.server.is_debugged(self.space.vm()) => {}
+            State::Vacant => self.release_unwatched_stops(),
+            State::Stopped => {}
+            State::Running => self.poll_running(),
+        }
+    }
+
+    fn flush(&mut self, channel: &mut dyn ByteChannel) {
+        self.outbox.flush(channel);
+    }
+
+    fn wants_poll(&self) -> bool {
+        self.state == State::Running || self.outbox.waiting() > 0
     }
 }

@@ -9,7 +9,7 @@ use probes::machine::VcpuId;
 use probes::periscope::Periscope;
 use probes::symbols::{Located, Named, Symbols};
 use std::sync::Arc;
-use stub::{ByteChannel, Server, Session};
+use stub::{ByteChannel, Endpoint, Server, Session};
 
 /// Where the guest's program begins.
 pub const ENTRY: u64 = 0x4000_0000;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use stub::{ByteChannel, MachineSession, Session};
+use stub::{ByteChannel, Endpoint, MachineSession, Session};
 
 /// How long a client may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,44 +20,6 @@ pub struct Serving {
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
-
-/// What listens on the port.
-trait Endpoint {
-    fn opened(&mut self);
-    fn closed(&mut self);
-    fn receive(&mut self, bytes: &[u8]);
-    fn poll(&mut self);
-    fn flush(&mut self, channel: &mut dyn ByteChannel);
-}
-
-macro_rules! endpoint {
-    ($session:ty) => {
-        impl Endpoint for $session {
-            fn opened(&mut self) {
-                <$session>::opened(self);
-            }
-
-            fn closed(&mut self) {
-                <$session>::closed(self);
-            }
-
-            fn receive(&mut self, bytes: &[u8]) {
-                <$session>::receive(self, bytes);
-            }
-
-            fn poll(&mut self) {
-                <$session>::poll(self);
-            }
-
-            fn flush(&mut self, channel: &mut dyn ByteChannel) {
-                <$session>::flush(self, channel);
-            }
-        }
-    };
-}
-
-endpoint!(Session);
-endpoint!(MachineSession);
 
 struct Socket(TcpStream);
 

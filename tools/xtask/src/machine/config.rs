@@ -264,7 +264,7 @@ mod tests {
             "-append vm1.vcpus=2 vm1.memory=512M vm1.halt vm2.vcpus=2 vm2.memory=512M vm2.halt",
             "virtserialport,nr=1,chardev=hyp,name=org.periscope.hyp",
             "virtserialport,nr=3,chardev=tools,name=org.periscope.tools",
-            "virtserialport,nr=7,chardev=console2,name=org.periscope.console2",
+            "virtserialport,nr=8,chardev=console2,name=org.periscope.console2",
             "port=1335,server=on,wait=off,nodelay=on,logfile=/rec,,ord/console2.log",
             "guest-loader,addr=0x50000000,kernel=/dev/null,bootargs=console=ttyAMA0 a,,b",
         ] {

@@ -6,6 +6,8 @@ use std::net::TcpListener;
 
 /// The first port where nobody says otherwise.
 pub const DEFAULT_BASE: u16 = 1230;
+/// Distance of the port for the whole machine, below the base.
+const MACHINE: u16 = 1;
 /// Distance of the shell's port from the base.
 const SHELL: u16 = 1;
 /// Distance of the port for tools.
@@ -19,8 +21,8 @@ const CONSOLE1: u16 = 104;
 /// No port of a machine is farther from the base.
 const SPAN: u16 = 200;
 
-/// The ports of one machine: with the default base 1230, `hyp` at 1230, the shell at 1231, the endpoint for tools at 1232,
-/// `vm1` at 1234, its console at 1334, and so on.
+/// The ports of one machine: with the default base 1230, the whole machine at 1229, `hyp` at 1230, the shell at 1231, the endpoint
+/// for tools at 1232, `vm1` at 1234, its console at 1334, and so on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ports {
     base: u16,
@@ -29,8 +31,12 @@ pub struct Ports {
 impl Ports {
     /// Ports from `base` on.
     pub fn new(base: u16) -> Result<Self> {
-        if base == 0 || base.checked_add(SPAN).is_none() {
-            bail!("port base {base}: choose one from 1 to {}", u16::MAX - SPAN);
+        if base <= MACHINE || base.checked_add(SPAN).is_none() {
+            bail!(
+                "port base {base}: choose one from {} to {}",
+                MACHINE + 1,
+                u16::MAX - SPAN
+            );
         }
         Ok(Self { base })
     }
@@ -55,6 +61,11 @@ impl Ports {
     /// The hypervisor's debug endpoint.
     pub fn hyp(self) -> u16 {
         self.base
+    }
+
+    /// The debug endpoint of the hypervisor and all VMs together.
+    pub fn machine(self) -> u16 {
+        self.base - MACHINE
     }
 
     /// The hypervisor's shell.
@@ -88,6 +99,7 @@ impl Ports {
             ("hyp".to_owned(), self.hyp()),
             ("shell".to_owned(), self.shell()),
             ("tools".to_owned(), self.tools()),
+            ("machine".to_owned(), self.machine()),
         ];
         for number in (1..).take(vms) {
             channels.push((format!("vm{number}"), self.vm(number)));
@@ -99,7 +111,7 @@ impl Ports {
     /// All channels as `name=address`, VMs first.
     pub fn describe(self, vms: usize) -> Result<String> {
         let mut channels = self.channels(vms);
-        channels.rotate_left(3);
+        channels.rotate_left(4);
         let mut text = String::new();
         for (name, port) in channels {
             write!(text, " {name}=127.0.0.1:{port}").context("formatting")?;
@@ -116,13 +128,15 @@ mod tests {
     fn the_documented_ports() {
         let ports = Ports::new(DEFAULT_BASE).unwrap();
         let text = "vm1=127.0.0.1:1234 console1=127.0.0.1:1334 vm2=127.0.0.1:1235 console2=127.0.0.1:1335 \
-                    hyp=127.0.0.1:1230 shell=127.0.0.1:1231 tools=127.0.0.1:1232";
+                    hyp=127.0.0.1:1230 shell=127.0.0.1:1231 tools=127.0.0.1:1232 \
+                    machine=127.0.0.1:1229";
         assert_eq!(ports.describe(2).unwrap(), text);
     }
 
     #[test]
     fn bases_that_cannot_be() {
         assert!(Ports::new(0).is_err());
+        assert!(Ports::new(1).is_err());
         assert!(Ports::new(65500).is_err());
     }
 
