@@ -13,8 +13,9 @@ use std::time::Duration;
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Run guests under the hypervisor in QEMU.
 ///
-/// Endpoints on 127.0.0.1: vm1 at 1234, vm2 at 1235, …; the hypervisor (hyp) at 1230; its shell on this terminal (at 1231
-/// with --headless); tools beside debuggers at 1232; guest consoles at 1334, 1335, …. Attach with `gdb-multiarch -ex 'target remote :1234'`.
+/// Endpoints on 127.0.0.1: vm1 at 1234, vm2 at 1235, …; the hypervisor (hyp) at 1230; the whole machine at 1229; its shell on
+/// this terminal (at 1231 with --headless); tools beside debuggers at 1232; guest consoles at 1334, 1335, …. Attach with
+/// `gdb-multiarch -ex 'target remote :1234'`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Keep the shell on its port; print `ready: …` once everything listens; run until killed.
