@@ -130,6 +130,10 @@ impl RunControl for Hyp {
         }
     }
 
+    fn physical_cpu(&self, vcpu: VcpuId) -> Option<usize> {
+        Some(usize::from(vcpu.0))
+    }
+
     fn state(&self) -> VmState {
         VmState::Running
     }

@@ -38,6 +38,10 @@ impl RunControl for Vm {
         self.vcpu(vcpu).map_or(Power::Off, |vcpu| vcpu.power())
     }
 
+    fn physical_cpu(&self, vcpu: VcpuId) -> Option<usize> {
+        Some(self.vcpu(vcpu)?.home())
+    }
+
     fn state(&self) -> VmState {
         Vm::state(self)
     }

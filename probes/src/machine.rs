@@ -154,6 +154,10 @@ pub trait RunControl {
     fn vcpu_count(&self) -> usize;
     /// Whether a vCPU is on.
     fn power(&self, vcpu: VcpuId) -> Power;
+    /// The physical CPU that executes a vCPU, where it is always the same one. There is none by default.
+    fn physical_cpu(&self, _vcpu: VcpuId) -> Option<usize> {
+        None
+    }
     /// The VM's life.
     fn state(&self) -> VmState;
     /// Brings every vCPU to EL2 and keeps it there; returns when all are. Nests. Guest time stands still.

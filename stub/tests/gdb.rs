@@ -97,6 +97,69 @@ fn masks_of_pointers_disturb_nobody() {
     );
 }
 
+#[test]
+fn memory_is_searched_and_compared_where_it_is() {
+    let serving = Serving::start(1);
+    let output = gdb(
+        &serving,
+        &[
+            "set debug remote 1",
+            &format!("find /w {ENTRY:#x}, +0x100, 0xd503201f"),
+            &format!("find /w {DATA:#x}, +0x1000, 0xd503201f"),
+            &format!("set {{int}}{:#x} = 0x12345678", DATA + 0x300),
+            "find /w 0x3ff00000, +0x200000, 0x12345678",
+            &format!("maint packet qCRC:{ENTRY:x},10"),
+        ],
+    );
+    serving::assert_in_order(
+        &output,
+        &[
+            "qSearch:memory:40000000;100;",
+            "0x40000014",
+            "1 pattern found.",
+            "Pattern not found.",
+            "qSearch:memory:3ff00000;200000;",
+            "0x40001300",
+            "1 pattern found.",
+            "received: \"C",
+        ],
+    );
+}
+
+#[test]
+fn tables_of_info_os() {
+    let serving = Serving::start(2);
+    let output = gdb(
+        &serving,
+        &[
+            "monitor trace kprobe work count",
+            "info os",
+            "info os vms",
+            "info os vcpus",
+            "info os probes",
+            "info os programs",
+            "info os maps",
+            "info os tracepoints",
+        ],
+    );
+    assert_in_order(
+        &output,
+        &[
+            "Type       Description",
+            "vms        The virtual machines",
+            "tracepoints The hypervisor's own events",
+            "VM         STATE      VCPUS ON",
+            "vm1        stopped    2 of 2",
+            "VM         VCPU       THREAD     STATE      CPU",
+            "vm1        1          2          on         1",
+            "kprobe     vm1:work",
+            "NAME       PROGRAMS",
+            "MAP        ID",
+            "TRACEPOINT",
+        ],
+    );
+}
+
 /// GDB says itself what a server cannot that does not offer it.
 #[test]
 fn non_stop_is_refused_and_the_next_session_works() {

@@ -173,7 +173,7 @@ fn all_stop_means_all() {
     assert_eq!(whole.ask("qfThreadInfo"), "mp1.01,p2.01");
     let names = whole.ask("qXfer:threads:read::0,1000");
     assert!(
-        names.contains("<thread id=\"p2.01\" name=\"vm2/vcpu0\"/>"),
+        names.contains("<thread id=\"p2.01\" core=\"0\" name=\"vm2/vcpu0\"/>"),
         "{names}"
     );
 }

@@ -5,7 +5,7 @@ mod support;
 use probes::addr::Gva;
 use probes::machine::{RunControl, VcpuId};
 use stub::Endpoint;
-use support::{Bench, DATA, ENTRY, WORK, all_of, bodies, frame, le, stop_registers};
+use support::{Bench, DATA, ENTRY, WORK, all_of, bodies, frame, le, stop_registers, unescape};
 
 /// A client that has introduced itself as GDB 16 does.
 fn gdb16(vcpus: u8) -> Bench {
@@ -139,4 +139,236 @@ fn vcpus_that_come_and_go_are_told() {
     assert!(bench.ask_all("vCont;c").is_empty());
     bench.vm().power_on(VcpuId(1), Gva(ENTRY), 0);
     assert!(bench.run(10).is_empty());
+}
+
+#[test]
+fn memory_is_searched() {
+    let mut bench = Bench::connected(1);
+    // Over the end of a page.
+    let at = ENTRY + 0x1ffe;
+    bench.ask(&format!("M{at:x},4:23616263"));
+    let search = |range: String, pattern: &str| frame(&format!("qSearch:memory:{range};{pattern}"));
+    let mut find = |range, pattern| bodies(&bench.raw(&search(range, pattern)));
+    assert_eq!(
+        find(format!("{ENTRY:x};10000"), "}\u{3}abc"),
+        [format!("1,{at:x}")]
+    );
+    assert_eq!(
+        find(format!("{:x};10000", at + 1), "abc"),
+        [format!("1,{:x}", at + 1)]
+    );
+    assert_eq!(
+        find(format!("{:x};3", at), "abc"),
+        ["0"],
+        "it would end behind the range"
+    );
+    assert_eq!(
+        find(format!("{:x};4", at), "abc"),
+        [format!("1,{:x}", at + 1)]
+    );
+    assert_eq!(
+        find("3c000000;4010000".to_string(), "abc"),
+        [""; 0],
+        "it goes on"
+    );
+    let mut polls = 0;
+    let found = loop {
+        bench.session.poll();
+        polls += 1;
+        let told = bench.output();
+        if !told.is_empty() {
+            break bodies(&told);
+        }
+    };
+    assert_eq!(found, [format!("1,{:x}", at + 1)], "holes are no matter");
+    assert!(polls > 2, "in pieces: {polls}");
+}
+
+#[test]
+fn a_scan_that_takes_too_long_is_refused_and_one_can_be_ended() {
+    let mut bench = Bench::connected(1);
+    assert!(
+        bench
+            .ask_all("qSearch:memory:0;ffffffffffffffff;nowhere")
+            .is_empty()
+    );
+    assert!(bench.session.wants_poll());
+    assert_eq!(bodies(&bench.raw(b"\x03")), ["E.interrupted"]);
+    assert!(!bench.session.wants_poll());
+    assert!(
+        bench
+            .ask_all("qSearch:memory:0;ffffffffffffffff;nowhere")
+            .is_empty()
+    );
+    assert_eq!(
+        bench.ask("qC"),
+        "QC01",
+        "who asks something else waits no more"
+    );
+    bench.session.poll();
+    assert_eq!(bench.output(), "");
+    assert!(
+        bench
+            .ask_all("qSearch:memory:0;ffffffffffffffff;nowhere")
+            .is_empty()
+    );
+    let refusal = loop {
+        bench.session.poll();
+        let told = bodies(&bench.output());
+        if let Some(body) = told.into_iter().next() {
+            break body;
+        }
+    };
+    assert!(refusal.starts_with("E.0x0 to "), "{refusal}");
+    assert!(
+        refusal.ends_with("took too long to read: give a smaller range"),
+        "{refusal}"
+    );
+    let told = bench.ask_all("vCont;c");
+    assert!(told[0].starts_with("O:0x0 to "), "{told:?}");
+}
+
+#[test]
+fn checksums_of_memory() {
+    let mut bench = Bench::connected(1);
+    bench.ask(&format!("M{DATA:x},9:313233343536373839"));
+    assert_eq!(bench.ask(&format!("qCRC:{DATA:x},9")), "C376e6e7");
+    assert_eq!(bench.ask("qCRC:123,9"), "E0e");
+    let end = ENTRY + 256 * 1024;
+    assert_eq!(
+        bench.ask(&format!("qCRC:{:x},10", end - 8)),
+        "E0e",
+        "all has to be there"
+    );
+}
+
+/// A document, read in small windows.
+fn read(bench: &mut Bench, object: &str, annex: &str) -> String {
+    let mut document = String::new();
+    loop {
+        let offset = document.len();
+        let window = bench.ask(&format!("qXfer:{object}:read:{annex}:{offset:x},40"));
+        let (more, part) = window.split_at(1);
+        document.push_str(&unescape(part));
+        if more == "l" {
+            return document;
+        }
+        assert_eq!(more, "m", "{window}");
+    }
+}
+
+#[test]
+fn tables_of_what_there_is() {
+    let mut bench = Bench::connected(2);
+    let types = read(&mut bench, "osdata", "");
+    let kinds: Vec<&str> = types
+        .split("<column name=\"Type\">")
+        .skip(1)
+        .filter_map(|rest| rest.split('<').next())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["vms", "vcpus", "probes", "programs", "maps", "tracepoints"]
+    );
+    bench.monitor("trace kprobe work count");
+    for kind in kinds {
+        let table = read(&mut bench, "osdata", kind);
+        assert!(
+            table.contains(&format!("<osdata type=\"{kind}\">\n<item>")),
+            "{table}"
+        );
+    }
+    let vcpus = read(&mut bench, "osdata", "vcpus");
+    let second = "<item><column name=\"VM\">vm1</column><column name=\"VCPU\">1</column>\
+                  <column name=\"THREAD\">2</column><column name=\"STATE\">on</column>\
+                  <column name=\"CPU\">1</column></item>";
+    assert!(vcpus.contains(second), "{vcpus}");
+    let probes = read(&mut bench, "osdata", "probes");
+    assert!(
+        probes.contains("<column name=\"SITE\">vm1:work</column>"),
+        "{probes}"
+    );
+    assert_eq!(bench.ask("qXfer:osdata:read:processes:0,100"), "E16");
+}
+
+#[test]
+fn a_table_stays_while_it_is_read() {
+    let mut bench = Bench::connected(1);
+    bench.monitor("trace kprobe work count");
+    let first = bench.ask("qXfer:osdata:read:probes:0,100");
+    bench.monitor("trace unkprobe 1");
+    let second = bench.ask("qXfer:osdata:read:probes:100,400");
+    let whole = format!("{}{}", &first[1..], &second[1..]);
+    assert!(
+        whole.contains("vm1:work") && whole.ends_with("</osdata>\n"),
+        "{whole}"
+    );
+    let again = read(&mut bench, "osdata", "probes");
+    assert!(!again.contains("vm1:work"), "{again}");
+}
+
+#[test]
+fn threads_have_a_physical_cpu() {
+    let mut bench = Bench::connected(2);
+    let xml = read(&mut bench, "threads", "");
+    assert!(
+        xml.contains("<thread id=\"02\" core=\"1\" name=\"vm1/vcpu1\"/>"),
+        "{xml}"
+    );
+    let raw = bench.raw(&frame("qThreadStopInfo2"));
+    assert!(all_of(&raw)[0].contains(";core:1;"), "{raw}");
+}
+
+#[test]
+fn a_vm_that_runs_answers_for_its_memory_and_its_breakpoints() {
+    let mut bench = Bench::connected(2);
+    assert!(bench.ask_all("vCont;c").is_empty());
+    assert!(bench.run(10).is_empty());
+    let scratch = DATA + 0x100;
+    assert_eq!(bench.ask(&format!("M{scratch:x},2:6162")), "OK");
+    assert_eq!(bench.ask(&format!("X{:x},1:c", scratch + 2)), "OK");
+    assert_eq!(bench.ask(&format!("m{scratch:x},3")), "616263");
+    assert_eq!(bench.ask(&format!("x{scratch:x},3")), "babc");
+    assert_eq!(bench.ask("m123,1"), "E0e");
+    assert!(!bench.vm().held());
+    assert_eq!(bench.ask("qfThreadInfo"), "m01,02");
+    assert_eq!(bench.ask("T2"), "OK");
+    assert_eq!(bench.ask("Hg2"), "OK");
+    assert!(bench.monitor("vm list").contains("vm1"));
+    assert!(read(&mut bench, "threads", "").contains("vm1/vcpu1"));
+    assert!(read(&mut bench, "osdata", "vms").contains("vm1"));
+    assert!(read(&mut bench, "features", "target.xml").contains("aarch64"));
+    assert!(bench.ask("vFile:open:6576656e7473,0,0").starts_with("F0"));
+    assert_eq!(bench.ask("vFile:close:0"), "F0");
+    for packet in [
+        "g",
+        "p20",
+        "P0=0000000000000000",
+        "?",
+        "vCont;s",
+        "c",
+        "jThreadsInfo",
+    ] {
+        assert_eq!(bench.ask(packet), "E10", "{packet}: the vCPUs run");
+    }
+    assert!(bench.run(10).is_empty(), "it runs on");
+    assert_eq!(bench.ask(&format!("Z0,{WORK:x},4")), "OK");
+    assert!(!bench.vm().held());
+    assert_eq!(bench.run(100), ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
+    assert_eq!(bench.register(32), WORK);
+    assert!(bench.ask_all("vCont;c").is_empty());
+    assert_eq!(bench.ask(&format!("z0,{WORK:x},4")), "OK");
+    assert!(
+        bench.vm().armed().is_empty(),
+        "at once: nobody is about to resume"
+    );
+    let second_vcpu_was_there = bench.run(100);
+    assert!(
+        second_vcpu_was_there.len() <= 1,
+        "{second_vcpu_was_there:?}"
+    );
+    assert_eq!(bench.ask(&format!("Z2,{DATA:x},8")), "OK");
+    bench.ask_all("vCont;c");
+    let stop = bench.run(100);
+    assert!(stop[0].contains(&format!("watch:{DATA:x};")), "{stop:?}");
 }

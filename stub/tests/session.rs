@@ -312,7 +312,7 @@ fn threads_have_names() {
     assert_eq!(bench.ask("qThreadExtraInfo,2"), "766d312f7663707531");
     let xml = bench.ask("qXfer:threads:read::0,fff");
     assert!(
-        xml.contains("<thread id=\"02\" name=\"vm1/vcpu1\"/>"),
+        xml.contains("<thread id=\"02\" core=\"1\" name=\"vm1/vcpu1\"/>"),
         "{xml}"
     );
     // As LLDB asks. vm1/vcpu1 stands because vm1/vcpu0 does.
@@ -761,7 +761,7 @@ fn packets_that_are_fatal_to_gdbstub() {
         ("vCont;t:1", "E16"),
         ("vCont;c:9", "E03"),
         ("vCont", ""),
-        ("qCRC:40000000,100", ""),
+        ("qCRC:40000000,", "E16"),
         ("QTDP:1:40000000:E:0:0:X3,220027", ""),
         ("QTDP:1:40000000:E:0:0:F4", ""),
         ("QTDP:1:40000000:E:0:0:S", ""),

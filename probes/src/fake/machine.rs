@@ -28,6 +28,10 @@ impl RunControl for FakeMachine {
             .map_or(Power::Off, |vcpu| vcpu.power)
     }
 
+    fn physical_cpu(&self, vcpu: VcpuId) -> Option<usize> {
+        Some(usize::from(vcpu.0))
+    }
+
     fn state(&self) -> VmState {
         self.state.lock().life
     }

@@ -13,6 +13,7 @@ mod ksym;
 mod log;
 mod map;
 mod number;
+pub(crate) mod osdata;
 mod output;
 mod parse;
 mod phys;
@@ -100,7 +101,24 @@ pub fn run(server: &Server, caller: &Caller, line: &str, out: &mut dyn Write) ->
     if words.is_empty() {
         return None;
     }
-    let result = parse::resolve(COMMANDS, &words).and_then(|(command, arguments)| {
+    run_words(server, caller, &words, format, out)
+}
+
+/// The same for a line of the server's own, in a format of its choice.
+fn run_as(server: &Server, caller: &Caller, line: &str, format: Format, out: &mut dyn Write) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    // Listings end by themselves.
+    let _ = run_words(server, caller, &words, format, out);
+}
+
+fn run_words(
+    server: &Server,
+    caller: &Caller,
+    words: &[&str],
+    format: Format,
+    out: &mut dyn Write,
+) -> Option<Follower> {
+    let result = parse::resolve(COMMANDS, words).and_then(|(command, arguments)| {
         from_hypervisor::check(caller, command, arguments)?;
         let mut output = Output::new(&mut *out, format);
         let mut invocation = Invocation {
@@ -148,6 +166,7 @@ impl fmt::Display for Command {
 const COMMANDS: &[Command] = &[
     help::COMMAND,
     vm::LIST,
+    vm::VCPUS,
     vm::INFO,
     vm::MEMORY,
     vm::START,

@@ -11,6 +11,8 @@ pub(super) enum Format {
     Text,
     /// For tools: each row of a table an object, each other line of text `{"note": …}`.
     Json,
+    /// For GDB's `info os`: each row of a table an XML item. Other text is left out.
+    OsData,
 }
 
 /// A command's output.
@@ -51,6 +53,7 @@ impl<'a> Output<'a> {
         match self.format {
             Format::Text => writeln!(self.inner, "{text}"),
             Format::Json => self.object("error", text),
+            Format::OsData => Ok(()),
         }
     }
 
@@ -70,8 +73,10 @@ impl<'a> Output<'a> {
 
 impl Write for Output<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if self.format == Format::Text {
-            return self.inner.write_str(text);
+        match self.format {
+            Format::Text => return self.inner.write_str(text),
+            Format::OsData => return Ok(()),
+            Format::Json => {}
         }
         for part in text.split_inclusive('\n') {
             self.line.push_str(part.trim_end_matches('\n'));

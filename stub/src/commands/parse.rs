@@ -125,11 +125,11 @@ mod tests {
         );
         assert_eq!(
             outcome("vm"),
-            "vm what? One of list, info, memory, start, stop, reset."
+            "vm what? One of list, vcpus, info, memory, start, stop, reset."
         );
         assert_eq!(
             outcome("vm dance"),
-            "no command vm dance. There are list, info, memory, start, stop, reset."
+            "no command vm dance. There are list, vcpus, info, memory, start, stop, reset."
         );
     }
 

@@ -1,5 +1,6 @@
 //! Tables: columns as wide as their widest cell.
 
+use super::osdata::write_item;
 use super::output::{Format, Output};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -65,6 +66,7 @@ impl Table {
         match out.format() {
             Format::Text => self.write_text(out.raw()),
             Format::Json => self.write_json(out.raw()),
+            Format::OsData => self.write_osdata(out.raw()),
         }
     }
 
@@ -86,6 +88,18 @@ impl Table {
                 }
             }
             out.write_str("}\n")?;
+        }
+        Ok(())
+    }
+
+    /// Each row as an item of `info os`.
+    fn write_osdata(&self, out: &mut dyn Write) -> fmt::Result {
+        let Some((heading, rows)) = self.rows.split_first() else {
+            return Ok(());
+        };
+        for row in rows {
+            let cells = heading.iter().zip(row);
+            write_item(out, cells.map(|(name, cell)| (name.text(), cell.text())))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `vm list`, `vm info`, `vm memory`, `vm start`, `vm stop`, `vm reset`.
+//! `vm list`, `vm vcpus`, `vm info`, `vm memory`, `vm start`, `vm stop`, `vm reset`.
 
 use super::table::{Align, Table};
 use super::{Command, Invocation, Problem, refused};
@@ -13,6 +13,13 @@ pub(super) const LIST: Command = Command {
     arguments: "",
     summary: "show the VMs",
     run: list,
+};
+
+pub(super) const VCPUS: Command = Command {
+    path: &["vm", "vcpus"],
+    arguments: "",
+    summary: "show the vCPUs and the physical CPUs that execute them",
+    run: vcpus,
 };
 
 pub(super) const INFO: Command = Command {
@@ -69,6 +76,37 @@ fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
             state(machine).to_string(),
             format!("{on} of {count}"),
         ]);
+    }
+    table.write(invocation.out)?;
+    Ok(())
+}
+
+fn vcpus(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
+    let [] = invocation.exactly()?;
+    let mut table = Table::new(&[
+        ("VM", Align::Left),
+        ("VCPU", Align::Right),
+        ("THREAD", Align::Right),
+        ("STATE", Align::Left),
+        ("CPU", Align::Right),
+    ]);
+    for space in invocation.periscope().spaces() {
+        let machine = space.machine();
+        let count = u8::try_from(machine.vcpu_count()).unwrap_or(u8::MAX);
+        for vcpu in (0..count).map(VcpuId) {
+            let state = match machine.power(vcpu) {
+                Power::On => "on",
+                Power::Off => "off",
+            };
+            let cpu = machine.physical_cpu(vcpu);
+            table.row([
+                space.vm().to_string(),
+                vcpu.0.to_string(),
+                crate::target::tid(vcpu).to_string(),
+                state.to_string(),
+                cpu.map_or_else(|| "-".to_string(), |cpu| cpu.to_string()),
+            ]);
+        }
     }
     table.write(invocation.out)?;
     Ok(())

@@ -22,6 +22,19 @@ pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// What escaped binary data stands for; `None` where an escape has no byte after it.
+pub(crate) fn unescape(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.iter();
+    let mut plain = Vec::with_capacity(data.len());
+    while let Some(byte) = bytes.next() {
+        plain.push(match byte {
+            b'}' => bytes.next()? ^ 0x20,
+            byte => *byte,
+        });
+    }
+    Some(plain)
+}
+
 /// The bytes that pairs of digits stand for, or `None` where something else is there.
 pub(crate) fn hex_decode(digits: &[u8]) -> Option<Vec<u8>> {
     if !digits.len().is_multiple_of(2) {
@@ -69,6 +82,8 @@ mod tests {
         let mut out = Vec::new();
         escape(b"a#$}*z", &mut out);
         assert_eq!(out, b"a}\x03}\x04}]}\nz");
+        assert_eq!(unescape(&out).as_deref(), Some(&b"a#$}*z"[..]));
+        assert_eq!(unescape(b"a}"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod line;
 mod outbox;
 pub(crate) mod request;
 
-pub(crate) use bytes::{escape, hex_decode, hex_encode, hex_number};
+pub(crate) use bytes::{escape, hex_decode, hex_encode, hex_number, unescape};
 pub(crate) use framer::{Framer, Incoming};
 pub(crate) use line::Line;
 pub(crate) use outbox::Outbox;
@@ -48,7 +48,9 @@ pub(crate) fn window(document: &[u8], (offset, length): (u64, u64)) -> Vec<u8> {
         .len()
         .min(usize::try_from(length).unwrap_or(usize::MAX));
     let more = if count < rest.len() { b'm' } else { b'l' };
-    [&[more], &rest[..count]].concat()
+    let mut body = Vec::from([more]);
+    escape(&rest[..count], &mut body);
+    body
 }
 
 /// Bodies of packets, in order, still escaped.
@@ -66,6 +68,13 @@ pub(crate) fn unframe(bytes: &[u8]) -> Bodies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_are_escaped() {
+        assert_eq!(window(b"a}bc", (1, 2)), b"m}]b");
+        assert_eq!(window(b"a}bc", (2, 9)), b"lbc");
+        assert_eq!(window(b"a}bc", (u64::MAX, 9)), b"l");
+    }
 
     #[test]
     fn frames_are_taken_apart() {

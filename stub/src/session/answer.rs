@@ -8,12 +8,23 @@ use probes::addr::Gva;
 
 impl Session {
     pub(super) fn answer(&mut self, request: Request) {
-        if self.state == State::Running && !answered_while_running(&request) {
-            return self.refuse(Errno::Busy);
-        }
         if self.target.role() == Role::Tool && !answered_to_tools(&request) {
             return self.explain_refusal(Errno::Inval, NOTHING_DEBUGGED);
         }
+        match (self.state, while_running(&request)) {
+            (State::Running, WhileRunning::Refused) => self.refuse(Errno::Busy),
+            (State::Running, WhileRunning::Held) => {
+                self.machine().hold();
+                self.do_answer(request);
+                // Breakpoints that were taken away go now: nobody is about to resume.
+                self.space.reconcile();
+                self.machine().release();
+            }
+            _ => self.do_answer(request),
+        }
+    }
+
+    fn do_answer(&mut self, request: Request) {
         match request {
             Request::Stub(body) => self.ask_stub(&body),
             Request::Fixed(body) => self.reply(body),
@@ -44,6 +55,7 @@ impl Session {
                 let xml = self.thread_xml();
                 self.transfer(xml.as_bytes(), window);
             }
+            Request::OsData(kind, window) => self.tell_osdata(&kind, window),
             Request::ResumeFocused(motion) => self.resume_focused(motion),
             Request::Resume(actions) => self.resume(&actions),
             Request::Detach => {
@@ -55,6 +67,12 @@ impl Session {
                 self.release_client();
             }
             Request::ReadBinary(address, length) => self.read_binary(address, length),
+            Request::Search {
+                first,
+                last,
+                pattern,
+            } => self.search(first, last, pattern),
+            Request::Checksum { first, last } => self.checksum(first, last),
             Request::ProbeBinary => self.read_bare(),
             Request::MemoryRegion(address) => self.tell_region(Gva(address)),
             Request::HostInfo => self.tell_host(),
@@ -71,7 +89,10 @@ impl Session {
     /// Hands a packet to gdbstub and passes its replies on. Where the target has words for an error, the client gets
     /// them.
     pub(super) fn ask_stub(&mut self, body: &[u8]) {
-        let replies = self.stub.handle(&mut self.target, body);
+        let replies = match self.state {
+            State::Running => self.stub.ask_another(&mut self.target, body),
+            State::Stopped | State::Vacant => self.stub.handle(&mut self.target, body),
+        };
         if let Some(refusal) = self.target.take_refusal() {
             return self.explain_refusal(Errno::Inval, &refusal);
         }
@@ -108,16 +129,43 @@ fn answered_to_tools(request: &Request) -> bool {
     }
 }
 
-/// What a client may ask while it waits for a stop. Anything else would need the vCPUs to stand.
-fn answered_while_running(request: &Request) -> bool {
-    matches!(
-        request,
+/// How a request is answered while the VM runs and the client waits for a stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WhileRunning {
+    /// It touches no vCPU.
+    Answered,
+    /// The VM is held for the moment: the request is about its memory, or about the places where it stops.
+    Held,
+    /// It is about vCPUs that stand.
+    Refused,
+}
+
+fn while_running(request: &Request) -> WhileRunning {
+    match request {
+        Request::Stub(body) => match body.first() {
+            Some(b'm' | b'M' | b'X' | b'Z' | b'z') => WhileRunning::Held,
+            Some(b'q' | b'v') => WhileRunning::Answered,
+            _ => WhileRunning::Refused,
+        },
+        Request::ReadBinary(..) | Request::MemoryRegion(_) | Request::HostInfo => {
+            WhileRunning::Held
+        }
         Request::Fixed(_)
-            | Request::Refused(_)
-            | Request::Explained(_)
-            | Request::Set(_)
-            | Request::NoAcks
-            | Request::Detach
-            | Request::Kill
-    )
+        | Request::Refused(_)
+        | Request::Explained(_)
+        | Request::Set(_)
+        | Request::NoAcks
+        | Request::CurrentThread
+        | Request::Focus(_)
+        | Request::ResumeFocus(_)
+        | Request::Alive(_)
+        | Request::Threads
+        | Request::ThreadName(_)
+        | Request::ThreadXml(_)
+        | Request::OsData(..)
+        | Request::ProbeBinary
+        | Request::Detach
+        | Request::Kill => WhileRunning::Answered,
+        _ => WhileRunning::Refused,
+    }
 }

@@ -22,6 +22,7 @@ const DEBUGGER: &[&str] = &[
     "qXfer:features:read+",
     "qXfer:memory-map:read+",
     "qXfer:threads:read+",
+    "qXfer:osdata:read+",
 ];
 
 /// What a tool is offered.

@@ -21,6 +21,7 @@ impl Session {
     /// Answers the body of a packet.
     pub(crate) fn exchange(&mut self, body: &[u8]) -> Bodies {
         self.packet(body);
+        self.finish_scanning();
         self.outbox.take_bodies()
     }
 

@@ -21,8 +21,10 @@ mod inferior;
 mod landing;
 mod lldb;
 mod memory;
+mod osdata;
 mod registers;
 mod resume;
+mod scan;
 mod settings;
 mod stop;
 mod stop_reply;
@@ -40,9 +42,11 @@ use crate::tracepoints::{self, SessionClose, SessionOpen};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use landing::Rewound;
+use osdata::OsData;
 use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
 use probes::space::Space;
 use probes::tracepoint::Event;
+use scan::Scan;
 use settings::Settings;
 use stub::Stub;
 
@@ -98,6 +102,10 @@ pub struct Session {
     resume_focus: Threads,
     /// What the client wants of the protocol.
     settings: Settings,
+    /// A scan of memory that the client waits for.
+    scan: Option<Scan>,
+    /// The table of `info os` that the client reads.
+    osdata: Option<OsData>,
     /// Number of the next line of live output.
     next_line: u64,
     /// Events that were lost before those that the client has seen.
@@ -144,6 +152,8 @@ impl Session {
             rewound: BTreeMap::new(),
             resume_focus: Threads::Any,
             settings: Settings::default(),
+            scan: None,
+            osdata: None,
             next_line: 0,
             told_lost: 0,
         }
@@ -195,6 +205,8 @@ impl Session {
             self.end_client();
         }
         self.outbox.accept();
+        // Who asks something else does not wait any more.
+        self.scan = None;
         match (self.state, &request) {
             (State::Vacant, Request::Detach | Request::Kill) => {}
             (State::Vacant, _) => {
@@ -293,6 +305,8 @@ impl Session {
         self.greeted = false;
         self.resume_focus = Threads::Any;
         self.settings = Settings::default();
+        self.scan = None;
+        self.osdata = None;
         self.target.forget_client();
         self.stub.rebuild(&mut self.target);
     }
@@ -307,7 +321,10 @@ impl Session {
     /// A thread for gdbstub's replies to name: that of the vCPU which the client looks at.
     fn set_focus(&mut self, vcpu: VcpuId) {
         self.target.set_focus(vcpu);
-        self.stub.focus(&mut self.target, tid(vcpu));
+        // A gdbstub that waits for a stop gets the thread of the stop with it.
+        if self.state != State::Running {
+            self.stub.focus(&mut self.target, tid(vcpu));
+        }
     }
 }
 
@@ -339,7 +356,7 @@ impl Endpoint for Session {
         match self.state {
             State::Vacant if self.server.is_debugged(self.space.vm()) => {}
             State::Vacant => self.release_unwatched_stops(),
-            State::Stopped => {}
+            State::Stopped => self.go_on_scanning(),
             State::Running => self.poll_running(),
         }
     }
@@ -349,6 +366,6 @@ impl Endpoint for Session {
     }
 
     fn wants_poll(&self) -> bool {
-        self.state == State::Running || self.outbox.waiting() > 0
+        self.state == State::Running || self.scan.is_some() || self.outbox.waiting() > 0
     }
 }

@@ -21,7 +21,7 @@ const OUTPUT_WINDOW: usize = 16 * 1024;
 impl Session {
     /// Byte 0x03: stops the VM. Meaningless while it stands, as when the client's Ctrl-C crosses our stop.
     pub(super) fn interrupt(&mut self) {
-        if self.state != State::Running || self.finish_if_off() {
+        if self.interrupt_scan() || self.state != State::Running || self.finish_if_off() {
             return;
         }
         self.machine().hold();

@@ -41,6 +41,9 @@ impl Session {
         for (register, value) in self.expedited(vcpu) {
             body.extend(format!("{:x}:{value};", register.number()).bytes());
         }
+        if let Some(core) = self.machine().physical_cpu(vcpu) {
+            body.extend(format!("core:{core:x};").bytes());
+        }
         // The only place where LLDB looks for names. GDB skips keys that it does not know.
         body.extend(format!("name:{};", self.target.vcpu_name(vcpu)).bytes());
         if self.settings.threads_in_stops {

@@ -74,6 +74,18 @@ impl Stub {
         replies
     }
 
+    /// Hands the body of a packet to another gdbstub, because this one waits for a stop and takes none.
+    pub(super) fn ask_another(
+        &self,
+        target: &mut DebugTarget,
+        body: &[u8],
+    ) -> Result<Bodies, Failed> {
+        let mut other = Self::new(target);
+        let tid = crate::target::tid(target.focus());
+        other.focus(target, tid);
+        other.handle(target, body)
+    }
+
     /// Reports a stop of the running target.
     pub(super) fn report(
         &mut self,

@@ -69,7 +69,9 @@ impl Session {
         let process = pid.map_or_else(String::new, |pid| format!("p{pid:x}."));
         let element = |vcpu| {
             let (id, name) = (tid(vcpu), self.target.vcpu_name(vcpu));
-            format!("<thread id=\"{process}{id:02x}\" name=\"{name}\"/>\n")
+            let core = self.machine().physical_cpu(vcpu);
+            let core = core.map_or_else(String::new, |core| format!(" core=\"{core}\""));
+            format!("<thread id=\"{process}{id:02x}\"{core} name=\"{name}\"/>\n")
         };
         self.target.active().map(element).collect()
     }

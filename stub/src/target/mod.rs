@@ -119,6 +119,14 @@ impl DebugTarget {
         self.commands = commands;
     }
 
+    /// Why `monitor` commands and what they list cannot be had now.
+    pub(crate) fn why_no_commands(&self) -> Option<&'static str> {
+        match self.commands {
+            Commands::Allowed => None,
+            Commands::Refused(reason) => Some(reason),
+        }
+    }
+
     /// Takes events out of the rings, unless that could wait for what the server holds below this code: naming a source looks
     /// into its space.
     pub(crate) fn collect_events(&self) {

@@ -29,6 +29,20 @@ impl fmt::Write for Chunks<'_> {
     }
 }
 
+impl DebugTarget {
+    /// Who gives the session's commands.
+    pub(crate) fn caller(&self) -> Caller {
+        match self.role {
+            Role::Debugger => Caller::Monitor {
+                space: self.space,
+                focus: self.focus,
+                owner: self.owner,
+            },
+            Role::Tool => Caller::Tools { owner: self.owner },
+        }
+    }
+}
+
 impl MonitorCmd for DebugTarget {
     fn handle_monitor_cmd(
         &mut self,
@@ -45,14 +59,7 @@ impl MonitorCmd for DebugTarget {
             return Ok(());
         }
         let line = alloc::string::String::from_utf8_lossy(command);
-        let caller = match self.role {
-            Role::Debugger => Caller::Monitor {
-                space: self.space,
-                focus: self.focus,
-                owner: self.owner,
-            },
-            Role::Tool => Caller::Tools { owner: self.owner },
-        };
+        let caller = self.caller();
         // What a shell would go on to show comes to a session as live output.
         let _ = commands::run(self.server, &caller, &line, &mut out);
         Ok(())

@@ -257,7 +257,8 @@ pub fn frame_bytes(body: &[u8]) -> Vec<u8> {
     [b"$", body, format!("#{sum:02x}").as_bytes()].concat()
 }
 
-/// Takes the frames off, after looking at their checksums. Stop replies lose their registers ([`stop_registers`]).
+/// Takes the frames off, after looking at their checksums. Stop replies lose their registers ([`stop_registers`])
+/// and the physical CPU.
 pub fn bodies(raw: &str) -> Vec<String> {
     let bodies = all_of(raw).into_iter();
     bodies.map(|body| without_registers(&body)).collect()
@@ -292,11 +293,13 @@ fn without_registers(body: &str) -> String {
         return body.to_string();
     }
     let (signal, pairs) = body.split_at(3);
-    let is_register = |pair: &&str| {
+    let is_about_registers = |pair: &&str| {
         let key = pair.split(':').next().unwrap_or_default();
-        usize::from_str_radix(key, 16).is_ok()
+        key == "core" || usize::from_str_radix(key, 16).is_ok()
     };
-    let kept = pairs.split_inclusive(';').filter(|pair| !is_register(pair));
+    let kept = pairs
+        .split_inclusive(';')
+        .filter(|pair| !is_about_registers(pair));
     [signal].into_iter().chain(kept).collect()
 }
 

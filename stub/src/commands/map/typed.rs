@@ -67,7 +67,7 @@ impl<'o> Typed<'o> {
 pub(super) fn cell(typed: Option<Value<'_>>, bytes: &[u8], format: Format) -> Cell {
     match (typed, format) {
         (Some(value), Format::Json) => Cell::Json(value.json().to_string()),
-        (Some(value), Format::Text) => Cell::Text(value.text().to_string()),
+        (Some(value), Format::Text | Format::OsData) => Cell::Text(value.text().to_string()),
         (None, _) => Cell::Text(value::show(bytes)),
     }
 }

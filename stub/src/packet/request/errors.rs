@@ -8,6 +8,8 @@ use super::split_name;
 pub(crate) enum Errno {
     /// No such thread.
     Srch = 3,
+    /// Interrupted by the client.
+    Intr = 4,
     /// The stub failed on the packet.
     Io = 5,
     /// An address is not mapped.
@@ -25,6 +27,7 @@ impl Errno {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Srch => "no such thread: the vCPU is off",
+            Self::Intr => "interrupted",
             Self::Io => "the debug server could not do this",
             Self::Fault => "there is no memory at this address",
             Self::Busy => "the VM runs: interrupt it first",

@@ -1,7 +1,7 @@
 //! Memory: `m`, `x`, `M`, `X`.
 
 use super::{Request, UNKNOWN, split_at};
-use crate::packet::{PACKET_SIZE, hex_decode, hex_number};
+use crate::packet::{PACKET_SIZE, hex_decode, hex_number, unescape};
 use alloc::format;
 
 /// The most bytes that one `m` reads: their digits fill a packet. The protocol lets a stub answer with fewer than asked.
@@ -54,25 +54,12 @@ pub(super) fn write_memory(bytes: &[u8]) -> Option<Request> {
 pub(super) fn write_memory_binary(bytes: &[u8]) -> Option<Request> {
     let (place, data) = split_at(bytes, b':')?;
     let (address, length) = range(place)?;
-    if unescaped_length(data)? != length {
+    if unescape(data)?.len() as u64 != length {
         return None;
     }
     let mut packet = format!("X{address:x},{length:x}:").into_bytes();
     packet.extend_from_slice(data);
     Some(Request::Stub(packet))
-}
-
-/// How many bytes escaped binary data stands for; `None` where an escape has no byte after it.
-fn unescaped_length(data: &[u8]) -> Option<u64> {
-    let mut bytes = data.iter();
-    let mut length = 0;
-    while let Some(byte) = bytes.next() {
-        if *byte == b'}' {
-            bytes.next()?;
-        }
-        length += 1;
-    }
-    Some(length)
 }
 
 #[cfg(test)]

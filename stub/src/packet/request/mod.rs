@@ -10,6 +10,7 @@ mod lldb;
 mod memory;
 mod registers;
 mod resume;
+mod scan;
 mod settings;
 mod threads;
 mod transfer;
@@ -21,6 +22,7 @@ pub(crate) use settings::{Setting, Wanted};
 pub(crate) use threads::Threads;
 
 use super::hex_decode;
+use alloc::string::String;
 use alloc::vec::Vec;
 use threads::with_threads;
 
@@ -61,6 +63,8 @@ pub(crate) enum Request {
     ThreadStop(Threads),
     /// `qXfer:threads:read`: a window, offset and length.
     ThreadXml((u64, u64)),
+    /// `qXfer:osdata:read`: which table of `info os`, and a window.
+    OsData(String, (u64, u64)),
     /// Bare `c` or `s`: the motion of the thread that `Hc` chose.
     ResumeFocused(Motion),
     /// `vCont`.
@@ -71,6 +75,14 @@ pub(crate) enum Request {
     Kill,
     /// `x`: reads memory, the reply in binary: address and length.
     ReadBinary(u64, u64),
+    /// `qSearch:memory`: where these bytes are in `first..=last`.
+    Search {
+        first: u64,
+        last: u64,
+        pattern: Vec<u8>,
+    },
+    /// `qCRC`: the checksum of `first..=last`.
+    Checksum { first: u64, last: u64 },
     /// `x0,0`: whether there is the `x` of LLDB, whose replies begin with the data.
     ProbeBinary,
     /// `qMemoryRegionInfo` (LLDB): about an address.
@@ -129,6 +141,8 @@ fn query(body: &[u8]) -> Request {
         b"qsThreadInfo" => Request::Fixed(b"l"),
         b"qThreadExtraInfo" => with_threads(rest, Request::ThreadName),
         b"qRcmd" => hex_or_malformed(body, rest),
+        b"qSearch" => scan::search(rest).unwrap_or(MALFORMED),
+        b"qCRC" => scan::checksum(rest).unwrap_or(MALFORMED),
         b"qXfer" => transfer::transfer(rest).unwrap_or(UNKNOWN),
         _ => lldb::query(name, rest).unwrap_or(UNKNOWN),
     }
@@ -190,7 +204,6 @@ pub(super) mod tests {
             b"",
             b"!",
             b"vMustReplyEmpty",
-            b"qCRC:0,100",
             b"QTDP:1:1000:E:0:0:X3,220027",
             b"QTDP:1:1000:E:0:0:F4",
             b"QTDP:-1:1000:M-1,0,8",

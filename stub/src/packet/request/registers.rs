@@ -1,7 +1,7 @@
 //! Registers: `g`, `G`, `p`, `P`.
 
 use super::lldb::split_thread;
-use super::{MALFORMED, Request, UNKNOWN, hex_or_malformed, split_at};
+use super::{MALFORMED, Request, hex_or_malformed, split_at};
 use crate::packet::{hex_decode, hex_number};
 use crate::target::arch::RegisterSet;
 use alloc::format;
@@ -23,7 +23,7 @@ fn register_packet(body: &[u8]) -> Request {
         [b'G', values @ ..] => hex_or_malformed(body, values),
         [b'p', number @ ..] => read_register(number).unwrap_or(MALFORMED),
         [b'P', rest @ ..] => write_register(rest).unwrap_or(MALFORMED),
-        _ => UNKNOWN,
+        _ => MALFORMED,
     }
 }
 

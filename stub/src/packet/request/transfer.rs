@@ -4,6 +4,7 @@ use super::memory::MAX_READ;
 use super::{MALFORMED, Request, split_at};
 use crate::packet::hex_number;
 use alloc::format;
+use alloc::string::ToString;
 
 /// `qXfer:object:read:annex:offset,length`, of the objects that are announced.
 pub(super) fn transfer(bytes: &[u8]) -> Option<Request> {
@@ -21,6 +22,10 @@ pub(super) fn transfer(bytes: &[u8]) -> Option<Request> {
         (b"features", b"target.xml") => stub("qXfer:features:read:target.xml"),
         (b"memory-map", b"") => stub("qXfer:memory-map:read:"),
         (b"threads", b"") => Request::ThreadXml((from, size)),
+        (b"osdata", kind) => match core::str::from_utf8(kind) {
+            Ok(kind) => Request::OsData(kind.to_string(), (from, size)),
+            Err(_) => MALFORMED,
+        },
         (b"features" | b"memory-map" | b"threads", _) => MALFORMED,
         _ => return None,
     })
