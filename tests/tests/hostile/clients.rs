@@ -4,6 +4,7 @@ use crate::world::World;
 use anyhow::{Context, Result, ensure};
 use e2e::MOMENT;
 use e2e::remote::{Remote, connect, frame};
+use e2e::tiny::Tiny;
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
@@ -33,6 +34,45 @@ fn conversation(world: &World) -> Vec<u8> {
     bytes.extend(frame(b"vCont;s:1"));
     bytes.extend(frame(b"vCont;c"));
     bytes
+}
+
+/// A client that does not wait for the stop that it is owed: memory, breakpoints and commands are answered, and the
+/// guest runs on.
+pub fn asks_while_the_vm_runs(world: &World) -> Result<()> {
+    let (code, scratch) = (world.subject.address, World::SCRATCH);
+    let mut client = world.attach()?;
+    client.send(frame(b"vCont;c"))?;
+    for round in 0..50 {
+        let write = format!("M{scratch:x},1:{round:02x}");
+        ensure!(client.ask(write)? == "OK", "a write in round {round}");
+        let read = client.ask(format!("m{scratch:x},1"))?;
+        ensure!(read == format!("{round:02x}"), "round {round} read {read}");
+    }
+    world.check_guest(1)?;
+    ensure!(
+        client.monitor("vm list")?.contains("running"),
+        "the VM is held"
+    );
+    ensure!(client.ask("g")?.starts_with('E'), "registers of what runs");
+    ensure!(
+        client.ask(format!("Z0,{code:x},4"))? == "OK",
+        "a breakpoint"
+    );
+    let mut console = world.machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.send(&format!("call {} 1", world.subject.name))?;
+    let stop = client.packet()?;
+    ensure!(
+        stop.starts_with("T05") && stop.contains("swbreak:;"),
+        "{stop}"
+    );
+    client.send(frame(b"vCont;c"))?;
+    ensure!(client.ask(format!("z0,{code:x},4"))? == "OK", "its removal");
+    ensure!(
+        tiny.reply()?.number("count")? == world.subject.count(1),
+        "the call"
+    );
+    Ok(())
 }
 
 /// A client that dies at every point of a conversation, with a FIN.
