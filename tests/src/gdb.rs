@@ -78,7 +78,11 @@ pub struct Gdb {
 impl Gdb {
     /// Starts GDB without any initialisation files.
     pub fn start() -> Result<Self> {
-        let mut command = Command::new(PROGRAM);
+        Self::start_as(Command::new(PROGRAM))
+    }
+
+    /// The same with another GDB than this machine's.
+    pub fn start_as(mut command: Command) -> Result<Self> {
         command.args(["-nx", "-q", "--interpreter=mi3"]);
         command
             .stdin(Stdio::piped())
@@ -87,7 +91,7 @@ impl Gdb {
         process::die_with_parent(&mut command);
         let mut child = command
             .spawn()
-            .with_context(|| format!("cannot start {PROGRAM}"))?;
+            .with_context(|| format!("cannot start {}", process::display(&command)))?;
         let input = child.stdin.take().context("no standard input")?;
         let output = child.stdout.take().context("no standard output")?;
         let (sender, records) = mpsc::channel();

@@ -5,6 +5,7 @@
 
 pub mod bench;
 mod console;
+mod dap;
 mod gdb;
 mod linux;
 mod lldb;
@@ -18,6 +19,7 @@ pub mod tiny;
 mod trace;
 
 pub use console::Console;
+pub use dap::Dap;
 pub use gdb::{Gdb, Stop};
 pub use linux::{Linux, SymbolFile};
 pub use lldb::Lldb;

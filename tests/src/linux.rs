@@ -142,15 +142,24 @@ impl SymbolFile {
         self.load_with(gdb, "add-symbol-file", info)
     }
 
-    fn load_with(&self, gdb: &mut Gdb, command: &str, said: &str) -> Result<u64> {
-        let digits = said
-            .split_once("text at 0x")
-            .and_then(|(_, rest)| rest.split(',').next());
-        let digits = digits.with_context(|| format!("no address of the kernel in {said}"))?;
-        let text = u64::from_str_radix(digits, 16)?;
-        let slide = text.wrapping_sub(self.text);
+    /// How far from where it is linked the kernel runs of which `vm info` says `info`.
+    pub fn slide(&self, info: &str) -> Result<u64> {
+        Ok(text_address(info)?.wrapping_sub(self.text))
+    }
+
+    fn load_with(&self, gdb: &mut Gdb, command: &str, info: &str) -> Result<u64> {
+        let slide = self.slide(info)?;
         let path = self.path.display();
         gdb.console_within(&format!("{command} {path} -o {slide:#x}"), LONG)?;
-        Ok(text)
+        text_address(info)
     }
+}
+
+/// Where the kernel's code begins, by `vm info`.
+fn text_address(info: &str) -> Result<u64> {
+    let digits = info
+        .split_once("text at 0x")
+        .and_then(|(_, rest)| rest.split(',').next());
+    let digits = digits.with_context(|| format!("no address of the kernel in {info}"))?;
+    Ok(u64::from_str_radix(digits, 16)?)
 }

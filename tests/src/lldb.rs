@@ -29,7 +29,11 @@ impl Lldb {
     pub fn start() -> Result<Self> {
         let program = lldb::newest_installed()
             .context("there is no lldb: `cargo xtask setup` installs it")?;
-        let mut command = Command::new(&program);
+        Self::start_as(Command::new(program))
+    }
+
+    /// The same with another LLDB.
+    pub fn start_as(mut command: Command) -> Result<Self> {
         command.args(["--no-lldbinit", "--no-use-colors"]);
         // One pipe for both streams: an error belongs behind the command that it is the answer to.
         let (output, standard_output) = io::pipe()?;
@@ -41,7 +45,7 @@ impl Lldb {
         process::die_with_parent(&mut command);
         let mut child = command
             .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
+            .with_context(|| format!("cannot start {}", process::display(&command)))?;
         let input = child.stdin.take().context("no standard input")?;
         let mut lldb = Self {
             child,

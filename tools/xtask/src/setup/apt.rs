@@ -103,6 +103,18 @@ impl PrivateApt {
         Ok(entry.path())
     }
 
+    /// Downloads a package and everything that it depends on, verified, and returns the paths of the `.deb`s.
+    pub fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
+        let mut install = self.command("apt-get");
+        install.args(["--quiet", "--yes", "--no-install-recommends"]);
+        process::output(install.args(["--download-only", "install", package]))?;
+        let archives = fs::read_dir(self.root.join("archives"))?;
+        let paths = archives.map(|entry| Ok(entry?.path()));
+        let paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+        let is_deb = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "deb");
+        Ok(paths.into_iter().filter(is_deb).collect())
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("LC_ALL", "C");

@@ -58,6 +58,18 @@ pub fn find_or_install(report: &Report) -> Result<()> {
     Ok(())
 }
 
+/// Finds programs, given with their packages, that only some commands need, or installs them.
+pub(super) fn require(report: &Report, programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs
+        .iter()
+        .filter(|(program, _)| process::find_program(program).is_none());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(report, &missing)
+}
+
 impl Tool {
     fn is_there(&self) -> bool {
         self.find().is_some()
