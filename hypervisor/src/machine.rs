@@ -7,8 +7,8 @@ use probes::a64::SimulationFeatures;
 use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
     ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
-    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId,
-    VmState,
+    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, StepInterrupts, Stop, VcpuId,
+    ViewUsage, VmId, VmState,
 };
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 
@@ -66,6 +66,15 @@ impl RunControl for Vm {
         if let Some(vcpu) = self.vcpu(vcpu) {
             vcpu.set_mode(mode);
         }
+    }
+
+    fn step_interrupts(&self) -> StepInterrupts {
+        Vm::step_interrupts(self)
+    }
+
+    fn set_step_interrupts(&self, interrupts: StepInterrupts) -> bool {
+        Vm::set_step_interrupts(self, interrupts);
+        true
     }
 
     fn take_stop(&self) -> Option<Stop> {

@@ -17,7 +17,7 @@ use devices::vgic::Delivery;
 use probes::a64::{self, Ends, StepPlan};
 use probes::addr::{Gpa, Gva};
 use probes::engine::{HitOutcome, Trap};
-use probes::machine::{FetchTrap, LiveMemory, StopReason};
+use probes::machine::{FetchTrap, LiveMemory, StepInterrupts, StopReason};
 use probes::regs::pstate;
 use probes::space::Space;
 use probes::view::View;
@@ -130,7 +130,12 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
     };
 
     let interrupts_masked = frame.regs.pstate & pstate::I != 0;
-    vcpu.set_delivery(interrupts::delivery_for_step(interrupts_masked));
+    let delivery = if takes_interrupts(vcpu, purpose, &plan) {
+        Delivery::Normal
+    } else {
+        interrupts::delivery_for_step(interrupts_masked)
+    };
+    vcpu.set_delivery(delivery);
     vcpu.switch_view(View::Step);
     trap_waits(TRAP_WAITS);
     match plan {
@@ -183,6 +188,15 @@ pub fn debug_exception(vcpu: &'static Vcpu, frame: &mut Frame, class: u64) -> bo
         finish(vcpu, frame);
     }
     ended
+}
+
+/// Whether an interrupt may get ahead of the instruction: where its user has asked for that, and only of what he steps
+/// himself. A displaced instruction has its hit behind it, and a sequence has its ends armed.
+fn takes_interrupts(vcpu: &Vcpu, purpose: Purpose, plan: &StepPlan) -> bool {
+    vcpu.vm().step_interrupts() == StepInterrupts::Taken
+        && purpose == Purpose::Other
+        && matches!(plan, StepPlan::Single)
+        && vcpu.local().stepper.requested.is_some()
 }
 
 /// The stepped instruction trapped to EL2 and was dealt with there.

@@ -19,7 +19,7 @@ use devices::vgic::{VcpuMask, Vgic};
 use devices::vuart::Vuart;
 use log::{error, info, warn};
 use probes::addr::{Gpa, Hpa, PAGE_SIZE};
-use probes::machine::{HwPoint, PhysFault, RunMode, Stop, VcpuId, VmId, VmState};
+use probes::machine::{HwPoint, PhysFault, RunMode, StepInterrupts, Stop, VcpuId, VmId, VmState};
 use probes::regs::CoreRegs;
 use probes::view::{Limits, Roots, Views};
 use spin::Once;
@@ -95,6 +95,8 @@ pub struct Vm {
     state: Mutex<VmState>,
     stops: Mutex<VecDeque<Stop>>,
     points: Mutex<Vec<HwPoint>>,
+    /// Whether the debugger's steps go into interrupt handlers.
+    steps_take_interrupts: AtomicBool,
 }
 
 /// All VMs, `vm1` first. Empty before [`create_all`].
@@ -237,6 +239,7 @@ impl Vm {
             state: Mutex::new(VmState::Off),
             stops: Mutex::new(VecDeque::with_capacity(MAX_STOPS)),
             points: Mutex::new(Vec::new()),
+            steps_take_interrupts: AtomicBool::new(false),
             config,
         })
     }
@@ -249,6 +252,21 @@ impl Vm {
     /// Its vCPUs.
     pub fn vcpus(&self) -> &[Vcpu] {
         &self.vcpus
+    }
+
+    /// What interrupts do to the debugger's steps. Looked at for each of them.
+    pub fn step_interrupts(&self) -> StepInterrupts {
+        if self.steps_take_interrupts.load(Ordering::Relaxed) {
+            StepInterrupts::Taken
+        } else {
+            StepInterrupts::Wait
+        }
+    }
+
+    /// Changes that, from the next step on.
+    pub fn set_step_interrupts(&self, interrupts: StepInterrupts) {
+        let taken = interrupts == StepInterrupts::Taken;
+        self.steps_take_interrupts.store(taken, Ordering::Relaxed);
     }
 
     /// One vCPU.

@@ -90,6 +90,16 @@ pub enum RunMode {
     Stay,
 }
 
+/// Whether the interrupts that wait for a vCPU get ahead of an instruction that the debugger steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StepInterrupts {
+    /// They wait until the vCPU runs freely: a step goes to the next instruction of the code that is stepped.
+    #[default]
+    Wait,
+    /// They are taken as on a vCPU that runs: the step then ends at the first instruction of the handler.
+    Taken,
+}
+
 /// What a watchpoint watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WatchKind {
@@ -173,6 +183,14 @@ pub trait RunControl {
     /// its end. The VM is held. A hold and its release alone change nothing; every stop that is taken sets `Continue`
     /// for all vCPUs.
     fn set_run_mode(&self, vcpu: VcpuId, mode: RunMode);
+    /// What interrupts do to steps ([`RunMode::Step`] and [`RunMode::StepRange`]).
+    fn step_interrupts(&self) -> StepInterrupts {
+        StepInterrupts::default()
+    }
+    /// Changes that. Says whether it can be changed; by default it cannot.
+    fn set_step_interrupts(&self, _interrupts: StepInterrupts) -> bool {
+        false
+    }
     /// The next stop that nobody has taken yet, if any. A vCPU that stops its VM takes a hold in the name of the
     /// debugger: who takes the stop owns that hold and releases it.
     fn take_stop(&self) -> Option<Stop>;

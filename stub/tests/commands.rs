@@ -535,3 +535,26 @@ fn tools_read_one_object_a_line() {
         }
     }
 }
+
+#[test]
+fn interrupts_wait_for_steps_unless_they_are_let_in() {
+    let mut bench = Bench::connected(1);
+    let off = "vm1: off: interrupts wait while the debugger steps\n";
+    assert_eq!(bench.monitor("step irqs"), off);
+    assert_eq!(
+        bench.monitor("step irqs on"),
+        "vm1: on: a step can end in an interrupt handler\n"
+    );
+    assert!(bench.monitor("step irqs").starts_with("vm1: on"));
+    bench.session.closed();
+    let mut bench = bench.next_client();
+    assert_eq!(
+        bench.monitor("step irqs"),
+        off,
+        "the next client has not asked for it"
+    );
+    bench.monitor("step irqs on");
+    assert_eq!(bench.monitor("step irqs off"), off);
+    let usage = bench.monitor("step irqs maybe");
+    assert_eq!(usage, "this takes on or off.\nusage: step irqs [on|off]\n");
+}

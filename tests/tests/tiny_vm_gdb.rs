@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             clients_come_and_go,
             a_step_ends_with_its_client,
             a_step_ends_when_all_go_on,
+            interrupts_wait_for_steps_or_are_let_in,
             nothing_is_left_behind,
         ],
     )
@@ -810,6 +811,45 @@ fn with_interrupted_step(world: &World, case: impl FnOnce(Remote) -> Result<()>)
         &[("count", 20), ("bad", 0)],
     )?;
     tiny.run("rx poll").map(drop)
+}
+
+/// A guest with a thousand ticks a second is stepped.
+fn interrupts_wait_for_steps_or_are_let_in(world: &World) -> Result<()> {
+    const STEPS: usize = 100;
+    let mut console = world.machine().console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.settle()?;
+    tiny.run("timer start 1000")?;
+    let mut client = Remote::attach(world.machine().ports().vm(1))?;
+    client.ask("?")?;
+    // It may stand in the handler.
+    let mut leaves = 0..STEPS;
+    while leaves.next().is_some() && step_masked(&mut client)? {}
+    for step in 0..STEPS {
+        ensure!(
+            !step_masked(&mut client)?,
+            "step {step} is in a handler that should wait"
+        );
+    }
+    client.monitor("step irqs on")?;
+    let mut lets_in = 0..STEPS;
+    while !step_masked(&mut client)? {
+        ensure!(lets_in.next().is_some(), "no step has come to the handler");
+    }
+    client.monitor("step irqs off")?;
+    ensure!(client.ask("D")? == "OK", "detach");
+    tiny.run("timer stop").map(drop)
+}
+
+/// Steps vCPU 0 and says whether it then masks interrupts, as a handler does (`PSTATE.I`).
+fn step_masked(client: &mut Remote) -> Result<bool> {
+    let stop = client.ask("vCont;s:1")?;
+    let cpsr = stop.split(";21:").nth(1).and_then(|rest| rest.get(..8));
+    let cpsr = cpsr.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let cpsr = cpsr
+        .with_context(|| format!("no cpsr in {stop}"))?
+        .swap_bytes();
+    Ok(cpsr & 1 << 7 != 0)
 }
 
 fn nothing_is_left_behind(world: &World) -> Result<()> {

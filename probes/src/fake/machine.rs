@@ -8,8 +8,8 @@ use crate::addr::Gpa;
 use crate::event::MAX_CPUS;
 use crate::machine::{
     ArmError, Clock, ExecuteView, FetchTrap, HwDebug, HwError, HwPoint, Lifecycle, Machine, NoVcpu,
-    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, Stop, VcpuId, ViewUsage, VmId,
-    VmState,
+    PhysFault, PhysMemory, Power, Registers, RunControl, RunMode, StepInterrupts, Stop, VcpuId,
+    ViewUsage, VmId, VmState,
 };
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs, pstate};
 use alloc::collections::BTreeSet;
@@ -60,6 +60,15 @@ impl RunControl for FakeMachine {
         if let Some(vcpu) = self.state.lock().vcpus.get_mut(usize::from(vcpu.0)) {
             vcpu.mode = mode;
         }
+    }
+
+    fn step_interrupts(&self) -> StepInterrupts {
+        *self.step_interrupts.lock()
+    }
+
+    fn set_step_interrupts(&self, interrupts: StepInterrupts) -> bool {
+        *self.step_interrupts.lock() = interrupts;
+        true
     }
 
     fn take_stop(&self) -> Option<Stop> {

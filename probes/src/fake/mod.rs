@@ -24,8 +24,8 @@ pub mod stage1;
 
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{
-    FetchTrap, HwPoint, Lifecycle, Machine, Power, RunControl, RunMode, Stop, StopReason, VcpuId,
-    VmId, VmState,
+    FetchTrap, HwPoint, Lifecycle, Machine, Power, RunControl, RunMode, StepInterrupts, Stop,
+    StopReason, VcpuId, VmId, VmState,
 };
 use crate::periscope::Periscope;
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
@@ -99,6 +99,8 @@ pub struct FakeMachine {
     held_idle: AtomicU64,
     /// The vCPU whose turn it is.
     turn: AtomicUsize,
+    /// There are no interrupts here that it could matter to.
+    step_interrupts: Mutex<StepInterrupts>,
 }
 
 /// `vms` connected VMs of `vcpus` vCPUs each, and the debugger over them.
@@ -158,6 +160,7 @@ impl FakeMachine {
             idle: AtomicU64::new(0),
             held_idle: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
+            step_interrupts: Mutex::default(),
         };
         Box::leak(Box::new(machine))
     }

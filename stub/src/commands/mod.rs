@@ -18,6 +18,7 @@ mod output;
 mod parse;
 mod phys;
 mod probe_words;
+mod step_irqs;
 mod table;
 mod trace_attach;
 mod trace_detach;
@@ -203,6 +204,7 @@ const COMMANDS: &[Command] = &[
     ksym::SEARCH,
     ksym::INFO,
     phys::COMMAND,
+    step_irqs::COMMAND,
     log::COMMAND,
     complete::COMMAND,
 ];

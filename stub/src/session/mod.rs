@@ -43,7 +43,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use landing::Rewound;
 use osdata::OsData;
-use probes::machine::{Machine, RunMode, Stop, StopReason, VcpuId};
+use probes::machine::{Machine, RunMode, StepInterrupts, Stop, StopReason, VcpuId};
 use probes::space::Space;
 use probes::tracepoint::Event;
 use scan::Scan;
@@ -296,6 +296,9 @@ impl Session {
             self.put_all_forward();
             self.space.forget_breakpoints();
             self.let_all_continue();
+            // The policy is the client's. Where it cannot be changed, it was not.
+            self.machine()
+                .set_step_interrupts(StepInterrupts::default());
             self.state = State::Vacant;
             self.trace(VcpuId(0), SessionClose {});
             self.machine().release();

@@ -153,6 +153,12 @@ impl Bench {
         Self::new(vcpus).hello()
     }
 
+    /// The same bench with a client that comes after another.
+    pub fn next_client(mut self) -> Self {
+        self.session.opened();
+        self.hello()
+    }
+
     fn hello(mut self) -> Self {
         self.raw(&frame("qSupported:multiprocess+;swbreak+;hwbreak+"));
         assert_eq!(self.raw(&frame("QStartNoAckMode")), "+$OK#9a");
