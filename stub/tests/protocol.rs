@@ -110,6 +110,9 @@ fn the_masks_of_pointers() {
     assert_eq!(bench.register(69), 0, "the guest has not said yet");
     // 48 bits in both halves, the top byte of user addresses ignored.
     bench.ask(&format!("P{tcr:x}={}", le(16 | 16 << 16 | 1 << 37)));
+    assert_eq!(bench.register(71), 0, "the guest signs nothing");
+    let sctlr = 72 + probes::regs::SysReg::SctlrEl1 as usize;
+    bench.ask(&format!("P{sctlr:x}={}", le(1 << 31 | 1 << 27)));
     assert_eq!(bench.register(68), 0x007f_0000_0000_0000);
     assert_eq!(bench.register(71), 0xff7f_0000_0000_0000);
     assert_eq!(

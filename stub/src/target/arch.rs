@@ -5,7 +5,7 @@
 //! of the `g` packet and of [`super::description`] is one: x0 to x30, SP, PC, CPSR, V0 to V31, FPSR, FPCR, the masks of
 //! pointers, then [`SysReg::ALL`], numbered without a gap. A guest's vCPU has [`SysReg::GUEST`] of these.
 
-use super::pointer_masks::{Half, PointerKind, pointer_mask};
+use super::pointer_masks::{Half, PointerKind, authentication_mask};
 use core::num::NonZeroUsize;
 use gdbstub::arch::{Arch, RegId, Registers};
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs};
@@ -89,7 +89,7 @@ pub(crate) enum RegisterId {
     Fpsr,
     /// Floating-point control.
     Fpcr,
-    /// Which bits of a pointer are not address. Made from `TCR_EL1`; it cannot be written.
+    /// Which bits of a pointer are an authentication code. Made from `TCR_EL1` and `SCTLR_EL1`; it cannot be written.
     PointerMask(PointerKind, Half),
     /// A system register.
     System(SysReg),
@@ -177,7 +177,9 @@ impl VcpuRegisters {
             RegisterId::V(n) => self.fp.v[usize::from(n)],
             RegisterId::Fpsr => self.fp.fpsr.into(),
             RegisterId::Fpcr => self.fp.fpcr.into(),
-            RegisterId::PointerMask(kind, half) => pointer_mask(&self.sys, kind, half).into(),
+            RegisterId::PointerMask(kind, half) => {
+                authentication_mask(&self.sys, kind, half).into()
+            }
             RegisterId::System(register) => self.sys.get(register).into(),
         }
     }

@@ -12,8 +12,8 @@ use probes::regs::SysReg;
 /// GDB insists on these two names and on the registers in them (GDB manual, G.5.1 "AArch64 Features").
 const CORE: &str = "org.gnu.gdb.aarch64.core";
 const FPU: &str = "org.gnu.gdb.aarch64.fpu";
-/// Masks that take a pointer authentication code off a pointer (GDB manual, G.5.1.4). GDB 13 and earlier skip the name
-/// with `_v2`; the one without it makes GDB 9 to 12 crash, and GDB 13 take the upper half off kernel addresses.
+/// Masks that take a pointer authentication code off a pointer (GDB manual, G.5.1.4). The name without `_v2` makes GDB 9
+/// to 12 crash. GDB 13 knows no masks of the upper half; since 14 it unwinds kernels with these.
 const POINTER_MASKS: &str = "org.gnu.gdb.aarch64.pauth_v2";
 /// Ours: GDB shows its registers under `info registers system`.
 const SYSTEM: &str = "org.periscope.aarch64.system";

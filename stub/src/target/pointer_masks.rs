@@ -27,6 +27,21 @@ pub(crate) enum Half {
     High,
 }
 
+/// The bits of such a pointer that hold its authentication code, where the guest signs pointers of that kind: 0 where it
+/// does not, as on a CPU that cannot. GDB 13 takes the bits of `pauth_cmask` off every return address, kernel's or not,
+/// so they have to be none wherever there is nothing to take off.
+pub(crate) fn authentication_mask(sys: &SysRegs, kind: PointerKind, half: Half) -> u64 {
+    // Arm ARM D17.2, "SCTLR_EL1": EnIA, EnIB; EnDA, EnDB. Without FEAT_PAuth they are RES0.
+    let enabled = match kind {
+        PointerKind::Code => 1 << 31 | 1 << 30,
+        PointerKind::Data => 1 << 27 | 1 << 13,
+    };
+    match sys.get(SysReg::SctlrEl1) & enabled {
+        0 => 0,
+        _ => pointer_mask(sys, kind, half),
+    }
+}
+
 /// The bits of such a pointer that are not address, bit 55 left out. 0 where the guest has not set its translation up.
 pub(crate) fn pointer_mask(sys: &SysRegs, kind: PointerKind, half: Half) -> u64 {
     let tcr = sys.get(SysReg::TcrEl1);
@@ -74,6 +89,19 @@ mod tests {
         let user = 0x0070_0000_0000_0000;
         let kernel = 0xff70_0000_0000_0000;
         assert_eq!(masks(tcr), [user, user, kernel, kernel]);
+    }
+
+    #[test]
+    fn who_signs_nothing_has_nothing_to_take_off() {
+        let mut sys = SysRegs::default();
+        sys.set(SysReg::TcrEl1, 16 | 16 << 16);
+        let code = |sys: &SysRegs| authentication_mask(sys, PointerKind::Code, Half::High);
+        let data = |sys: &SysRegs| authentication_mask(sys, PointerKind::Data, Half::High);
+        assert_eq!((code(&sys), data(&sys)), (0, 0));
+        sys.set(SysReg::SctlrEl1, 1 << 31);
+        assert_eq!((code(&sys), data(&sys)), (0xff7f_0000_0000_0000, 0));
+        sys.set(SysReg::SctlrEl1, 1 << 13);
+        assert_eq!((code(&sys), data(&sys)), (0, 0xff7f_0000_0000_0000));
     }
 
     #[test]
