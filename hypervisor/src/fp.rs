@@ -3,6 +3,7 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::sync::atomic::AtomicU64;
 use probes::regs::FpRegs;
 
 global_asm!(
@@ -54,10 +55,18 @@ unsafe extern "C" {
     fn fp_restore(regs: *const FpRegs);
 }
 
+/// Stores the registers as they are now on this CPU where the words are.
+pub fn store(place: &[AtomicU64; FpRegs::WORDS]) {
+    const { assert!(size_of::<[AtomicU64; FpRegs::WORDS]>() == offset_of!(FpRegs, fpcr) + 4) };
+    // SAFETY: `fp_save` writes 520 bytes from its argument on, all of them in `place`, which may change behind a shared
+    // reference. Stores of two registers at a time need no more than the alignment of a word.
+    unsafe { fp_save(place.as_ptr().cast::<FpRegs>().cast_mut()) };
+}
+
 /// The registers as they are now on this CPU.
 pub fn save() -> FpRegs {
     let mut regs = FpRegs::default();
-    // SAFETY: writes exactly one FpRegs (`repr(C)`), clobbers x1 and x2 as an extern "C" call may.
+    // SAFETY: writes all fields of one FpRegs (`repr(C)`), clobbers x1 and x2 as an extern "C" call may.
     unsafe { fp_save(&raw mut regs) };
     regs
 }

@@ -1,6 +1,7 @@
 //! The EL1 system registers of the vCPU that lives on this CPU: reset, save for the debugger, restore.
 
 use crate::sysreg;
+use core::sync::atomic::{AtomicU64, Ordering};
 use probes::regs::{CoreRegs, SysReg, SysRegs};
 
 macro_rules! live {
@@ -10,6 +11,11 @@ macro_rules! live {
                 $(SysReg::$variant => Some(sysreg::read!($register)),)*
                 _ => None,
             }
+        }
+
+        /// No number is looked at when this runs: what is left are reads and stores.
+        fn store_live(places: &[AtomicU64; SysReg::GUEST.len()]) {
+            $(places[SysReg::$variant as usize].store(sysreg::read!($register), Ordering::Relaxed);)*
         }
 
         fn write_live(reg: SysReg, value: u64) {
@@ -65,6 +71,23 @@ pub fn save(core: &CoreRegs, mdscr: u64) -> SysRegs {
     regs.set(SysReg::IdAa64Mmfr2El1, sysreg::read!("id_aa64mmfr2_el1"));
     regs.set(SysReg::IdAa64Pfr0El1, sysreg::read!("id_aa64pfr0_el1"));
     regs
+}
+
+/// Stores the first registers of [`SysReg::ALL`], as many as there are places, as [`save`] has them, on the way of a hit.
+/// `MDSCR_EL1` is the hardware's: the debugger's, while that uses it.
+pub fn store(core: &CoreRegs, places: &[AtomicU64]) {
+    let Some(places) = places.first_chunk() else {
+        return;
+    };
+    store_live(places);
+    let told = |reg: SysReg, value| places[reg as usize].store(value, Ordering::Relaxed);
+    told(current_sp(core), core.sp);
+    told(SysReg::MpidrEl1, sysreg::read!("vmpidr_el2"));
+    told(SysReg::MidrEl1, sysreg::read!("vpidr_el2"));
+    told(SysReg::MdscrEl1, sysreg::read!("mdscr_el1"));
+    told(SysReg::IdAa64Mmfr0El1, sysreg::read!("id_aa64mmfr0_el1"));
+    told(SysReg::IdAa64Mmfr2El1, sysreg::read!("id_aa64mmfr2_el1"));
+    told(SysReg::IdAa64Pfr0El1, sysreg::read!("id_aa64pfr0_el1"));
 }
 
 /// Which stack pointer `core.sp` is.

@@ -1,12 +1,13 @@
 //! The guest's memory as the vCPU on this CPU sees it now, for the hit path: the MMU itself translates (`AT`).
 
 use crate::stage2::Port;
-use crate::sysreg;
+use crate::{fp, guest_sys, sysreg};
 use core::arch::asm;
 use core::ptr;
+use core::sync::atomic::AtomicU64;
 use probes::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use probes::machine::{GuestFault, LiveMemory};
-use probes::regs::pstate;
+use probes::regs::{CoreRegs, FpRegs, pstate};
 use probes::stage2::Memory;
 use probes::view::Roots;
 
@@ -97,6 +98,14 @@ impl LiveMemory for Live<'_> {
     fn exit_syndrome(&self) -> u64 {
         // Exceptions that EL2 takes itself put it back.
         sysreg::read!("esr_el2")
+    }
+
+    fn store_fp(&self, place: &[AtomicU64; FpRegs::WORDS]) {
+        fp::store(place);
+    }
+
+    fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
+        guest_sys::store(core, place);
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

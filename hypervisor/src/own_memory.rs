@@ -1,9 +1,12 @@
 //! The hypervisor's own memory for the debugger and for programs: what this CPU's MMU says may be read, and is no device.
 
-use crate::{live, sysreg};
+use crate::vectors::Frame;
+use crate::{fp, live, own_sys, sysreg};
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use probes::addr::{Gva, Hpa, PAGE_SIZE};
 use probes::machine::{GuestFault, LiveMemory};
+use probes::regs::{CoreRegs, FpRegs, SysReg};
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +79,26 @@ impl LiveMemory for OwnMemory {
     fn task(&self) -> u64 {
         // A thread of execution of the hypervisor is a CPU.
         0
+    }
+
+    /// The guest's, which EL2 code leaves alone.
+    fn store_fp(&self, place: &[AtomicU64; FpRegs::WORDS]) {
+        fp::store(place);
+    }
+
+    /// The EL1 registers of the CPU, which are the guest's, and its own at EL2, where those that an exception sets are
+    /// those of the hit.
+    fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
+        let frame = Frame {
+            regs: *core,
+            syndrome: sysreg::read!("esr_el2"),
+            fault_address: sysreg::read!("far_el2"),
+            fault_page: sysreg::read!("hpfar_el2"),
+        };
+        let regs = own_sys::save(&frame);
+        for (place, register) in place.iter().zip(SysReg::ALL) {
+            place.store(regs.get(*register), Ordering::Relaxed);
+        }
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

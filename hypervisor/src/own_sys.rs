@@ -1,8 +1,8 @@
 //! The system registers of a CPU at EL2, for the debugger to show.
 
-use crate::sysreg;
 use crate::vectors::Frame;
-use probes::regs::{SysReg, SysRegs};
+use crate::{guest_sys, sysreg};
+use probes::regs::{CoreRegs, SysReg, SysRegs, pstate};
 
 macro_rules! save {
     ($regs:expr, $($variant:ident $register:literal,)*) => {
@@ -10,9 +10,15 @@ macro_rules! save {
     };
 }
 
-/// Adds the calling CPU's own to `regs`. What the exception of `frame` has told is in there: exceptions since may have
-/// overwritten the registers.
-pub fn save(regs: &mut SysRegs, frame: &Frame) {
+/// The EL1 registers of the calling CPU, which are its guest's, and its own. What the exception of `frame` has told is in
+/// there: exceptions since may have overwritten the registers.
+pub fn save(frame: &Frame) -> SysRegs {
+    let guest = CoreRegs {
+        sp: sysreg::read!("sp_el1"),
+        pstate: pstate::EL1H,
+        ..CoreRegs::default()
+    };
+    let mut regs = guest_sys::save(&guest, sysreg::read!("mdscr_el1"));
     save!(
         regs,
         HcrEl2 "hcr_el2",
@@ -49,4 +55,5 @@ pub fn save(regs: &mut SysRegs, frame: &Frame) {
     for (register, value) in told {
         regs.set(register, value);
     }
+    regs
 }

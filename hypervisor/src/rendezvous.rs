@@ -17,10 +17,10 @@
 
 use crate::lock::MaskedMutex;
 use crate::vectors::Frame;
-use crate::{cpu, fp, gic, guest_sys, masking, own_sys, sysreg, time};
+use crate::{cpu, fp, gic, masking, own_sys, sysreg, time};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use probes::regs::{CoreRegs, FpRegs, SysRegs, pstate};
+use probes::regs::{FpRegs, SysRegs};
 
 /// The CPU that stops the others.
 pub const MASTER: usize = 0;
@@ -224,16 +224,9 @@ pub fn with_context<T>(index: usize, action: impl FnOnce(&Context) -> T) -> Opti
 impl Context {
     /// Of the calling CPU, which has come into the exception of `frame`.
     fn of_this_cpu(frame: &Frame) -> Self {
-        let guest = CoreRegs {
-            sp: sysreg::read!("sp_el1"),
-            pstate: pstate::EL1H,
-            ..CoreRegs::default()
-        };
-        let mut sys = guest_sys::save(&guest, sysreg::read!("mdscr_el1"));
-        own_sys::save(&mut sys, frame);
         Self {
             fp: fp::save(),
-            sys,
+            sys: own_sys::save(frame),
         }
     }
 }

@@ -5,8 +5,9 @@
 //! back. The other vCPUs notice nothing. An exclusive sequence, which an exception return in the middle would break for
 //! ever, runs freely to hardware breakpoints at its ends instead.
 //!
-//! Two things ask for it: a hit whose displaced instruction cannot be simulated, or a data access to a page with probes
-//! (the vCPU then goes on by itself); and the debugger's `s` and `vCont;r` (it then stops).
+//! Three things ask for it: a hit whose displaced instruction cannot be simulated, or a data access to a page with probes
+//! (the vCPU then goes on by itself); the debugger's `s` and `vCont;r` (it then stops); and GDB tracepoints that collect
+//! `while-stepping` (it goes on by itself after as many instructions as they want).
 
 use crate::hwdebug::StepKind;
 use crate::vcpu::Vcpu;
@@ -36,6 +37,8 @@ const VECTORS_SIZE: u64 = 0x800;
 pub struct Stepper {
     /// The debugger's step goes on while the PC is in here; at least one instruction is executed.
     requested: Option<Range<Gva>>,
+    /// GDB tracepoints want to look at the vCPU after every instruction (`while-stepping`).
+    walks: bool,
     active: Option<Active>,
 }
 
@@ -70,9 +73,9 @@ impl Stepper {
         self.active.is_some()
     }
 
-    /// Whether no instruction is being stepped and the debugger waits for none.
+    /// Whether no instruction is being stepped and nobody waits for one.
     pub fn is_idle(&self) -> bool {
-        self.active.is_none() && self.requested.is_none()
+        self.active.is_none() && self.requested.is_none() && !self.walks
     }
 
     /// An instruction has been executed. Returns whether that completes the debugger's request.
@@ -87,9 +90,9 @@ impl Stepper {
         complete
     }
 
-    /// Whether the debugger waits for another instruction, and none is in progress.
+    /// Whether somebody waits for another instruction, and none is in progress.
     pub fn wants_next(&self) -> bool {
-        self.requested.is_some() && self.active.is_none()
+        (self.requested.is_some() || self.walks) && self.active.is_none()
     }
 
     /// Forgets the debugger's request: something else has stopped the vCPU, or the debugger lets it go.
@@ -289,12 +292,28 @@ fn refresh_shadows(vcpu: &'static Vcpu) {
 
 /// Counts an executed instruction against what the debugger asked for, and stops if that is all.
 fn instruction_done(vcpu: &'static Vcpu, frame: &mut Frame) {
-    if vcpu.local().stepper.instruction_done(frame.regs.pc) {
+    let walks = walk(frame);
+    if walks {
+        vcpu.will_step();
+    }
+    let mut local = vcpu.local();
+    local.stepper.walks = walks;
+    let complete = local.stepper.instruction_done(frame.regs.pc);
+    drop(local);
+    if complete {
         vcpu.stop(StopReason::Step);
     }
 }
 
-/// Begins the next instruction of what the debugger asked for. A site at the PC is a hit. Returns whether the vCPU may
+/// Lets the GDB tracepoints that step the vCPU of this CPU look at it. Returns whether they still do.
+fn walk(frame: &Frame) -> bool {
+    let Some(resident) = cpu::this().resident.get() else {
+        return false;
+    };
+    resident.walk(&frame.regs)
+}
+
+/// Begins the next instruction of what was asked for. A site at the PC is a hit. Returns whether the vCPU may
 /// have come to a stop, or to another instruction that must not be entered freely.
 pub fn advance(vcpu: &'static Vcpu, frame: &mut Frame) -> bool {
     if !vcpu.local().stepper.wants_next() {

@@ -143,6 +143,19 @@ impl Resident {
             .quick_hit(immediate, self.vcpu.id, regs, memory, time::stamp)
     }
 
+    /// The vCPU, which executes on the calling CPU, has executed an instruction: lets GDB tracepoints that step it look at it,
+    /// and returns whether they still do.
+    #[inline]
+    pub fn walk(&self, regs: &CoreRegs) -> bool {
+        if !self.space.walks(self.vcpu.id) {
+            return false;
+        }
+        let memory = self.vm.live(regs);
+        let _probing = cpu::this().enter_probe();
+        self.space
+            .walked(self.vcpu.id, regs, &memory, time::stamp())
+    }
+
     /// Whether nobody wants anything of the vCPU: after a hit that simulation finishes it may go on at once.
     #[inline(always)]
     pub fn is_undisturbed(&self) -> bool {

@@ -8,13 +8,15 @@
 use crate::a64::{BranchTargetCheck, Simple, Simulated, SimulationFeatures, simulate};
 use crate::addr::{Gpa, Gva};
 use crate::event::{EventKind, TraceEvent};
+use crate::gdb_trace::recorder::{Occurrence, Recorder};
 use crate::machine::{HwPoint, LiveMemory, Stamp, StopReason, VcpuId};
 use crate::programs::ProgramRef;
 use crate::registry::Registry;
 use crate::regs::CoreRegs;
 use crate::returns::{Arguments, Occasion, Role};
-use crate::site::{Admission, Attachment, Bound, Site, Verdict};
+use crate::site::{Admission, Attachment, Bound, Site, Trace, Verdict};
 use crate::space::Space;
+use alloc::sync::Arc;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebpf::map::MapId;
@@ -176,9 +178,14 @@ impl Space {
         let stamp = stamp();
         regs.pc = pc.0;
         attachment.count();
-        self.write_event(attachment, 0, vcpu, regs, stamp);
-        if let Some(program) = &attachment.program {
-            self.run_at(program, attachment, regs, memory, vcpu, stamp);
+        // One call at most, so that few registers have to be kept.
+        if let Trace::Frame(recorder) = &attachment.trace {
+            self.record_at(recorder, vcpu, regs, stamp, memory);
+        } else {
+            self.write_event(attachment, 0, vcpu, regs, stamp);
+            if let Some(program) = &attachment.program {
+                self.run_at(program, attachment, regs, memory, vcpu, stamp);
+            }
         }
         simple.execute(regs);
         true
@@ -425,10 +432,29 @@ impl Space {
         regs: &CoreRegs,
         stamp: Stamp,
     ) {
-        if let Some(template) = attachment.template {
+        if let Trace::Event(_, template) = &attachment.trace {
             let record = template.hit(stamp, self.vm(), vcpu, regs, duration_ns);
             self.events().write_record(stamp.cpu, &record);
         }
+    }
+
+    /// Apart from [`Space::quick_hit`], as [`Space::run_program`].
+    #[inline(never)]
+    fn record_at<M: LiveMemory>(
+        &self,
+        recorder: &Arc<Recorder>,
+        vcpu: VcpuId,
+        regs: &CoreRegs,
+        stamp: Stamp,
+        memory: impl Fn(&CoreRegs) -> M,
+    ) {
+        let hit = Occurrence {
+            vcpu,
+            regs,
+            memory: memory(regs),
+            stamp,
+        };
+        self.record(recorder, &hit);
     }
 
     /// Counts a hit, writes its event, runs the program, and says whether that stops the VM.
@@ -446,6 +472,11 @@ impl Space {
             Admission::LastHit => self.note_done(),
         }
         let duration_ns = occasion.duration_ns;
+        if let Trace::Frame(recorder) = &attachment.trace {
+            let memory = |_: &CoreRegs| trap.memory;
+            self.record_at(recorder, trap.vcpu, trap.regs, trap.stamp, memory);
+            return false;
+        }
         self.write_event(attachment, duration_ns, trap.vcpu, trap.regs, trap.stamp);
         let program_says = match &attachment.program {
             Some(program) => self.run_program(program, attachment, occasion, trap),
@@ -580,7 +611,7 @@ impl<F> HitHost<'_, F> {
     fn event(&self) -> TraceEvent {
         let [x0, x1, x2, x3, ..] = self.regs.x;
         let vm = self.space.vm();
-        let kind = self.attachment.event.unwrap_or(EventKind::probe_in(vm));
+        let kind = self.attachment.event().unwrap_or(EventKind::probe_in(vm));
         TraceEvent {
             time_ns: self.stamp.time_ns,
             kind,
@@ -652,6 +683,16 @@ where
             .map_err(|_| ReadFault)
     }
 
+    fn state_variable(&self, number: u16) -> Option<u64> {
+        let value = self.space.variable_at(number, self.vcpu, self.stamp);
+        value.map(|value| value as u64)
+    }
+
+    fn set_state_variable(&self, number: u16, value: u64) -> Option<()> {
+        let variables = self.space.variables();
+        variables.set(number.into(), value as i64).then_some(())
+    }
+
     fn print(&self, text: &[u8]) {
         self.push(EventKind::Print, text);
     }
@@ -669,7 +710,7 @@ pub(crate) struct ShortText {
 }
 
 impl ShortText {
-    const CAPACITY: usize = 160;
+    pub(crate) const CAPACITY: usize = 160;
 
     pub(crate) fn new() -> Self {
         Self {

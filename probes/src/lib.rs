@@ -12,6 +12,7 @@ pub mod event;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod fixed;
+pub mod gdb_trace;
 pub mod kallsyms;
 pub mod kernel;
 mod kernel_memory;

@@ -23,6 +23,7 @@ use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Number of a VM as users write it: `vm1` is `VmId(1)`. `VmId(0)` is the hypervisor itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
@@ -376,6 +377,20 @@ pub trait LiveMemory {
     fn exit_syndrome(&self) -> u64 {
         0
     }
+    /// Stores the vCPU's SIMD and floating-point registers as [`FpRegs::as_words`] has them. Where there are none: zeros.
+    fn store_fp(&self, place: &[AtomicU64; FpRegs::WORDS]) {
+        place
+            .iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+    /// Stores its first system registers, as many as there are places, by number; `core` are its core registers. Where
+    /// there are none: zeros.
+    fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
+        let _ = core;
+        place
+            .iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
+    }
     /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
     /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device
@@ -390,6 +405,14 @@ impl<T: LiveMemory + ?Sized> LiveMemory for &T {
 
     fn exit_syndrome(&self) -> u64 {
         (**self).exit_syndrome()
+    }
+
+    fn store_fp(&self, place: &[AtomicU64; FpRegs::WORDS]) {
+        (**self).store_fp(place);
+    }
+
+    fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
+        (**self).store_sys(core, place);
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

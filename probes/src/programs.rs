@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use ebpf::agent::{self, Expression, Refused, Registers};
 use ebpf::jit::Compiler;
 use ebpf::linked::{Linked, ParseError};
 use ebpf::map::{Map, MapId};
@@ -310,6 +311,26 @@ impl ProgramStore {
             program: Arc::clone(program),
             name: Arc::from(name),
             object,
+        })
+    }
+
+    /// Makes one program of a client's expressions ([`ebpf::agent`]), which the store does not keep.
+    pub fn compile_expressions(
+        &self,
+        name: &str,
+        expressions: &[Expression<'_>],
+        registers: &dyn Registers,
+    ) -> Result<ProgramRef, Refused> {
+        let compiled = agent::compile(name, expressions, registers)?;
+        let mut object = compiled.load(self.cpus)?;
+        compile(&mut object, self.compiler);
+        let object = Arc::new(object);
+        // An object has at least one program, and this one no other.
+        let program = Arc::clone(&object.programs()[0]);
+        Ok(ProgramRef {
+            object,
+            program,
+            name: Arc::from(name),
         })
     }
 

@@ -13,6 +13,7 @@ use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
 use crate::event::EventKind;
+use crate::gdb_trace::recorder::Recorder;
 use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, FetchTrap, HwPoint, Machine, VcpuId, VmId};
 use crate::modules::Gone;
@@ -20,7 +21,7 @@ use crate::options::{AfterRun, Moment, ProbeMode, ProbeOptions};
 use crate::own_code::{self, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
-use crate::site::{Attachment, Site, Table};
+use crate::site::{Attachment, HitTrace, Site, Table};
 use crate::space::{MAX_SITES, Placement, ProbeKind};
 use crate::symbols::Symbols;
 use crate::target::Target;
@@ -127,6 +128,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) address: Option<Gva>,
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
+    /// Makes it a GDB tracepoint.
+    pub(crate) recorder: Option<Arc<Recorder>>,
 }
 
 /// The world around a registry.
@@ -204,7 +207,7 @@ impl Registry {
                 self.entries.push(Entry {
                     attachment: Attachment::new(
                         None,
-                        None,
+                        HitTrace::Nothing,
                         Some(stop.clone()),
                         AfterRun::Stop.into(),
                     ),
@@ -345,6 +348,7 @@ impl Registry {
             return Err(Refusal::ModeOfVms);
         }
         let kind = match (is_hypervisor, wish.options.moment) {
+            _ if wish.recorder.is_some() => ProbeKind::GdbTracepoint,
             (false, Moment::Before) => ProbeKind::Kprobe,
             (false, Moment::Return { .. }) => ProbeKind::Kretprobe,
             (true, Moment::Before) => ProbeKind::Hprobe,
@@ -436,18 +440,13 @@ impl Registry {
     fn add(&mut self, around: &Surroundings<'_>, kind: ProbeKind, wish: Wish<'_>) -> u32 {
         self.last_probe = self.last_probe.wrapping_add(1).max(1);
         let vm = around.machine.vm();
-        let event = if kind.is_on_returns() {
-            EventKind::return_in(vm)
-        } else {
-            EventKind::probe_in(vm)
+        let trace = match wish.recorder {
+            Some(recorder) => HitTrace::Frame(recorder),
+            None if kind.is_on_returns() => HitTrace::Event(EventKind::return_in(vm)),
+            None => HitTrace::Event(EventKind::probe_in(vm)),
         };
         self.entries.push(Entry {
-            attachment: Attachment::new(
-                Some(self.last_probe),
-                Some(event),
-                wish.program,
-                wish.options,
-            ),
+            attachment: Attachment::new(Some(self.last_probe), trace, wish.program, wish.options),
             kind,
             target: wish.target.clone(),
             switch: Switch::On,
@@ -483,7 +482,7 @@ impl Registry {
 
     /// Whether anything is attached whose hits write events.
     pub(crate) fn has_probes(&self) -> bool {
-        let is_probe = |entry: &Entry| entry.attachment.event.is_some();
+        let is_probe = |entry: &Entry| entry.attachment.event().is_some();
         self.entries.iter().any(is_probe)
     }
 

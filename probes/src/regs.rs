@@ -63,6 +63,15 @@ impl CoreRegs {
         zerocopy::transmute_ref!(self)
     }
 
+    /// Which of [`CoreRegs::as_words`] is the PC.
+    pub const PC_WORD: usize = 32;
+
+    /// The registers of [`CoreRegs::as_words`].
+    pub fn from_words(words: &[u64; 34]) -> Self {
+        let [x @ .., sp, pc, pstate] = *words;
+        Self { x, sp, pc, pstate }
+    }
+
     /// Whether the vCPU executes at EL0.
     pub fn at_el0(&self) -> bool {
         self.pstate & 0b1100 == 0
@@ -90,6 +99,32 @@ pub struct FpRegs {
     pub fpsr: u32,
     /// Floating-point control register.
     pub fpcr: u32,
+}
+
+impl FpRegs {
+    /// How many words hold them: two for each of V0 to V31, lower half first, and one with FPSR in its lower half and FPCR
+    /// in its upper one. That is also how they lie in memory.
+    pub const WORDS: usize = 65;
+
+    /// The registers as words.
+    pub fn as_words(&self) -> [u64; Self::WORDS] {
+        core::array::from_fn(|index| match self.v.get(index / 2) {
+            Some(v) => (v >> (64 * (index % 2))) as u64,
+            None => u64::from(self.fpsr) | u64::from(self.fpcr) << 32,
+        })
+    }
+
+    /// The registers of such words.
+    pub fn from_words(words: &[u64; Self::WORDS]) -> Self {
+        let [pairs @ .., status] = words;
+        let pair =
+            |index: usize| u128::from(pairs[2 * index]) | u128::from(pairs[2 * index + 1]) << 64;
+        Self {
+            v: core::array::from_fn(pair),
+            fpsr: *status as u32,
+            fpcr: (status >> 32) as u32,
+        }
+    }
 }
 
 macro_rules! sys_regs {
@@ -221,6 +256,15 @@ impl SysRegs {
     /// The value of one register.
     pub const fn get(&self, reg: SysReg) -> u64 {
         self.0[reg as usize]
+    }
+
+    /// The registers of a space that has so many of them, the others 0.
+    pub fn from_words(words: &[u64]) -> Self {
+        let mut regs = Self::default();
+        for (place, word) in regs.0.iter_mut().zip(words) {
+            *place = *word;
+        }
+        regs
     }
 
     /// Sets one register.

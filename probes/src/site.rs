@@ -7,6 +7,7 @@ use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::engine::HVC_BASE;
 use crate::event::{EventKind, Template};
 use crate::fixed::filled;
+use crate::gdb_trace::recorder::Recorder;
 use crate::machine::{FetchTrap, Machine, VcpuId};
 use crate::options::{Moment, ProbeOptions};
 use crate::programs::ProgramRef;
@@ -24,10 +25,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Attachment {
     /// The probe's or action's number; `None` for a breakpoint of GDB's.
     pub(crate) probe: Option<u32>,
-    /// What kind of event a hit writes; a breakpoint of GDB's writes none.
-    pub(crate) event: Option<EventKind>,
-    /// The event's record, where one is written.
-    pub(crate) template: Option<Template>,
+    /// What a hit leaves behind.
+    pub(crate) trace: Trace,
     /// What runs at a hit.
     pub(crate) program: Option<ProgramRef>,
     pub(crate) options: ProbeOptions,
@@ -41,8 +40,29 @@ pub(crate) struct Attachment {
     pub(crate) missed: AtomicU64,
     /// How many hits it still takes, where it has a limit.
     left: AtomicU64,
-    /// Whether it takes some hits only.
+    /// Whether it takes some hits only, or steps after a hit.
     restricted: bool,
+}
+
+/// What a hit is to leave behind.
+pub(crate) enum HitTrace {
+    /// An event of that kind.
+    Event(EventKind),
+    /// A frame.
+    Frame(Arc<Recorder>),
+    /// Nothing, as a breakpoint's.
+    Nothing,
+}
+
+/// What a hit leaves behind, as the hit path wants it.
+#[derive(Debug)]
+pub(crate) enum Trace {
+    /// An event with this record.
+    Event(EventKind, Template),
+    /// A frame.
+    Frame(Arc<Recorder>),
+    /// Nothing.
+    Nothing,
 }
 
 /// Whether a trap is a hit of an attachment.
@@ -59,10 +79,11 @@ pub(crate) enum Admission {
 impl Attachment {
     pub(crate) fn new(
         probe: Option<u32>,
-        event: Option<EventKind>,
+        trace: HitTrace,
         program: Option<ProgramRef>,
         options: ProbeOptions,
     ) -> Arc<Self> {
+        let steps = matches!(&trace, HitTrace::Frame(recorder) if recorder.steps != 0);
         let left = AtomicU64::new(options.limit.map_or(0, |limit| limit.get()));
         let pairing = match options.moment {
             Moment::Before => None,
@@ -74,8 +95,13 @@ impl Attachment {
         };
         Arc::new(Self {
             probe,
-            event,
-            template: event.map(|kind| Template::new(kind, probe.unwrap_or(0))),
+            trace: match trace {
+                HitTrace::Event(kind) => {
+                    Trace::Event(kind, Template::new(kind, probe.unwrap_or(0)))
+                }
+                HitTrace::Frame(recorder) => Trace::Frame(recorder),
+                HitTrace::Nothing => Trace::Nothing,
+            },
             program,
             options,
             pairing,
@@ -83,8 +109,16 @@ impl Attachment {
             hits: AtomicU64::new(0),
             missed: AtomicU64::new(0),
             left,
-            restricted: options.vcpu.is_some() || options.limit.is_some(),
+            restricted: options.vcpu.is_some() || options.limit.is_some() || steps,
         })
+    }
+
+    /// What kind of event a hit writes, if any.
+    pub(crate) fn event(&self) -> Option<EventKind> {
+        match &self.trace {
+            Trace::Event(kind, _) => Some(*kind),
+            Trace::Frame(_) | Trace::Nothing => None,
+        }
     }
 
     /// Counts a trap of `vcpu`, if it is a hit.

@@ -3,6 +3,9 @@
 use crate::addr::{Gpa, Gva};
 use crate::engine::Reported;
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
+use crate::fixed::filled;
+use crate::gdb_trace::recorder::{Recorder, Walk};
+use crate::gdb_trace::{Experiment, Variables};
 use crate::kernel::{self, NoKernel};
 use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
@@ -16,6 +19,7 @@ use crate::registry::{Entry, Registry, Standing, Surroundings, Wish, address_of}
 use crate::symbols::{Located, Symbols};
 use crate::system_map::SystemMap;
 use crate::target::Target;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -27,7 +31,7 @@ use ebpf::Object;
 use ebpf::helper::Helper;
 use ebpf::signature::{At, Signature};
 use ebpf::task::TaskFields;
-use spin::{Mutex, RwLock};
+use spin::{Mutex, MutexGuard, RwLock};
 
 /// How many sites a VM can have.
 pub const MAX_SITES: usize = 1024;
@@ -70,6 +74,8 @@ pub enum ProbeKind {
     Hretprobe,
     /// A program on a breakpoint of GDB's.
     Action,
+    /// A GDB tracepoint.
+    GdbTracepoint,
 }
 
 impl ProbeKind {
@@ -161,6 +167,14 @@ pub struct Space {
     /// Until when, in nanoseconds, nothing is armed, because the guest puts another kernel in the place of its own.
     between_kernels: AtomicU64,
     pub(crate) reported: [Reported; MAX_CPUS],
+    /// Written by one server at a time. Never taken on the hit path.
+    pub(crate) experiment: Mutex<Experiment>,
+    variables: Variables,
+    pub(crate) walks: Box<[Walk; MAX_CPUS]>,
+    /// Whether a GDB tracepoint is at a static tracepoint marker.
+    marked: AtomicBool,
+    /// Whether a trace run has stopped on the hit path, and its tracepoints are still armed.
+    run_ended: AtomicBool,
 }
 
 /// How long a search for a kernel that has found nothing stands, in nanoseconds.
@@ -219,6 +233,11 @@ impl Space {
             probed: AtomicBool::new(false),
             between_kernels: AtomicU64::new(0),
             reported: [const { Reported::new() }; MAX_CPUS],
+            experiment: Mutex::new(Experiment::new()),
+            variables: Variables::new(),
+            walks: filled(Walk::new),
+            marked: AtomicBool::new(false),
+            run_ended: AtomicBool::new(false),
         }
     }
 
@@ -459,6 +478,47 @@ impl Space {
         self.edit(|registry, around| registry.attach_action(around, wish).map(ProbeId))
     }
 
+    /// Attaches a GDB tracepoint. The VM may run.
+    pub(crate) fn attach_recorder(&self, recorder: &Arc<Recorder>) -> Result<ProbeId, Refusal> {
+        let target = Target::Address(recorder.id.address);
+        let wish = Wish {
+            recorder: Some(recorder.clone()),
+            ..self.wish(&target, None, ProbeOptions::default())?
+        };
+        self.edit(|registry, around| {
+            let (id, _) = registry.attach_probe(around, wish)?;
+            Ok(ProbeId(id))
+        })
+    }
+
+    /// Detaches GDB tracepoints, of which a user may have detached some already, and ends their steps.
+    pub(crate) fn detach_recorders(&self, ids: &[ProbeId]) {
+        let _hold = Hold::of(self.machine);
+        self.walks.iter().for_each(Walk::clear);
+        for id in ids {
+            let _ = self.detach(*id);
+        }
+    }
+
+    /// Whether a GDB tracepoint is at a static tracepoint marker.
+    pub fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_marked(&self, marked: bool) {
+        self.marked.store(marked, Ordering::Relaxed);
+    }
+
+    /// The trace experiment.
+    pub fn experiment(&self) -> MutexGuard<'_, Experiment> {
+        self.experiment.lock()
+    }
+
+    /// The trace state variables.
+    pub fn variables(&self) -> &Variables {
+        &self.variables
+    }
+
     /// Finds a target's address, before the VM is held: symbols are many.
     fn wish<'a>(
         &self,
@@ -484,6 +544,7 @@ impl Space {
             address,
             program,
             options,
+            recorder: None,
         })
     }
 
@@ -595,7 +656,7 @@ impl Space {
     /// Whether there may be something for [`Space::attend`]: anything waits for its page or its symbol, has
     /// had its last hit, or is armed in a module, which may go.
     pub fn wants_attention(&self) -> bool {
-        let any = [&self.waits, &self.done, &self.in_modules];
+        let any = [&self.waits, &self.done, &self.in_modules, &self.run_ended];
         any.iter().any(|flag| flag.load(Ordering::Relaxed))
     }
 
@@ -613,6 +674,9 @@ impl Space {
             self.edit(|registry, around| {
                 registry.retire_done(around, &mut |entry| self.tell_done(entry));
             });
+        }
+        if self.run_ended.swap(false, Ordering::Relaxed) {
+            self.retire_run();
         }
         let must_wait = self.machine.now_ns() < self.between_kernels.load(Ordering::Relaxed);
         if must_wait || !self.wants_attention() || self.machine.state() != VmState::Running {
@@ -644,6 +708,12 @@ impl Space {
         self.machine.notify_server();
     }
 
+    /// On the hit path: a trace run has stopped.
+    pub(crate) fn note_run_ended(&self) {
+        self.run_ended.store(true, Ordering::Relaxed);
+        self.machine.notify_server();
+    }
+
     /// Says that an entry has been armed at last, or why it never will.
     fn tell(&self, entry: &Entry, refusal: Option<&Refusal>) {
         match refusal {
@@ -666,6 +736,7 @@ impl Space {
             ProbeKind::Hprobe => "hprobe",
             ProbeKind::Hretprobe => "hretprobe",
             ProbeKind::Action => "action",
+            ProbeKind::GdbTracepoint => "tracepoint",
         };
         let vm = self.vm();
         let text = format!("{what} {vm}:{} {news}", entry.target);
@@ -679,7 +750,7 @@ impl Space {
             args: [0; ARGS],
             duration_ns: 0,
             pc: entry.address.unwrap_or_default(),
-            origin: entry.attachment.event.unwrap_or(EventKind::probe_in(vm)),
+            origin: entry.attachment.event().unwrap_or(EventKind::probe_in(vm)),
         };
         self.events.write_text(&event, text.as_bytes());
     }

@@ -44,6 +44,9 @@ impl FakeMachine {
             )
         };
         let stop = self.one_instruction(&mut turn, enters);
+        if stop.is_none() {
+            self.walk(&turn);
+        }
         let pc = Gva(turn.regs.pc);
         {
             let mut state = self.state.lock();
@@ -61,6 +64,16 @@ impl FakeMachine {
             None if step_ends => self.stop(vcpu, StopReason::Step),
             None => {}
         }
+    }
+
+    /// GDB tracepoints that step the vCPU look at it.
+    fn walk(&self, turn: &Turn) {
+        let vcpu = VcpuId(turn.vcpu as u8);
+        let Some(space) = self.space().filter(|space| space.walks(vcpu)) else {
+            return;
+        };
+        let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
+        space.walked(vcpu, &turn.regs, &memory, self.stamp());
     }
 
     fn one_instruction(&self, turn: &mut Turn, enters: bool) -> Option<StopReason> {

@@ -3,9 +3,11 @@
 use super::{FakeMachine, PageView};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{GuestFault, HwPoint, LiveMemory, PhysFault, PhysMemory, WatchKind};
-use crate::regs::{SysReg, SysRegs};
+use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
 use crate::translate::{Access, TranslationRegs, translate};
+use alloc::vec::Vec;
 use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// An access to RAM.
 pub(super) enum PhysicalAccess<'a> {
@@ -202,9 +204,27 @@ fn pages(
     Ok(())
 }
 
+fn store(places: &[AtomicU64], words: &[u64]) {
+    for (place, word) in places.iter().zip(words) {
+        place.store(*word, Ordering::Relaxed);
+    }
+}
+
 impl LiveMemory for VcpuMemory<'_> {
     fn task(&self) -> u64 {
         self.task
+    }
+
+    fn store_fp(&self, place: &[AtomicU64; FpRegs::WORDS]) {
+        let fp = self.machine.with_turn(|vcpu| vcpu.fp);
+        store(place, &fp.as_words());
+    }
+
+    fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
+        let mut sys = self.machine.with_turn(|vcpu| vcpu.sys);
+        sys.set(SysReg::SpEl1, core.sp);
+        let registers = SysReg::ALL.iter().map(|register| sys.get(*register));
+        store(place, &registers.collect::<Vec<_>>());
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

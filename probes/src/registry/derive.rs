@@ -92,7 +92,12 @@ impl Registry {
             });
         let own: BTreeSet<Gva> = own.collect();
         let mut addresses = Vec::new();
-        for kind in [ProbeKind::Breakpoint, ProbeKind::Kprobe, ProbeKind::Hprobe] {
+        for kind in [
+            ProbeKind::Breakpoint,
+            ProbeKind::Kprobe,
+            ProbeKind::GdbTracepoint,
+            ProbeKind::Hprobe,
+        ] {
             for entry in self
                 .entries
                 .iter()

@@ -1,6 +1,7 @@
 //! The probe layer on the fake machine.
 
 mod breakpoints;
+mod gdb_trace;
 mod guest_writes;
 mod kernels;
 mod lookups;

@@ -369,5 +369,6 @@ pub(crate) const fn kind_name(kind: ProbeKind) -> &'static str {
         ProbeKind::Hprobe => "hprobe",
         ProbeKind::Hretprobe => "hretprobe",
         ProbeKind::Action => "action",
+        ProbeKind::GdbTracepoint => "trace",
     }
 }
