@@ -18,6 +18,7 @@ mod channel;
 pub mod commands;
 mod events;
 mod inferiors;
+mod markers;
 mod packet;
 mod server;
 mod session;

@@ -1,6 +1,7 @@
 //! What all endpoints and the shell share.
 
 use crate::events::{Events, Naming, Stream, Wanted, Whose, name_of};
+use crate::markers;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -8,11 +9,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use ebpf::map::MapId;
-use probes::event::EventSource;
+use probes::event::{EventSource, TraceEvent};
 use probes::machine::VmId;
 use probes::periscope::Periscope;
 use probes::programs::{Owner, StoreError};
-use probes::tracepoint::Field;
+use probes::space::Space;
+use probes::tracepoint::{Field, Tracepoint};
 use spin::{Mutex, MutexGuard};
 
 /// How many refused uploads `trace progs` remembers.
@@ -81,6 +83,8 @@ pub struct Server {
     debugged: Mutex<BTreeMap<VmId, Owner>>,
     /// How many sessions there are.
     sessions: AtomicU32,
+    /// Tracepoints that are on because a GDB tracepoint is at their marker, and of which space.
+    marking: Mutex<Vec<(VmId, &'static Tracepoint)>>,
     /// The `System.map` that was uploaded last, and its name.
     map: Mutex<Option<(String, Vec<u8>)>>,
 }
@@ -96,6 +100,7 @@ impl Server {
             refused: Mutex::new(VecDeque::new()),
             debugged: Mutex::new(BTreeMap::new()),
             sessions: AtomicU32::new(0),
+            marking: Mutex::new(Vec::new()),
             map: Mutex::new(None),
         }
     }
@@ -147,7 +152,29 @@ impl Server {
     /// few milliseconds while [`Self::wants_poll`].
     pub fn collect_events(&self) {
         let naming = Names(self.periscope);
-        self.events.lock().collect(self.periscope.events(), &naming);
+        let mark = |event: &TraceEvent, text: &[u8]| markers::mark(self.periscope, event, text);
+        let mut events = self.events.lock();
+        events.collect(self.periscope.events(), &naming, &mark);
+    }
+
+    /// A trace run of a space begins: the tracepoints fire that its GDB tracepoints are at.
+    pub(crate) fn begin_marking(&self, space: &Space) {
+        let definitions = space.experiment().definitions().to_vec();
+        let switched = markers::switch_on(self.periscope, &definitions);
+        let vm = space.vm();
+        let switched = switched.into_iter().map(|point| (vm, point));
+        self.marking.lock().extend(switched);
+    }
+
+    /// It is over: those that were off before are off again.
+    pub(crate) fn end_marking(&self, space: &Space) {
+        self.marking.lock().retain(|(vm, point)| {
+            let is_its = *vm == space.vm();
+            if is_its {
+                self.periscope.tracer().disable(point);
+            }
+            !is_its
+        });
     }
 
     /// Whether events may come that somebody has to take out of the rings before they are full.

@@ -71,9 +71,17 @@ impl Events {
         }
     }
 
-    /// Empties the rings. `naming` says what users call a source.
-    pub(crate) fn collect(&mut self, rings: &Rings, naming: &dyn Naming) {
-        rings.drain(&mut |event, text| self.take(event, text, naming));
+    /// Empties the rings. `naming` says what users call a source; `also` sees every event too.
+    pub(crate) fn collect(
+        &mut self,
+        rings: &Rings,
+        naming: &dyn Naming,
+        also: &dyn Fn(&TraceEvent, &[u8]),
+    ) {
+        rings.drain(&mut |event, text| {
+            self.take(event, text, naming);
+            also(event, text);
+        });
     }
 
     fn take(&mut self, event: &TraceEvent, text: &[u8], naming: &dyn Naming) {

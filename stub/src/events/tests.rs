@@ -85,7 +85,7 @@ impl Pipe {
     }
 
     fn collect(&mut self) {
-        self.events.collect(&self.rings, &self.naming);
+        self.events.collect(&self.rings, &self.naming, &|_, _| {});
     }
 
     fn print(&mut self, vm: u8, text: &str) {

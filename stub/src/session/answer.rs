@@ -26,7 +26,9 @@ impl Session {
 
     fn do_answer(&mut self, request: Request) {
         match request {
+            Request::Stub(body) if self.answer_from_frame(&body) => {}
             Request::Stub(body) => self.ask_stub(&body),
+            Request::Tracing(request) => self.trace_experiment(request),
             Request::Fixed(body) => self.reply(body),
             Request::Refused(errno) => self.refuse(errno),
             Request::Explained(text) => self.explain_refusal(Errno::Inval, text),
@@ -115,7 +117,8 @@ const NOTHING_DEBUGGED: &str = "this endpoint is for tools and debugs nothing: i
 fn answered_to_tools(request: &Request) -> bool {
     match request {
         Request::Stub(body) => body.starts_with(b"qRcmd") || body.starts_with(b"vFile:"),
-        Request::Fixed(_)
+        Request::Tracing(_)
+        | Request::Fixed(_)
         | Request::Refused(_)
         | Request::Explained(_)
         | Request::Set(_)
@@ -150,6 +153,7 @@ fn while_running(request: &Request) -> WhileRunning {
         Request::ReadBinary(..) | Request::MemoryRegion(_) | Request::HostInfo => {
             WhileRunning::Held
         }
+        Request::Tracing(tracing) if tracing.needs_no_stop() => WhileRunning::Held,
         Request::Fixed(_)
         | Request::Refused(_)
         | Request::Explained(_)

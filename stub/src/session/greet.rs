@@ -23,6 +23,16 @@ const DEBUGGER: &[&str] = &[
     "qXfer:memory-map:read+",
     "qXfer:threads:read+",
     "qXfer:osdata:read+",
+    "qXfer:traceframe-info:read+",
+    "qXfer:statictrace:read+",
+    "ConditionalTracepoints+",
+    "StaticTracepoints+",
+    "TracepointSource+",
+    "EnableDisableTracepoints+",
+    "InstallInTrace+",
+    "DisconnectedTracing+",
+    "QTBuffer:size+",
+    "tracenz+",
 ];
 
 /// What a tool is offered.

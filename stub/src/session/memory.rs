@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::settings::BinaryReads;
+use super::tracing::FrameMemory;
 use crate::packet::escape;
 use crate::packet::request::{Errno, MAX_READ, Threads};
 use alloc::format;
@@ -24,6 +25,14 @@ impl Session {
         let mut body = Vec::new();
         if self.settings.binary_reads == BinaryReads::Marked {
             body.push(b'b');
+        }
+        match self.frame_memory(address, length) {
+            FrameMemory::Collected(bytes) => {
+                escape(bytes, &mut body);
+                return self.reply(&body);
+            }
+            FrameMemory::Present => {}
+            FrameMemory::Unavailable => return self.refuse(Errno::Fault),
         }
         // Zero bytes can be read anywhere.
         let to_the_end = (u64::MAX - address).saturating_add(1);

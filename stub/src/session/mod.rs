@@ -31,6 +31,7 @@ mod stop_reply;
 mod stub;
 mod thread_events;
 mod threads;
+mod tracing;
 mod transfer;
 
 use crate::channel::{ByteChannel, Endpoint};
@@ -49,6 +50,7 @@ use probes::tracepoint::Event;
 use scan::Scan;
 use settings::Settings;
 use stub::Stub;
+use tracing::Tracer;
 
 pub(crate) use greet::greeting;
 pub(crate) use settings::error_text;
@@ -110,6 +112,8 @@ pub struct Session {
     next_line: u64,
     /// Events that were lost before those that the client has seen.
     told_lost: u64,
+    /// The client's look at trace frames.
+    tracer: Tracer,
 }
 
 impl Session {
@@ -156,6 +160,7 @@ impl Session {
             osdata: None,
             next_line: 0,
             told_lost: 0,
+            tracer: Tracer::default(),
         }
     }
 
@@ -274,6 +279,7 @@ impl Session {
     fn forget_leftovers(&mut self) {
         self.put_all_forward();
         self.space.forget_breakpoints();
+        self.leave_experiment();
         self.target.forget_client();
         self.target.set_focus(self.last_stop.vcpu);
         self.stub.rebuild(&mut self.target);
@@ -295,6 +301,7 @@ impl Session {
             self.drain_stops();
             self.put_all_forward();
             self.space.forget_breakpoints();
+            self.leave_experiment();
             self.let_all_continue();
             // The policy is the client's. Where it cannot be changed, it was not.
             self.machine()

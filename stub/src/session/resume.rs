@@ -48,6 +48,7 @@ impl Session {
             self.stub.rebuild(&mut self.target);
             return self.refuse(Errno::Io);
         }
+        self.leave_frame();
         self.drain_stops();
         let stepped = self.put_forward();
         match stepped.or_else(|| self.take_pending()) {

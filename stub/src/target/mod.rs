@@ -4,6 +4,7 @@ pub(crate) mod arch;
 mod base;
 mod breakpoints;
 pub(crate) mod description;
+mod expressions;
 mod host_io;
 mod memory_map;
 mod monitor;
@@ -11,8 +12,11 @@ pub(crate) mod pointer_masks;
 mod registers;
 mod resume;
 mod thread_extra_info;
+mod trace_frame;
 
+pub(crate) use expressions::Expressions;
 pub(crate) use resume::ResumePlan;
+pub(crate) use trace_frame::{TraceFrame, file_bytes};
 
 use crate::server::Server;
 use alloc::collections::{BTreeMap, BTreeSet};

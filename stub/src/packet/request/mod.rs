@@ -13,6 +13,7 @@ mod resume;
 mod scan;
 mod settings;
 mod threads;
+pub(crate) mod tracing;
 mod transfer;
 
 pub(crate) use errors::{Errno, Errors};
@@ -20,6 +21,7 @@ pub(crate) use memory::MAX_READ;
 pub(crate) use resume::{Action, Motion};
 pub(crate) use settings::{Setting, Wanted};
 pub(crate) use threads::Threads;
+pub(crate) use tracing::Tracing;
 
 use super::hex_decode;
 use alloc::string::String;
@@ -95,6 +97,8 @@ pub(crate) enum Request {
     SaveRegisters(Threads),
     /// `QRestoreRegisterState` (LLDB): puts back what was kept under a number.
     RestoreRegisters(u32),
+    /// `QT…` and `qT…`: GDB tracepoints.
+    Tracing(Tracing),
 }
 
 const UNKNOWN: Request = Request::Fixed(b"");
@@ -144,7 +148,9 @@ fn query(body: &[u8]) -> Request {
         b"qSearch" => scan::search(rest).unwrap_or(MALFORMED),
         b"qCRC" => scan::checksum(rest).unwrap_or(MALFORMED),
         b"qXfer" => transfer::transfer(rest).unwrap_or(UNKNOWN),
-        _ => lldb::query(name, rest).unwrap_or(UNKNOWN),
+        _ => tracing::query(name, rest)
+            .or_else(|| lldb::query(name, rest))
+            .unwrap_or(UNKNOWN),
     }
 }
 
@@ -204,9 +210,6 @@ pub(super) mod tests {
             b"",
             b"!",
             b"vMustReplyEmpty",
-            b"QTDP:1:1000:E:0:0:X3,220027",
-            b"QTDP:1:1000:E:0:0:F4",
-            b"QTDP:-1:1000:M-1,0,8",
             b"vFile:readlink:2f",
             b"jThreadExtendedInfo:{\"thread\":1}]",
             b"QLaunchArch:arm64",

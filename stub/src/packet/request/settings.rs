@@ -1,7 +1,7 @@
 //! What a client asks of the protocol itself: the `Q` packets (GDB manual, E.5 "General Query Packets"; LLDB,
 //! `lldbgdbremote.md`).
 
-use super::{MALFORMED, Request, UNKNOWN, lldb, split_name};
+use super::{MALFORMED, Request, lldb, split_name, tracing};
 use crate::packet::hex_number;
 
 /// One wish of a client.
@@ -59,7 +59,7 @@ pub(super) fn setting(body: &[u8]) -> Request {
         b"QRestoreRegisterState" => lldb::restore_registers(rest).unwrap_or(MALFORMED),
         // Register packets are understood with a `;thread:` behind them at any time.
         b"QThreadSuffixSupported" => OK,
-        _ => UNKNOWN,
+        _ => tracing::set(body),
     }
 }
 
@@ -84,7 +84,7 @@ fn signals(list: &[u8]) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::request::parse;
+    use crate::packet::request::{UNKNOWN, parse};
 
     #[test]
     fn wishes() {

@@ -1,7 +1,7 @@
 //! Documents: `qXfer`.
 
 use super::memory::MAX_READ;
-use super::{MALFORMED, Request, split_at};
+use super::{MALFORMED, Request, Tracing, split_at};
 use crate::packet::hex_number;
 use alloc::format;
 use alloc::string::ToString;
@@ -26,6 +26,8 @@ pub(super) fn transfer(bytes: &[u8]) -> Option<Request> {
             Ok(kind) => Request::OsData(kind.to_string(), (from, size)),
             Err(_) => MALFORMED,
         },
+        (b"traceframe-info", b"") => Request::Tracing(Tracing::FrameInfo((from, size))),
+        (b"statictrace", b"") => Request::Tracing(Tracing::StaticData((from, size))),
         (b"features" | b"memory-map" | b"threads", _) => MALFORMED,
         _ => return None,
     })
