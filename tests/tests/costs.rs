@@ -14,6 +14,8 @@ const SIMULATED_KPROBE: f64 = 250.0;
 /// The same with the program `count`: half of what the guest's own kprobe costs with a program of its own that counts,
 /// compiled by Linux (`guest.kprobe-ebpf` in docs/perf-baseline.md).
 const COUNTING_KPROBE: f64 = 363.0;
+/// How many times as much as a kprobe that counts a GDB tracepoint may cost that collects all registers.
+const FRAME: f64 = 3.0;
 /// What a tracepoint that is off may cost.
 const TRACEPOINT_OFF: f64 = 3.0;
 
@@ -57,6 +59,7 @@ fn probes_cost_few_instructions() -> Result<()> {
         kprobe,
         counting,
         tracepoint,
+        frame,
     } = bench::instructions()?;
     ensure!(
         kprobe <= SIMULATED_KPROBE,
@@ -73,6 +76,15 @@ fn probes_cost_few_instructions() -> Result<()> {
         "a program costs only {} instructions",
         counting - kprobe
     );
+    println!(
+        "instructions: a kprobe {kprobe}, with a program that counts {counting}, a frame with all registers {frame}"
+    );
+    ensure!(
+        frame <= FRAME * counting,
+        "a frame with all registers costs {frame} instructions, more than {FRAME} times {counting}"
+    );
+    // As many stores as there are registers.
+    ensure!(frame >= kprobe, "a frame costs only {frame} instructions");
     ensure!(
         (1.0..=TRACEPOINT_OFF).contains(&tracepoint),
         "a tracepoint that is off costs {tracepoint} instructions, at most {TRACEPOINT_OFF} are allowed"

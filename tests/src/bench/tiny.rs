@@ -1,6 +1,7 @@
 //! Costs by the tiny guest, which times batches of its own calls.
 
 use super::{Page, Sample, Unit, Wanted};
+use crate::remote::Remote;
 use crate::tiny::{Subject, Tiny};
 use crate::{Probe, Shell, Spec, TestMachine};
 use anyhow::{Context, Result, ensure};
@@ -98,6 +99,21 @@ impl Kind {
             _ => 1,
         }
     }
+}
+
+/// What a GDB tracepoint at a `NOP` collects, and what its row is called.
+const COLLECTED: [(&str, Collected); 2] = [
+    ("gdb-trace.nothing", Collected::Nothing),
+    ("gdb-trace.registers", Collected::Registers),
+];
+
+/// What a GDB tracepoint collects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collected {
+    /// Nothing: a frame is a mark.
+    Nothing,
+    /// `$regs`.
+    Registers,
 }
 
 /// A machine that measures with the tiny guest on its only vCPU.
@@ -306,6 +322,39 @@ impl Bench {
         })
     }
 
+    /// What a hit of a GDB tracepoint costs that is at a `NOP`, as a `kprobe.simulated` is. The buffer is circular, so a hit
+    /// also lets an older frame go.
+    fn traced(&mut self, collected: Collected) -> Result<Sample> {
+        let what = KINDS[0].what;
+        let without = self.time(what)?.median();
+        let point = format!("1:{:x}", self.address(what)?);
+        let mut gdb = Remote::attach(self.machine.ports().vm(1))?;
+        let mut packets = vec!["QTinit".to_owned(), format!("QTDP:{point}:E:0:0-")];
+        packets.push(match collected {
+            Collected::Nothing => format!("QTDP:-{point}:"),
+            Collected::Registers => format!("QTDP:-{point}:R3ffffffff"),
+        });
+        packets.extend(["QTBuffer:circular:1", "QTDisconnected:1", "QTStart", "D"].map(Into::into));
+        for packet in packets {
+            let reply = gdb.ask(&packet)?;
+            ensure!(reply == "OK", "{packet}: {reply}");
+        }
+        drop(gdb);
+        let with = self.time(what)?;
+        let mut gdb = Remote::attach(self.machine.ports().vm(1))?;
+        let status = gdb.ask("qTStatus")?;
+        let created = format!(";tcreated:{:x};", self.rounds.repetitions());
+        ensure!(
+            status.starts_with("T1;") && status.contains(&created),
+            "{status}"
+        );
+        ensure!(
+            gdb.ask("QTDisconnected:0")? == "OK" && gdb.ask("D")? == "OK",
+            "the run ends"
+        );
+        Ok(with.above(without))
+    }
+
     fn address(&self, subject: &str) -> Result<u64> {
         let found = self.subjects.iter().find(|other| other.name == subject);
         Ok(found
@@ -322,6 +371,8 @@ pub struct Instructions {
     pub counting: f64,
     /// A tracepoint that is off.
     pub tracepoint: f64,
+    /// A hit of a GDB tracepoint that collects `$regs`, where the kprobe is.
+    pub frame: f64,
 }
 
 /// Measures what the tests bound.
@@ -331,6 +382,7 @@ pub fn instructions() -> Result<Instructions> {
         kprobe: bench.hit(&KINDS[0], "")?.median(),
         counting: bench.hit(&KINDS[0], "count")?.median(),
         tracepoint: tracepoint_off(&bench)?.median(),
+        frame: bench.traced(Collected::Registers)?.median(),
     })
 }
 
@@ -379,6 +431,7 @@ fn measure_in(
     let hits: Vec<_> = KINDS.iter().flat_map(with_programs).collect();
     let ids = hits.iter().map(|(_, id, _)| id.as_str());
     let ids = ids.chain(PLAIN.map(|(id, _)| id)).chain(["trap.floor"]);
+    let ids = ids.chain(COLLECTED.map(|(id, _)| id));
     if !wanted.has_any(ids) {
         return Ok(());
     }
@@ -389,6 +442,13 @@ fn measure_in(
         say(id);
         let (cost, reference) = bench.beside_floor(&|bench| cost(bench))?;
         page.add(id, unit, &cost, Some(reference));
+    }
+    for (id, collected) in COLLECTED.iter().filter(|(id, _)| wanted.has(id)) {
+        say(id);
+        // Beside what is to cost no less than a third: a kprobe that counts.
+        let counting = bench.simulated("count")?.median();
+        let cost = bench.traced(*collected)?;
+        page.add(id, unit, &cost, Some(counting));
     }
     for (kind, id, program) in hits.iter().filter(|(_, id, _)| wanted.has(id)) {
         say(id);
