@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import glob
 import json
 import re
@@ -14,6 +15,8 @@ from periscope_client.programs import ProgramFile
 from .session import GdbSession
 
 _CONDITION = re.compile(r"(?:^|\s)if\b\s*")
+# A field of a record of MI.
+_FIELD = re.compile(r'(?P<name>[\w-]+)=(?P<value>"(?:[^"\\]|\\.)*")')
 
 
 class Tool(gdb.Parameter):
@@ -115,11 +118,15 @@ def _gdb_tracepoint(argument: str) -> str:
     if place.startswith("-"):
         # An explicit location (`-function f`) is MI's own language.
         words.append(place)
-    elif place:
-        words.append(json.dumps(place.strip()))
-    gdb.execute(f"interpreter-exec mi {json.dumps(' '.join(words))}", to_string=True)
-    number = gdb.convenience_variable("tpnum")
-    return f"Tracepoint {number} at {argument.strip()}.\n"
+    else:
+        # Without a place, where the user is.
+        words.append(json.dumps(place.strip() or "*$pc"))
+    result = gdb.execute(f"interpreter-exec mi {json.dumps(' '.join(words))}", to_string=True)
+    fields = {match["name"]: ast.literal_eval(match["value"]) for match in _FIELD.finditer(result)}
+    if "number" not in fields:
+        raise Problem(fields.get("msg", f"GDB sets no tracepoint: {result}"))
+    where = f" in {fields['func']}" if "func" in fields else ""
+    return f"Tracepoint {fields['number']} at {fields['addr']}{where}\n"
 
 
 def _files(partial: str) -> list[str]:

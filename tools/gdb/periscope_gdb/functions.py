@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import gdb
 from periscope_client import Problem
 
@@ -11,7 +13,15 @@ from .session import GdbSession
 _EL1 = (0b0100, 0b0101)
 
 
-class Vm(gdb.Function):
+class Function(gdb.Function):
+    """A function whose documentation is shown without its indentation."""
+
+    def __init__(self, name: str) -> None:
+        self.__doc__ = inspect.getdoc(type(self))
+        super().__init__(name)
+
+
+class Vm(Function):
     """The VM of the current thread, as a string: "vm1"; "hyp" in the hypervisor itself.
 
     break do_sys_openat2 if $_streq($_vm(), "vm1")"""
@@ -26,7 +36,7 @@ class Vm(gdb.Function):
             raise gdb.GdbError(str(problem)) from None
 
 
-class Current(gdb.Function):
+class Current(Function):
     """The task that the current vCPU runs: Linux' `current`, a pointer to its struct task_struct.
 
     It is in SP_EL0 while the vCPU is in its kernel (Linux arch/arm64/include/asm/current.h). Typed where the type is

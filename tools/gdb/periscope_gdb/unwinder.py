@@ -2,7 +2,8 @@
 
 Such a GDB takes the signature off a return address as if it were one of user space, clears the upper bits of the
 kernel's addresses, and ends the backtrace there. Newer ones know the masks of both halves (`pauth_cmask_high` in the
-target's description). This unwinder takes only frames whose return address is signed; all others are GDB's.
+target's description). This unwinder takes only frames whose return address is signed, and those of functions that sign it: their
+return addresses GDB spoils on CPUs without signatures too. All others are GDB's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _COMMON = ("cpsr", "pauth_dmask", "pauth_cmask", "pauth_dmask_high", "pauth_cmas
 _CALLEE_SAVED = range(19, 29)
 
 # Arm ARM C6.2: the instructions of prologues and epilogues.
+_PACIASP = 0xD503233F
 _AUTIASP = 0xD50323BF
 _RET = 0xD65F03C0
 _RETAA = 0xD65F0BFF
@@ -42,6 +44,8 @@ class Prologue:
     is_linked: bool = False
     # The same for other registers that it has to restore.
     saved: dict[int, int] = field(default_factory=dict)
+    # Whether it has signed the return address, if the CPU does that.
+    signs: bool = False
     # Whether the prologue was followed to its end: a function may leave early, by a branch before it has a record.
     is_certain: bool = True
 
@@ -58,7 +62,9 @@ class Prologue:
     def _step(self, instruction: int) -> bool:
         first, base, second = instruction & 31, instruction >> 5 & 31, instruction >> 10 & 31
         pair_offset = _signed(instruction >> 15 & 0x7F, 7) * 8
-        if instruction & 0xFFC0_7FFF == 0xA980_7BFD:  # stp x29, x30, [sp, #-N]!
+        if instruction == _PACIASP:
+            self.signs = True
+        elif instruction & 0xFFC0_7FFF == 0xA980_7BFD:  # stp x29, x30, [sp, #-N]!
             self.taken -= pair_offset
             self.record = 0
         elif instruction & 0xFF80_03FF == 0xD100_03FF:  # sub sp, sp, #N
@@ -113,6 +119,8 @@ class Caller:
     return_address: int
     stack: int
     registers: dict[str, int]
+    # Whether the function signs return addresses.
+    signs: bool
     # Whether callee-saved registers that are not named are as they were.
     keeps_others: bool = True
 
@@ -146,7 +154,7 @@ class KernelUnwinder(gdb.unwinder.Unwinder):
             return None
         plain = caller.return_address | mask
         is_signed = plain != caller.return_address
-        if not is_signed or not plain & _KERNEL_HALF:
+        if not (is_signed or caller.signs) or not caller.return_address & _KERNEL_HALF:
             return None
         info = frame.create_unwind_info(FrameId(caller.stack, pc if start is None else start))
         registers = {"pc": plain, "sp": caller.stack, "x30": plain, **caller.registers}
@@ -166,24 +174,24 @@ def _caller(frame: gdb.PendingFrame, pc: int, start: int | None) -> Caller:
     is_newest = frame.level() == 0
     if is_newest and _instructions(pc, 1)[0] in (_AUTIASP, _RET, _RETAA):
         # Everything is restored but the return address.
-        return Caller(x30, sp, {"x29": x29})
+        return Caller(x30, sp, {"x29": x29}, signs=False)
     if start is None:
         prologue = Prologue(is_certain=False)
     else:
         count = min((pc - start) // 4, _PROLOGUE)
         prologue = Prologue.of(_instructions(start, count))
     if is_newest and prologue.record is None and prologue.is_certain:
-        return Caller(x30, sp + prologue.taken, {"x29": x29})
+        return Caller(x30, sp + prologue.taken, {"x29": x29}, signs=prologue.signs)
     if prologue.record is None:
         # The frame record (AAPCS64 6.4.6) is all that is known; of the stack, that the caller's is above it.
-        return Caller(_word(x29 + 8), x29 + 16, {"x29": _word(x29)}, keeps_others=False)
+        return Caller(_word(x29 + 8), x29 + 16, {"x29": _word(x29)}, signs=prologue.signs, keeps_others=False)
     # Later the function may have taken more stack, but x29 stays.
     bottom = x29 - prologue.record if prologue.is_linked else sp
     registers = {"x29": _word(bottom + prologue.record)}
     for register, offset in prologue.saved.items():
         registers[f"x{register}"] = _word(bottom + offset)
     return_address = _word(bottom + prologue.record + 8)
-    return Caller(return_address, bottom + prologue.taken, registers)
+    return Caller(return_address, bottom + prologue.taken, registers, signs=prologue.signs)
 
 
 def _number(frame: gdb.PendingFrame, register: str) -> int:

@@ -10,6 +10,8 @@ from . import Problem
 
 # What stands for nothing in a cell.
 _NOTHING = "-"
+# Numbers from here on are addresses of a kernel, which people read in hexadecimal.
+_ADDRESSES = 1 << 63
 
 
 @dataclass
@@ -89,7 +91,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        return f"{value:,}"
+        return f"{value:#x}" if value >= _ADDRESSES else f"{value:,}"
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)

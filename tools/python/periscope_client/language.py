@@ -7,6 +7,7 @@ has to be known without one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 
 # The words that can follow `trace`. GDB has a `trace` of its own, so they must be known here: anything else is a
 # place for a GDB tracepoint.
@@ -76,7 +77,7 @@ WORDS = (
         ("trace",),
         None,
         "Attach, switch and list probes; load programs; show events.",
-        f"trace {'|'.join(TRACE_WORDS)} ...\n"
+        f"trace WORD ..., where WORD is one of\n{fill(', '.join(TRACE_WORDS), 100)}.\n"
         "`monitor help trace WORD` explains each; FILE.bpf.c, FILE.bpf.o or FILE.lp can stand for a program.\n"
         "trace FILE.bpf.o [VM]: loads the file and attaches its programs where their sections say.",
     ),
