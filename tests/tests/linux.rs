@@ -1,5 +1,8 @@
 //! Stock Debian kernels under the hypervisor and a stock GDB: vm1 with 2 vCPUs, vm2 beside it, one boot for all cases.
 
+#[path = "linux/extensions.rs"]
+mod extensions;
+
 use anyhow::{Context, Result, ensure};
 use e2e::{
     Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, Trace,
@@ -70,6 +73,18 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "lldb_stops_the_kernel_and_lets_go",
         run: lldb_stops_the_kernel_and_lets_go,
+    },
+    Case {
+        name: "gdb_extension_has_commands",
+        run: extensions::gdb_extension_has_commands,
+    },
+    Case {
+        name: "gdb_extension_knows_frames_and_tasks",
+        run: extensions::gdb_extension_knows_frames_and_tasks,
+    },
+    Case {
+        name: "lldb_extension_has_commands",
+        run: extensions::lldb_extension_has_commands,
     },
     Case {
         name: "only_the_attached_vm_stops",

@@ -2,8 +2,8 @@
 
 Such a GDB takes the signature off a return address as if it were one of user space, clears the upper bits of the
 kernel's addresses, and ends the backtrace there. Newer ones know the masks of both halves (`pauth_cmask_high` in the
-target's description). This unwinder takes only frames whose return address is signed, and those of functions that sign it: their
-return addresses GDB spoils on CPUs without signatures too. All others are GDB's.
+target's description). This unwinder takes only frames whose return address is signed, and those of functions that
+sign it: GDB spoils these even where the signature happens to look like none. All others are GDB's.
 """
 
 from __future__ import annotations
