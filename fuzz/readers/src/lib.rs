@@ -9,6 +9,7 @@ pub mod kallsyms;
 pub mod ksyms;
 pub mod linked;
 pub mod program;
+pub mod session;
 pub mod system_map;
 pub mod translate;
 pub mod verify_run;

@@ -5,12 +5,13 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const READERS: [(&str, Check); 8] = [
+const READERS: [(&str, Check); 9] = [
     ("btf", crate::btf::check),
     ("kallsyms", crate::kallsyms::check),
     ("ksyms", crate::ksyms::check),
     ("linked", crate::linked::check),
     ("program", crate::program::check),
+    ("session", crate::session::check),
     ("system_map", crate::system_map::check),
     ("translate", crate::translate::check),
     ("verify_run", crate::verify_run::check),
@@ -22,6 +23,18 @@ proptest! {
         for (_, check) in READERS {
             check(&bytes);
         }
+    }
+}
+
+/// What real clients have said is survived, of course; these are where a fuzzer begins.
+#[test]
+fn recorded_sessions_are_survived() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../seeds/session");
+    let files = std::fs::read_dir(seeds).expect("they are committed");
+    for file in files {
+        let path = file.expect("a directory's entry").path();
+        println!("{}", path.display());
+        crate::session::check(&std::fs::read(path).expect("a committed file"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A fake machine under the whole server.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod recording;
 pub mod serving;
 
 use probes::addr::{Gpa, Gva};

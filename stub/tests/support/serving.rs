@@ -1,6 +1,7 @@
 //! The server of a bench on a TCP port, for real clients.
 
 use super::Bench;
+use super::recording::{self, Recording};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -32,7 +33,7 @@ impl ByteChannel for Socket {
 impl Serving {
     /// Serves vm1 of a bench on a port of the loopback interface.
     pub fn start(vcpus: u8) -> Self {
-        Self::spawn(vcpus, |bench| {
+        Self::spawn(vcpus, recording::VM1, |bench| {
             let session = Session::new(bench.server, 0).unwrap();
             Box::new(session)
         })
@@ -40,16 +41,19 @@ impl Serving {
 
     /// Serves the whole machine of a bench.
     pub fn start_machine(vcpus: u8) -> Self {
-        Self::spawn(vcpus, |bench| Box::new(MachineSession::new(bench.server)))
+        Self::spawn(vcpus, recording::MACHINE, |bench| {
+            Box::new(MachineSession::new(bench.server))
+        })
     }
 
-    fn spawn(vcpus: u8, endpoint: fn(&Bench) -> Box<dyn Endpoint>) -> Self {
+    fn spawn(vcpus: u8, number: u8, endpoint: fn(&Bench) -> Box<dyn Endpoint>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
-        let thread = thread::spawn(move || serve(&listener, &ended, vcpus, endpoint));
+        let recording = Recording::wanted(number);
+        let thread = thread::spawn(move || serve(&listener, &ended, vcpus, endpoint, recording));
         Self {
             port,
             end,
@@ -75,6 +79,7 @@ fn serve(
     end: &AtomicBool,
     vcpus: u8,
     endpoint: fn(&Bench) -> Box<dyn Endpoint>,
+    mut recording: Option<Recording>,
 ) {
     let bench = Bench::new(vcpus);
     let mut endpoint = endpoint(&bench);
@@ -84,7 +89,10 @@ fn serve(
                 socket.set_nonblocking(true).unwrap();
                 socket.set_nodelay(true).unwrap();
                 endpoint.opened();
-                serve_client(&bench, &mut *endpoint, Socket(socket), end);
+                serve_client(&bench, &mut *endpoint, Socket(socket), end, &mut recording);
+                if let Some(recording) = &mut recording {
+                    recording.end_of_client();
+                }
                 endpoint.closed();
             }
             Err(_) => thread::sleep(Duration::from_millis(1)),
@@ -94,12 +102,23 @@ fn serve(
     }
 }
 
-fn serve_client(bench: &Bench, endpoint: &mut dyn Endpoint, mut socket: Socket, end: &AtomicBool) {
+fn serve_client(
+    bench: &Bench,
+    endpoint: &mut dyn Endpoint,
+    mut socket: Socket,
+    end: &AtomicBool,
+    recording: &mut Option<Recording>,
+) {
     let mut buffer = [0; 4096];
     while !end.load(Ordering::Relaxed) {
         match socket.0.read(&mut buffer) {
             Ok(0) => return,
-            Ok(count) => endpoint.receive(&buffer[..count]),
+            Ok(count) => {
+                if let Some(recording) = recording {
+                    recording.take(&buffer[..count]);
+                }
+                endpoint.receive(&buffer[..count]);
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 thread::sleep(Duration::from_micros(200));
             }
