@@ -220,6 +220,29 @@ pub(super) mod tests {
         }
     }
 
+    /// `docs/protocol.md` says who answers what.
+    #[test]
+    fn every_packet_of_the_page() {
+        let page = include_str!("../../../../docs/protocol.md");
+        let rows = page.lines().filter_map(|line| {
+            let (example, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            Some((example, rest.split_once(" |")?.0))
+        });
+        let mut count = 0;
+        for (example, who) in rows {
+            let found = match parse(example.as_bytes()) {
+                UNKNOWN => "unknown",
+                Request::Fixed(_) => "fixed",
+                Request::Refused(_) | Request::Explained(_) => "refused",
+                Request::Stub(_) | Request::OnThread(..) => "gdbstub",
+                _ => "server",
+            };
+            assert_eq!(found, who, "{example}");
+            count += 1;
+        }
+        assert!(count > 60, "{count} examples were found");
+    }
+
     #[test]
     fn killing_is_detaching() {
         assert_eq!(parse(b"k"), Request::Kill);
