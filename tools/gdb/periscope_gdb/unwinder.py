@@ -3,7 +3,7 @@
 Such a GDB takes the signature off a return address as if it were one of user space, clears the upper bits of the
 kernel's addresses, and ends the backtrace there. Newer ones know the masks of both halves (`pauth_cmask_high` in the
 target's description). This unwinder takes only frames whose return address is signed, and those of functions that
-sign it: GDB spoils these even where the signature happens to look like none. All others are GDB's.
+sign it: such a GDB ends the backtrace there even where the CPU has no signatures. All others are GDB's.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class KernelUnwinder(gdb.unwinder.Unwinder):
         try:
             mask = _number(frame, "pauth_cmask_high")
             pc = _number(frame, "pc")
-            if mask == 0 or not pc & _KERNEL_HALF:
+            if not pc & _KERNEL_HALF:
                 return None
             start = _start_of_function(pc)
             caller = _caller(frame, pc, start)
