@@ -67,10 +67,6 @@ const CASES: &[Case<Machine>] = &[
         run: breakpoint_in_the_kernel,
     },
     Case {
-        name: "gdb_tracepoints_collect_and_stay",
-        run: gdb_tracepoints_collect_and_stay,
-    },
-    Case {
         name: "lldb_stops_the_kernel_and_lets_go",
         run: lldb_stops_the_kernel_and_lets_go,
     },
@@ -579,58 +575,6 @@ fn only_the_attached_vm_stops(machine: &Machine) -> Result<()> {
 }
 
 /// GDB is killed while the guest runs, and while it stands at a breakpoint.
-/// A trace run without its client, and what it has collected as a file.
-fn gdb_tracepoints_collect_and_stay(machine: &Machine) -> Result<()> {
-    let mut linux = machine.linux(1)?;
-    let mut gdb = machine.gdb_with_symbols()?;
-    gdb.console("trace *do_sys_openat2 if (int)$x0 == -100")?;
-    let number = gdb.value("$tpnum")?;
-    let actions = "\"collect $regs\" \"collect/s (char *)$x1\"";
-    gdb.mi(&format!("-break-commands {number} {actions}"))?;
-    gdb.console("set disconnected-tracing on")?;
-    gdb.console("tstart")?;
-    gdb.console("disconnect")?;
-    drop(gdb);
-    ensure!(
-        linux.run(&format!("cat {FILE}"))?.contains("sysinit"),
-        "the guest goes on"
-    );
-
-    let mut gdb = machine.gdb_with_symbols()?;
-    let status = gdb.mi("-trace-status")?;
-    ensure!(status.contains("running=\"1\""), "{status}");
-    gdb.console("tstop")?;
-    let is_wanted = format!("$_streq((char *)$x1, \"{FILE}\")");
-    gdb.console("tfind start")?;
-    let mut others = 0;
-    while gdb.value(&is_wanted)? == 0 {
-        ensure!(
-            others < OTHER_OPENS,
-            "{FILE} is not among the files that were opened"
-        );
-        others += 1;
-        gdb.console("tfind")?;
-    }
-    let frame = gdb.value("$trace_frame")?;
-    let pc = gdb.value("$pc")?;
-    let file = std::env::temp_dir().join(format!("periscope-opens-{}.tf", std::process::id()));
-    gdb.console("tfind none")?;
-    gdb.console(&format!("tsave {}", file.display()))?;
-    gdb.console("set disconnected-tracing off")?;
-    gdb.console("delete tracepoints")?;
-    gdb.detach()?;
-    let list = machine.shell("trace list")?;
-    ensure!(!list.contains("vm1:"), "a tracepoint is left:\n{list}");
-
-    let mut gdb = Gdb::start()?;
-    gdb.console("set architecture aarch64")?;
-    gdb.console(&format!("target tfile {}", file.display()))?;
-    gdb.console(&format!("tfind {frame}"))?;
-    ensure!(gdb.value("$pc")? == pc, "the PC in the file");
-    ensure!(gdb.value(&is_wanted)? == 1, "the string in the file");
-    fs::remove_file(&file).context("the trace file")
-}
-
 fn a_lost_client_leaves_the_guest(machine: &Machine) -> Result<()> {
     let mut linux = machine.linux(1)?;
     let mut gdb = machine.gdb()?;

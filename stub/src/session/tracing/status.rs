@@ -75,8 +75,7 @@ fn describe(status: &RunStatus) -> String {
 
 fn stop_reason(reason: &StopReason) -> String {
     match reason {
-        // Clients show empty words as such.
-        StopReason::Command(words) if words.is_empty() => String::from("tstop:0"),
+        // With words in any case: GDB 13 dies on `tsave` where it was told of none.
         StopReason::Command(words) => format!("tstop:{}:0", hex(words)),
         StopReason::Full => String::from("tfull:0"),
         StopReason::Disconnected => String::from("tdisconnected:0"),
