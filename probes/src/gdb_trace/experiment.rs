@@ -264,6 +264,9 @@ pub struct Experiment {
     definitions: Vec<Definition>,
     /// The definition that goes on with the next packet.
     open: Option<PointId>,
+    /// The tracepoint of the run that a client defines anew: GDB 13 does that to those that it has found, once it has
+    /// symbols for them. They stay as they are.
+    repeated: Option<PointId>,
     variables: Vec<VariableDefinition>,
     readonly: Vec<RangeInclusive<Gva>>,
     shape: Shape,
@@ -282,6 +285,7 @@ impl Experiment {
             owner: None,
             definitions: Vec::new(),
             open: None,
+            repeated: None,
             variables: Vec::new(),
             readonly: Vec::new(),
             shape: Shape::Linear,
@@ -402,7 +406,10 @@ impl Experiment {
     pub fn add_source(&mut self, id: PointId, text: Vec<u8>) -> Result<(), BadTrace> {
         self.check_text(text.len())?;
         let definition = self.definition(id)?;
-        definition.sayings.push(Saying::Source(text));
+        let saying = Saying::Source(text);
+        if !definition.sayings.contains(&saying) {
+            definition.sayings.push(saying);
+        }
         Ok(())
     }
 
@@ -549,6 +556,7 @@ impl Space {
         experiment.run = None;
         experiment.definitions.clear();
         experiment.open = None;
+        experiment.repeated = None;
         experiment.variables.clear();
         experiment.readonly.clear();
         self.variables().clear();
@@ -566,7 +574,12 @@ impl Space {
         if let Some(open) = experiment.open {
             return Err(BadTrace::Incomplete(open));
         }
-        if experiment.definition(id).is_ok() {
+        let is_known = experiment.definition(id).is_ok();
+        if is_known && experiment.is_running() {
+            experiment.repeated = (more == More::Follows).then_some(id);
+            return Ok(());
+        }
+        if is_known {
             return Err(BadTrace::Exists(id));
         }
         if experiment.definitions.len() == MAX_POINTS {
@@ -588,6 +601,10 @@ impl Space {
         compiler: &dyn Compile,
     ) -> Result<(), BadTrace> {
         let mut experiment = self.experiment.lock();
+        if experiment.repeated == Some(id) {
+            experiment.repeated = (more == More::Follows).then_some(id);
+            return Ok(());
+        }
         experiment.check_text(text.len())?;
         let definition = experiment.open_definition(id)?;
         // Only the first packet of the actions at a step says so.

@@ -329,6 +329,33 @@ fn a_tracepoint_that_comes_in_a_run_is_armed_at_once() {
 }
 
 #[test]
+fn what_runs_can_be_defined_anew_and_stays_as_it_is() {
+    let rig = Rig::new(1);
+    rig.trace(&[definition()]);
+    let define = |more| {
+        let definition = definition();
+        rig.space
+            .define_tracepoint(definition, more, &NoExpressions)
+    };
+    let add = |more| {
+        let expression = Action::Expression([0x27].to_vec());
+        let said = (b"X1,27".to_vec(), [expression].to_vec());
+        let space = rig.space;
+        space.add_actions(ENTRY, Moment::Hit, said, more, &NoExpressions)
+    };
+    assert_eq!(define(More::Nothing), Ok(()));
+    assert_eq!(add(More::Nothing), Err(BadTrace::Complete(ENTRY)));
+    assert_eq!(define(More::Follows), Ok(()));
+    assert_eq!((add(More::Follows), add(More::Nothing)), (Ok(()), Ok(())));
+    assert_eq!(add(More::Nothing), Err(BadTrace::Complete(ENTRY)));
+    assert_eq!(*rig.space.experiment().definitions(), [definition()]);
+    rig.machine.run(LONG);
+    assert_eq!(rig.status().frames.0, CALLS);
+    rig.space.stop_experiment();
+    assert_eq!(define(More::Nothing), Err(BadTrace::Exists(ENTRY)));
+}
+
+#[test]
 fn a_run_that_cannot_begin_leaves_nothing() {
     let rig = Rig::new(1);
     assert_eq!(
