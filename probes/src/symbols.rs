@@ -23,6 +23,18 @@ pub struct Named {
     pub name: String,
 }
 
+/// A symbol as it stands in a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Symbol<'a> {
+    /// Where it is.
+    pub address: Gva,
+    /// Its type as `nm` shows it: `T` and `t` for code, `D`, `d`, `B`, `b`, `R`, `r`, … for data; lower case is local.
+    /// `?` where the table does not know.
+    pub kind: char,
+    /// Its name.
+    pub name: &'a str,
+}
+
 /// A table of symbols. Built once, then only read.
 pub trait Symbols: Send + Sync {
     /// How many symbols.
@@ -43,6 +55,17 @@ pub trait Symbols: Send + Sync {
     }
     /// Calls `visit` for every symbol in order of address, until it returns `false`.
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool);
+    /// The same with the kinds of the symbols, as far as the table knows them.
+    fn each_symbol(&self, visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
+        self.each(&mut |address, name| {
+            let kind = '?';
+            visit(Symbol {
+                address,
+                kind,
+                name,
+            })
+        });
+    }
     /// Whether a part of the code that comes and goes is there now: a module of the kernel.
     fn has_module(&self, name: &str) -> bool {
         let _ = name;

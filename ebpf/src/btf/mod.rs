@@ -126,6 +126,15 @@ pub struct Enumerator {
     pub value: u64,
 }
 
+/// A parameter of a function.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parameter {
+    /// Where its name is among the strings; 0 if it has none.
+    pub name: u32,
+    /// The number of its type. A last parameter of type `void` stands for any number of others.
+    pub ty: u32,
+}
+
 /// A variable of a section.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SectionVariable {
@@ -264,6 +273,11 @@ impl<'a> Btf<'a> {
         (1..self.count()).filter_map(|id| Some((id, self.ty(id)?)))
     }
 
+    /// All strings, each ended by a zero.
+    pub fn strings(&self) -> &'a [u8] {
+        self.strings
+    }
+
     /// The string at an offset, without its end; empty where there is none.
     pub fn string(&self, offset: u32) -> &'a [u8] {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
@@ -271,7 +285,7 @@ impl<'a> Btf<'a> {
     }
 
     /// The same of which at most `length` bytes are looked at.
-    pub(crate) fn string_within(&self, offset: u32, length: usize) -> &'a [u8] {
+    pub fn string_within(&self, offset: u32, length: usize) -> &'a [u8] {
         let rest = self.strings.get(offset as usize..).unwrap_or_default();
         let rest = &rest[..rest.len().min(length)];
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
@@ -404,9 +418,10 @@ impl<'a> Type<'a> {
         narrow.chain(wide)
     }
 
-    /// The types of a function prototype's parameters.
-    pub fn parameters(&self) -> impl Iterator<Item = u32> + use<'a> {
-        self.records_of(&[Kind::FuncProto]).map(|[_, ty]| ty)
+    /// The parameters of a function's prototype.
+    pub fn parameters(&self) -> impl Iterator<Item = Parameter> + use<'a> {
+        self.records_of(&[Kind::FuncProto])
+            .map(|[name, ty]| Parameter { name, ty })
     }
 
     /// The variables of a section.

@@ -37,7 +37,7 @@ pub mod build;
 mod tests;
 
 pub use guest::find_in_guest;
-pub use table::{Symbol, SymbolTable};
+pub use table::SymbolTable;
 
 use crate::addr::Gva;
 use alloc::string::String;

@@ -4,7 +4,7 @@ use super::tokens::Tokens;
 use super::{FindError, MAX_NAME};
 use crate::addr::Gva;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, NameIndex, Named, Symbols, hash};
+use crate::symbols::{Located, NameIndex, Named, Symbol, Symbols, hash};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -23,18 +23,6 @@ pub struct SymbolTable {
     by_name: NameIndex,
     /// Which offsets belong to the kernel.
     covered: [Range<u64>; 2],
-}
-
-/// One symbol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Symbol<'a> {
-    /// Where it is.
-    pub address: Gva,
-    /// Its type as `nm` shows it: `T` and `t` for code, `D`, `d`, `B`, `b`, `R`, `r`, … for data;
-    /// lower case is local.
-    pub kind: char,
-    /// Its name.
-    pub name: &'a str,
 }
 
 /// A name that has been expanded, its type before it.
@@ -95,21 +83,6 @@ impl SymbolTable {
     pub fn image_start(&self) -> Option<Gva> {
         let before_stext = || Some(Gva(self.by_name("_stext")?.0.checked_sub(64 << 10)?));
         self.by_name("_text").or_else(before_stext)
-    }
-
-    /// Calls `visit` for every symbol, in order of address, until it returns `false`.
-    pub fn each_symbol(&self, visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
-        for index in 0..self.offsets.len() {
-            let name = self.name(index);
-            let address = self.address(index);
-            if !visit(Symbol {
-                address,
-                kind: name.kind(),
-                name: name.text(),
-            }) {
-                return;
-            }
-        }
     }
 
     /// The offset of a symbol without which this is no arm64 kernel.
@@ -220,6 +193,20 @@ impl Symbols for SymbolTable {
 
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
         self.each_symbol(&mut |symbol| visit(symbol.address, symbol.name));
+    }
+
+    fn each_symbol(&self, visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
+        for index in 0..self.offsets.len() {
+            let name = self.name(index);
+            let address = self.address(index);
+            if !visit(Symbol {
+                address,
+                kind: name.kind(),
+                name: name.text(),
+            }) {
+                return;
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::module::Module;
 use crate::addr::Gva;
 use crate::similar::Suggestions;
-use crate::symbols::{Located, Named, Symbols};
+use crate::symbols::{Located, Named, Symbol, Symbols};
 use crate::target::Target;
 use alloc::format;
 use alloc::string::String;
@@ -90,6 +90,10 @@ impl Symbols for WithModules {
     }
 
     fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
+        self.each_symbol(&mut |symbol| visit(symbol.address, symbol.name));
+    }
+
+    fn each_symbol(&self, visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
         // Modules lie below the kernel or above it.
         let kernel = self.kernel.by_name("_text").unwrap_or(Gva(0));
         let (below, above): (Vec<_>, Vec<_>) = self
@@ -97,12 +101,12 @@ impl Symbols for WithModules {
             .iter()
             .partition(|module| module.range.start < kernel);
         let mut goes_on = true;
-        let mut visit = |address, name: &str| {
-            goes_on = goes_on && visit(address, name);
+        let mut visit = |symbol: Symbol<'_>| {
+            goes_on = goes_on && visit(symbol);
             goes_on
         };
         each_of(&below, &mut visit);
-        self.kernel.each(&mut visit);
+        self.kernel.each_symbol(&mut visit);
         each_of(&above, &mut visit);
     }
 
@@ -117,10 +121,17 @@ impl Symbols for WithModules {
     }
 }
 
-fn each_of(modules: &[&Arc<Module>], visit: &mut dyn FnMut(Gva, &str) -> bool) {
+fn each_of(modules: &[&Arc<Module>], visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
     for module in modules {
         for (address, function) in module.functions() {
-            if !visit(address, &format!("{}:{function}", module.name)) {
+            let name = &format!("{}:{function}", module.name);
+            // Of functions only is anything known.
+            let kind = 't';
+            if !visit(Symbol {
+                address,
+                kind,
+                name,
+            }) {
                 return;
             }
         }

@@ -59,8 +59,8 @@ fn of_function(kernel: &Btf<'_>, at: At, name: &str) -> Result<Signature> {
     };
     let mut arguments = 0;
     let mut addresses = 0;
-    for (number, ty) in prototype.parameters().enumerate() {
-        let value = Handed::over(kernel, ty);
+    for (number, parameter) in prototype.parameters().enumerate() {
+        let value = Handed::over(kernel, parameter.ty);
         let value = value.with_context(|| format!("argument {number} of {name}"))?;
         if value.is_address && arguments < MAX_ARGUMENTS {
             addresses |= 1 << arguments;

@@ -106,7 +106,7 @@ impl Pair<'_, '_> {
                         return Ok(false);
                     }
                     for (left, right) in left.parameters().zip(right.parameters()) {
-                        if !self.nested(left, right, depth - 1)? {
+                        if !self.nested(left.ty, right.ty, depth - 1)? {
                             return Ok(false);
                         }
                     }

@@ -88,7 +88,7 @@ impl Pair<'_, '_> {
                         return Ok(false);
                     }
                     for (left, right) in left.parameters().zip(right.parameters()) {
-                        if !self.types(left, right, reached, depth - 1)? {
+                        if !self.types(left.ty, right.ty, reached, depth - 1)? {
                             return Ok(false);
                         }
                     }
