@@ -16,7 +16,23 @@ const START: &str = "__start_BTF";
 /// Where the types end.
 const STOP: &str = "__stop_BTF";
 /// A name near the beginning of every kernel, before its read-only data.
-const TEXT: &str = "_stext";
+pub(crate) const TEXT: &str = "_stext";
+
+/// What the types of a kernel begin with: the magic, version 1, no flags, a header of the usual length, the types right behind it.
+const BEGINNING: [u8; 12] = [
+    btf::MAGIC[0],
+    btf::MAGIC[1],
+    1,
+    0,
+    btf::HEADER as u8,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+];
 
 /// Bytes of types at most. Debian's kernels have 5 MiB.
 const LONGEST: usize = 16 << 20;
@@ -82,7 +98,7 @@ pub(crate) fn read(machine: &dyn Machine, symbols: &dyn Symbols) -> Result<Vec<u
         Some(start) => start,
         None => {
             let read_some = |at, length| memory.read_some(at, length);
-            search(anchor, &read_some).ok_or(NoTypes::None)?
+            find_bytes(anchor, &BEGINNING, &read_some).ok_or(NoTypes::None)?
         }
     };
     let length = match symbols.by_name(STOP) {
@@ -102,22 +118,19 @@ pub(crate) fn read(machine: &dyn Machine, symbols: &dyn Symbols) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// Looks for the header that kernels have: no flags, the usual length, the types right behind it.
-fn search(text: Gva, read_some: &dyn Fn(Gva, usize) -> Vec<u8>) -> Option<Gva> {
-    let header: [u8; 12] = {
-        let mut header = [0; 12];
-        header[..2].copy_from_slice(&btf::MAGIC);
-        header[2] = 1;
-        header[4] = btf::HEADER as u8;
-        header
-    };
-    // A header in two chunks is found in the second: they overlap.
-    let step = CHUNK - header.len().next_multiple_of(ALIGN);
+/// Looks for bytes behind a name near the beginning of a kernel.
+pub(crate) fn find_bytes(
+    text: Gva,
+    wanted: &[u8],
+    read_some: &dyn Fn(Gva, usize) -> Vec<u8>,
+) -> Option<Gva> {
+    // What is in two chunks is found in the second: they overlap.
+    let step = CHUNK - wanted.len().next_multiple_of(ALIGN);
     let starts = (text.0..text.0.checked_add(FURTHEST)?).step_by(step);
     for start in starts.map(Gva) {
         let bytes = read_some(start, CHUNK);
-        let mut places = bytes.windows(header.len()).step_by(ALIGN);
-        if let Some(index) = places.position(|place| place == header) {
+        let mut places = bytes.windows(wanted.len()).step_by(ALIGN);
+        if let Some(index) = places.position(|place| place == wanted) {
             return start.checked_add((index * ALIGN) as u64);
         }
         if bytes.len() < CHUNK {

@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod a64;
 pub mod addr;
 pub mod attach_point;
+pub mod build_id;
 pub mod engine;
 pub mod event;
 #[cfg(any(test, feature = "fake"))]
@@ -15,6 +16,7 @@ mod fixed;
 pub mod gdb_trace;
 pub mod kallsyms;
 pub mod kernel;
+pub mod kernel_file;
 mod kernel_memory;
 pub mod kernel_types;
 pub mod ksyms;

@@ -1,12 +1,14 @@
 //! One VM, or the hypervisor itself, as the debugger sees it: its breakpoints, probes, hardware points and symbols.
 
 use crate::addr::{Gpa, Gva};
+use crate::build_id;
 use crate::engine::Reported;
 use crate::event::{ARGS, EventKind, MAX_CPUS, Rings, TraceEvent};
 use crate::fixed::filled;
 use crate::gdb_trace::recorder::{Recorder, Walk};
 use crate::gdb_trace::{Experiment, Variables};
 use crate::kernel::{self, NoKernel};
+use crate::kernel_file::{self, Contents, KernelFile, NoFile};
 use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
@@ -150,6 +152,8 @@ pub struct Space {
     modules: Mutex<Modules>,
     /// Where the kernel keeps the fields of its tasks, once a program has asked for it.
     tasks: RwLock<Option<TaskFields>>,
+    /// The file of the kernel, and of which table of symbols it was made.
+    file: Mutex<Option<(u64, Arc<KernelFile>)>>,
     /// Whether a program has asked for it that came before the kernel.
     wants_tasks: AtomicBool,
     /// Whether anything is armed in a module.
@@ -224,6 +228,7 @@ impl Space {
             loaded: Mutex::new(None),
             modules: Mutex::new(Modules::default()),
             tasks: RwLock::new(None),
+            file: Mutex::new(None),
             wants_tasks: AtomicBool::new(false),
             in_modules: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -576,6 +581,37 @@ impl Space {
         kernel_types::read(self.machine, &*symbols)
     }
 
+    /// Whether there is a kernel that [`Space::kernel_file`] can be made of.
+    pub fn has_kernel_file(&self) -> bool {
+        let symbols = self.find_symbols();
+        !self.vm().is_hypervisor()
+            && symbols.is_ok_and(|symbols| kernel_file::is_of_kernel(&*symbols))
+    }
+
+    /// A file for debuggers of the kernel that runs, with its modules as they are now. There is one at a time, and another
+    /// when modules have come or gone.
+    pub fn kernel_file(&self) -> Result<Arc<KernelFile>, NoFile> {
+        let symbols = self.find_symbols().map_err(NoFile::NoKernel)?;
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut kept = self.file.lock();
+        if let Some((of, file)) = &*kept
+            && *of == generation
+        {
+            return Ok(file.clone());
+        }
+        // Not both at a time.
+        *kept = None;
+        let file = KernelFile::open(Contents {
+            symbols: &*symbols,
+            // Without types the file has the symbols all the same.
+            types: kernel_types::read(self.machine, &*symbols).ok(),
+            build_id: build_id::read(self.machine, &*symbols).map(Vec::from),
+        })?;
+        let file = Arc::new(file);
+        *kept = Some((generation, file.clone()));
+        Ok(file)
+    }
+
     /// Where the kernel keeps the fields of its tasks.
     pub(crate) fn task_fields(&self) -> Option<TaskFields> {
         *self.tasks.read()
@@ -760,6 +796,7 @@ impl Space {
         *self.symbols.write() = None;
         *self.kernel.lock() = KernelSearch::default();
         *self.modules.lock() = Modules::default();
+        *self.file.lock() = None;
         let knew_tasks = self.tasks.write().take().is_some();
         self.wants_tasks.fetch_or(knew_tasks, Ordering::Relaxed);
         self.edit(|registry, around| registry.guest_reset(around));

@@ -9,9 +9,14 @@ const SHOWN: usize = 64;
 
 /// Reads types and asks everything of each.
 pub fn check(bytes: &[u8]) {
+    read(&framed(bytes));
+}
+
+/// What a fuzzer's bytes stand for: mostly types and strings behind a header that fits.
+pub(crate) fn framed(bytes: &[u8]) -> Vec<u8> {
     let mut input = Input::new(bytes);
     if input.byte().is_multiple_of(8) {
-        return read(input.rest());
+        return input.rest().to_vec();
     }
     let share = usize::from(input.byte());
     let body = input.rest();
@@ -27,7 +32,7 @@ pub fn check(bytes: &[u8]) {
     btf.push(0);
     btf.extend(strings);
     btf.push(0);
-    read(&btf);
+    btf
 }
 
 fn read(bytes: &[u8]) {

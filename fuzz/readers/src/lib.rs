@@ -6,6 +6,7 @@
 pub mod btf;
 mod input;
 pub mod kallsyms;
+pub mod kernel_file;
 pub mod ksyms;
 pub mod linked;
 pub mod program;

@@ -8,6 +8,7 @@ type Check = fn(&[u8]);
 const READERS: [(&str, Check); 9] = [
     ("btf", crate::btf::check),
     ("kallsyms", crate::kallsyms::check),
+    ("kernel_file", crate::kernel_file::check),
     ("ksyms", crate::ksyms::check),
     ("linked", crate::linked::check),
     ("program", crate::program::check),

@@ -9,7 +9,7 @@ fn find_in(image: &[u8]) -> Option<u64> {
         let rest = &image[(at.0 - TEXT.0) as usize..];
         rest[..rest.len().min(length)].to_vec()
     };
-    search(TEXT, &read_some).map(|found| found.0 - TEXT.0)
+    find_bytes(TEXT, &HEADER, &read_some).map(|found| found.0 - TEXT.0)
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn gdb(commands: &[&str], address: u64) -> String {
         "info address do_sys_openat2",
         &inside,
         "break do_sys_openat2",
+        "whatis do_sys_openat2",
     ];
     let mut gdb = Command::new("gdb-multiarch");
     gdb.args(["-q", "-batch", "-nx"]);
@@ -102,9 +103,10 @@ fn gdb(commands: &[&str], address: u64) -> String {
 
 fn expect_function(said: &str, address: u64) {
     for line in [
-        format!("Symbol \"do_sys_openat2\" is at {address:#x} in"),
+        format!("Symbol \"do_sys_openat2\" is a function at address {address:#x}."),
         "do_sys_openat2 + 4 in section .text".to_string(),
         format!("Breakpoint 1 at {address:#x}"),
+        "type = long (int, const char *, struct open_how *)".to_string(),
     ] {
         assert!(said.contains(&line), "no `{line}` in\n{said}");
     }
