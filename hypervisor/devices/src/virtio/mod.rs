@@ -41,9 +41,13 @@ use stub::ByteChannel;
 /// Most ports of a console that are used; a device may have more.
 pub const MAX_PORTS: usize = 16;
 
-/// Buffers of each queue of a port, and their size in bytes.
+/// Buffers of each queue of a port.
 const PORT_BUFFERS: u16 = 16;
-const PORT_BUFFER_SIZE: usize = 512;
+/// Bytes of a buffer that the device fills.
+const RECEIVED_SIZE: usize = 512;
+/// Bytes of a buffer that the driver fills. All of them hold the longest packet of a debug session: what does not fit has to
+/// wait until the device has been served, which takes as long as a packet there and back.
+const SENT_SIZE: usize = 4096;
 /// Control messages that fit before the device drops them: all ports' names and states at once.
 const CONTROL_BUFFERS: u16 = 32;
 /// Answers to one control message, at most.
@@ -309,8 +313,8 @@ impl<M: Mmio> Slot<M> {
     /// Sets the queues of a port up (5.3.2: port 0 has queues 0 and 1, the control queues are 2 and 3).
     fn new(registers: &M, port: usize) -> Result<Self, ProbeError> {
         let first = if port == 0 { 0 } else { 2 * port as u32 + 2 };
-        let receiver = Receiver::new(registers, first, PORT_BUFFERS, PORT_BUFFER_SIZE)?;
-        let sender = Sender::new(registers, first + 1, PORT_BUFFERS, PORT_BUFFER_SIZE)?;
+        let receiver = Receiver::new(registers, first, PORT_BUFFERS, RECEIVED_SIZE)?;
+        let sender = Sender::new(registers, first + 1, PORT_BUFFERS, SENT_SIZE)?;
         Ok(Self {
             name: None,
             link: Arc::default(),

@@ -6,7 +6,9 @@ use alloc::vec;
 use proptest::prelude::*;
 
 const VM1: u32 = 1;
-const CAPACITY: usize = PORT_BUFFERS as usize * PORT_BUFFER_SIZE;
+/// Bytes that a port takes from us and from a client.
+const SENT: usize = PORT_BUFFERS as usize * SENT_SIZE;
+const RECEIVED: usize = PORT_BUFFERS as usize * RECEIVED_SIZE;
 
 fn device() -> Handle {
     Fake::with_ports(&[
@@ -229,9 +231,9 @@ fn with_nobody_there_writing_goes_on() {
 fn a_client_that_does_not_read_fills_the_buffers() {
     let (device, _console, mut port) = connected();
     device.borrow_mut().port_mut(VM1).throttled = true;
-    let bytes: Vec<u8> = (0..2 * CAPACITY).map(|n| (n % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..2 * SENT).map(|n| (n % 251) as u8).collect();
     let taken = port.write(&bytes);
-    assert_eq!(taken, CAPACITY);
+    assert_eq!(taken, SENT);
     assert_eq!(port.write(&bytes[taken..]), 0);
     device.borrow_mut().interrupt = 0;
     device.borrow_mut().unthrottle(VM1);
@@ -240,7 +242,7 @@ fn a_client_that_does_not_read_fills_the_buffers() {
         1,
         "it says that there is room again"
     );
-    assert_eq!(port.write(&bytes[taken..]), CAPACITY);
+    assert_eq!(port.write(&bytes[taken..]), SENT);
     assert_eq!(device.borrow().port(VM1).received, bytes);
     device.borrow_mut().interrupt = 0;
     assert_eq!(port.write(b"x"), 1);
@@ -250,9 +252,9 @@ fn a_client_that_does_not_read_fills_the_buffers() {
 #[test]
 fn a_reader_that_is_slow_holds_the_client_back() {
     let (device, _console, mut port) = connected();
-    let bytes: Vec<u8> = (0..CAPACITY + 10).map(|n| (n % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..RECEIVED + 10).map(|n| (n % 251) as u8).collect();
     let sent = device.borrow_mut().host_send(VM1, &bytes);
-    assert_eq!(sent, CAPACITY);
+    assert_eq!(sent, RECEIVED);
     assert_eq!(read_all(&mut port), &bytes[..sent]);
     assert_eq!(device.borrow_mut().host_send(VM1, &bytes[sent..]), 10);
     assert_eq!(read_all(&mut port), &bytes[sent..]);
@@ -299,7 +301,7 @@ fn what_a_broken_device_says_is_survived() {
     let mut buffer = [0; 4096];
     assert_eq!(
         port.read(&mut buffer),
-        PORT_BUFFER_SIZE,
+        RECEIVED_SIZE,
         "clamped to the buffer"
     );
     for message in [
