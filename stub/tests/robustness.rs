@@ -156,7 +156,7 @@ fn happen(bench: &mut Bench, event: Event) {
 fn next_client_works(bench: &mut Bench) {
     bench.session.opened();
     let hello = bench.raw(&frame("qSupported:swbreak+"));
-    assert!(hello.starts_with("+$PacketSize=1000;"), "{hello}");
+    assert!(hello.starts_with("+$PacketSize=10000;"), "{hello}");
     assert_eq!(
         bench.raw(&[b"+", frame("QStartNoAckMode").as_slice()].concat()),
         "+$OK#9a"
@@ -204,7 +204,7 @@ proptest! {
 #[test]
 fn an_oversize_packet_costs_one_error() {
     let mut bench = Bench::connected(1);
-    let long = format!("X{DATA:x},2000:{}", "a".repeat(0x2000));
+    let long = format!("X{DATA:x},11000:{}", "a".repeat(0x11000));
     assert_eq!(bench.ask(&long), "E07");
     assert_eq!(bench.ask("qC"), "QC01");
 }

@@ -22,7 +22,7 @@ fn a_client_comes_looks_and_goes() {
     assert!(!bench.vm().held());
     let hello = bench.raw(&frame("qSupported:multiprocess+;xmlRegisters=i386"));
     assert!(
-        hello.starts_with("+$PacketSize=1000;QStartNoAckMode+;"),
+        hello.starts_with("+$PacketSize=10000;QStartNoAckMode+;"),
         "{hello}"
     );
     assert!(!hello.contains("multiprocess") && !hello.contains("ConditionalBreakpoints"));

@@ -24,7 +24,7 @@ impl Tools {
 
     fn arrive(&mut self) {
         self.session.opened();
-        assert_eq!(self.ask("qSupported"), "PacketSize=1000;QStartNoAckMode+");
+        assert_eq!(self.ask("qSupported"), "PacketSize=10000;QStartNoAckMode+");
         assert_eq!(self.ask("QStartNoAckMode"), "OK");
     }
 

@@ -121,6 +121,8 @@ impl Gdb {
             "tcp auto-retry off",
             // On a machine that has other work an answer may take longer than the default of 2 s.
             "remotetimeout 20",
+            // The file of a guest's kernel has megabytes: only those fetch it that are about it.
+            "remote pid-to-exec-file-packet off",
         ] {
             gdb.console(&format!("set {setting}"))?;
         }
@@ -133,6 +135,13 @@ impl Gdb {
         // Our programs are Rust, whose syntax knows no symbols of assembly.
         gdb.console("set language c")?;
         gdb.console(&format!("file {}", elf.display()))?;
+        Ok(gdb)
+    }
+
+    /// Starts GDB as a user does that has no file of the target: it fetches what the target offers.
+    pub fn with_files_of_target() -> Result<Self> {
+        let mut gdb = Self::start()?;
+        gdb.console("set remote pid-to-exec-file-packet auto")?;
         Ok(gdb)
     }
 

@@ -107,7 +107,8 @@ impl SymbolFile {
         let path = workspace::target_dir().join("vmlinux.sym.elf");
         let mut command = process::cargo();
         command.args(["run", "--quiet", "--package", "periscope", "--"]);
-        command.args(["symbols", "--kernel"]).arg(&linux.kernel);
+        command.args(["symbols", "--symbols-only", "--kernel"]);
+        command.arg(&linux.kernel);
         command.arg("-o").arg(&path);
         let said = process::output(&mut command)?;
         let text = said.rsplit_once("_text at 0x").map(|(_, digits)| digits);

@@ -8,6 +8,8 @@ use e2e::{
     Case, Gdb, LONG, Linux, Lldb, MOMENT, Probe, Shell, Spec, Stop, SymbolFile, TestMachine, Trace,
     compile_example, link_example, link_example_with, link_source, periscope, suite,
 };
+use object::{Object, ObjectSection, ObjectSymbol};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -65,6 +67,14 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "breakpoint_in_the_kernel",
         run: breakpoint_in_the_kernel,
+    },
+    Case {
+        name: "gdb_needs_no_file",
+        run: gdb_needs_no_file,
+    },
+    Case {
+        name: "the_kernels_file_is_fetched",
+        run: the_kernels_file_is_fetched,
     },
     Case {
         name: "lldb_stops_the_kernel_and_lets_go",
@@ -522,6 +532,142 @@ fn breakpoint_in_the_kernel(machine: &Machine) -> Result<()> {
     gdb.connect(machine.machine.ports().vm(1))
         .context("to connect again")?;
     gdb.detach()
+}
+
+/// GDB takes symbols, types and arguments from the file that the hypervisor makes of the running kernel.
+fn gdb_needs_no_file(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let truth = linux.address("do_sys_openat2")?;
+    let mut gdb = Gdb::with_files_of_target()?;
+    let port = machine.machine.ports().vm(1);
+    gdb.mi_within(&format!("-target-select remote 127.0.0.1:{port}"), LONG)?;
+    gdb.wait_stop(MOMENT)?;
+    let known = gdb.value("(unsigned long)&do_sys_openat2")?;
+    ensure!(known == truth, "GDB has {known:#x}, the guest {truth:#x}");
+    for (command, wanted) in [
+        ("ptype struct list_head", "    struct list_head *next;\n"),
+        ("ptype struct task_struct", "    struct mm_struct *mm;\n"),
+        (
+            "info functions ^tcp_v4_rcv$",
+            "int tcp_v4_rcv(struct sk_buff *);",
+        ),
+        (
+            "whatis vfs_read",
+            "(struct file *, char *, size_t, loff_t *)",
+        ),
+        ("print (enum pid_type)1", "PIDTYPE_TGID"),
+        ("whatis runqueues", "type = struct rq"),
+        ("info address linux_banner", "\"linux_banner\" is at 0xffff"),
+    ] {
+        let said = gdb.console(command)?;
+        ensure!(said.contains(wanted), "{command} says {said}");
+    }
+
+    gdb.console("break do_sys_openat2")?;
+    gdb.resume()?;
+    linux.begin(&format!("cat {FILE}"))?;
+    let stop = run_to_the_open(&mut gdb)?;
+    ensure!(
+        stop.pc()? == truth,
+        "the breakpoint is at the entry: {stop:?}"
+    );
+    let arguments = gdb.console("info args")?;
+    for wanted in ["dfd = -100\n", &format!("\"{FILE}\"\n"), "how = 0x"] {
+        ensure!(arguments.contains(wanted), "the arguments are {arguments}");
+    }
+    ensure!(
+        gdb.value("how->flags")? & 0b11 == 0,
+        "cat opens for reading"
+    );
+    let task = gdb.console("print *(struct task_struct *)$sp_el0")?;
+    ensure!(task.contains("comm = \"cat\""), "current is {task}");
+    let frames = gdb.console("backtrace")?;
+    let in_order = [
+        "in do_sys_openat2 (dfd=-100, filename=0x",
+        "in __arm64_sys_openat (",
+    ];
+    let found = in_order.map(|frame| frames.find(frame));
+    ensure!(
+        found[0].is_some() && found[0] < found[1],
+        "the frames are\n{frames}"
+    );
+    // Nothing says where they are after the first instruction.
+    gdb.console("delete")?;
+    gdb.mi("-exec-step-instruction")?;
+    gdb.wait_stop(MOMENT)?;
+    let arguments = gdb.console("info args")?;
+    ensure!(
+        arguments.contains("dfd = <optimized out>\n"),
+        "the arguments are {arguments}"
+    );
+    gdb.mi("-exec-finish")?;
+    let finished = gdb.wait_stop(MOMENT)?;
+    let descriptor = finished.field("return-value");
+    let descriptor = descriptor.and_then(|text| text.parse().ok());
+    ensure!(
+        descriptor.is_some_and(|descriptor: u64| (3..1024).contains(&descriptor)),
+        "the file's descriptor: {finished:?}"
+    );
+    gdb.detach()?;
+    linux.finish().map(drop)
+}
+
+/// A file for debuggers that take none from the target, from the VM's endpoint and from that of tools: the same, and not larger
+/// than what it is made of asks for.
+fn the_kernels_file_is_fetched(machine: &Machine) -> Result<()> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let tools = format!("127.0.0.1:{}", machine.machine.ports().tools());
+    let endpoint = machine.endpoint();
+    let mut files = Vec::new();
+    for (name, source) in [
+        ("vm1.elf", &["--target", &endpoint][..]),
+        ("tools.elf", &["--target", &tools, "--vm", "vm1"]),
+    ] {
+        let path = directory.join(name);
+        let mut words = vec!["symbols".as_ref(), "-o".as_ref(), path.as_os_str()];
+        words.extend(source.iter().map(|word| OsStr::new(*word)));
+        periscope(&words)?;
+        files.push(fs::read(path)?);
+    }
+    ensure!(files[0] == files[1], "two endpoints have two files");
+    let file = object::File::parse(&files[0][..])?;
+    let size = |name| {
+        file.section_by_name(name)
+            .map_or(0, |section| section.size())
+    };
+    let debug = size(".debug_info") + size(".debug_loclists") + size(".debug_str");
+    let names = file
+        .symbols()
+        .map(|symbol| symbol.name().map_or(0, str::len));
+    let symbols = 25 * file.symbols().count() + names.sum::<usize>();
+    let types = directory.join("of-file.btf");
+    let kernel = guest::linux(&Report::new(), Release::Stable, Freshness::Cached)?.kernel;
+    periscope(&[
+        "btf".as_ref(),
+        "-o".as_ref(),
+        types.as_os_str(),
+        kernel.as_os_str(),
+    ])?;
+    let types = fs::metadata(&types)?.len();
+    ensure!(
+        files[0].len() <= debug as usize + symbols + (64 << 10),
+        "{} bytes, {debug} of them about types, {symbols} about symbols",
+        files[0].len()
+    );
+    ensure!(
+        debug <= 2 * types,
+        "{debug} bytes of {types} bytes of types"
+    );
+    let id = file.build_id()?.context("no build ID")?;
+    let notes = machine
+        .linux(1)?
+        .run("od -An -v -tx1 /sys/kernel/notes | tr -d ' \\n'")?;
+    let digits: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    ensure!(
+        notes.contains(&digits),
+        "the build ID {digits} is not in {notes}"
+    );
+    Ok(())
 }
 
 fn lldb_stops_the_kernel_and_lets_go(machine: &Machine) -> Result<()> {

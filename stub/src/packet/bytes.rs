@@ -1,4 +1,4 @@
-//! Hexadecimal, as the protocol writes it.
+//! Bytes as the protocol writes them: hexadecimal, and binary with escapes.
 
 use alloc::vec::Vec;
 
@@ -14,12 +14,25 @@ pub(crate) fn hex_encode(bytes: &[u8], out: &mut Vec<u8>) {
 /// Appends binary data as the protocol writes it (GDB manual, E.1 "Binary Data"). `*` is escaped because a reply may not
 /// hold one that means no repetition.
 pub(crate) fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    for byte in bytes {
-        match byte {
-            b'#' | b'$' | b'}' | b'*' => out.extend([b'}', byte ^ 0x20]),
-            _ => out.push(*byte),
+    escape_within(usize::MAX, bytes, out);
+}
+
+/// The same with as many bytes as take at most `room` with their escapes; returns how many.
+pub(crate) fn escape_within(room: usize, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    let end = out.len().saturating_add(room);
+    for (count, byte) in bytes.iter().enumerate() {
+        let is_special = matches!(byte, b'#' | b'$' | b'}' | b'*');
+        if out.len() + 1 + usize::from(is_special) > end {
+            return count;
+        }
+        if is_special {
+            out.push(b'}');
+            out.push(byte ^ 0x20);
+        } else {
+            out.push(*byte);
         }
     }
+    bytes.len()
 }
 
 /// What escaped binary data stands for; `None` where an escape has no byte after it.
@@ -65,6 +78,18 @@ pub(crate) fn hex_digit(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn binary_data_is_escaped_as_far_as_it_fits() {
+        let mut out = Vec::from(*b"F4;");
+        assert_eq!(escape_within(6, b"a$b}", &mut out), 4);
+        assert_eq!(out, b"F4;a}\x04b}]");
+        for (room, fits) in [(0, 0), (1, 1), (2, 1), (3, 2), (4, 3), (5, 3)] {
+            let mut out = Vec::new();
+            assert_eq!(escape_within(room, b"a$b}", &mut out), fits);
+            assert!(out.len() <= room);
+        }
+    }
 
     #[test]
     fn numbers() {

@@ -11,15 +11,16 @@ mod line;
 mod outbox;
 pub(crate) mod request;
 
-pub(crate) use bytes::{escape, hex_decode, hex_encode, hex_number, unescape};
+pub(crate) use bytes::{escape, escape_within, hex_decode, hex_encode, hex_number, unescape};
 pub(crate) use framer::{Framer, Incoming};
 pub(crate) use line::Line;
 pub(crate) use outbox::Outbox;
 
 use alloc::vec::Vec;
 
-/// The largest packet a client may send, in bytes with its frame: what `qSupported` announces.
-pub(crate) const PACKET_SIZE: usize = 4096;
+/// The largest packet, in bytes with its frame: what `qSupported` announces. A file or memory takes as many packets as this
+/// says, and each a round trip.
+pub(crate) const PACKET_SIZE: usize = 64 << 10;
 
 /// What the layer itself takes: a little more than it announces, because clients count the frame differently.
 const MAX_BODY: usize = PACKET_SIZE + 16;

@@ -58,6 +58,8 @@ impl Session {
                 self.transfer(xml.as_bytes(), window);
             }
             Request::OsData(kind, window) => self.tell_osdata(&kind, window),
+            Request::ExecFile(window) => self.tell_exec_file(window),
+            Request::ReadFile(window) => self.read_file(window),
             Request::ResumeFocused(motion) => self.resume_focused(motion),
             Request::Resume(actions) => self.resume(&actions),
             Request::Detach => {
@@ -126,6 +128,7 @@ fn answered_to_tools(request: &Request) -> bool {
         | Request::NoAcks
         | Request::Halted
         | Request::Threads
+        | Request::ReadFile(_)
         | Request::Detach
         | Request::Kill => true,
         _ => false,
@@ -167,6 +170,8 @@ fn while_running(request: &Request) -> WhileRunning {
         | Request::ThreadName(_)
         | Request::ThreadXml(_)
         | Request::OsData(..)
+        | Request::ReadFile(_)
+        | Request::ExecFile(_)
         | Request::ProbeBinary
         | Request::Detach
         | Request::Kill => WhileRunning::Answered,

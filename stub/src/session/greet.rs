@@ -33,6 +33,7 @@ const DEBUGGER: &[&str] = &[
     "DisconnectedTracing+",
     "QTBuffer:size+",
     "tracenz+",
+    "qXfer:exec-file:read+",
 ];
 
 /// What a tool is offered.

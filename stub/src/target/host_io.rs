@@ -8,15 +8,17 @@
 
 use super::{Commands, DebugTarget, Role};
 use crate::events::{Stream, Wanted};
+use crate::packet::request::FileWindow;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use gdbstub::target::ext::host_io::{
     FsKind, HostIo, HostIoClose, HostIoCloseOps, HostIoErrno, HostIoError, HostIoFstat,
-    HostIoFstatOps, HostIoOpen, HostIoOpenFlags, HostIoOpenMode, HostIoOpenOps, HostIoPread,
-    HostIoPreadOps, HostIoPwrite, HostIoPwriteOps, HostIoResult, HostIoSetfs, HostIoSetfsOps,
-    HostIoStat, HostIoUnlink, HostIoUnlinkOps,
+    HostIoFstatOps, HostIoOpen, HostIoOpenFlags, HostIoOpenMode, HostIoOpenOps, HostIoPwrite,
+    HostIoPwriteOps, HostIoResult, HostIoSetfs, HostIoSetfsOps, HostIoStat, HostIoUnlink,
+    HostIoUnlinkOps,
 };
+use probes::kernel_file::KernelFile;
 use probes::programs::StoreError;
 use probes::space::Space;
 use spin::Mutex;
@@ -28,6 +30,8 @@ const MAX_PROGRAM: usize = 1 << 20;
 /// Bytes of a file with symbols at most. Debian's `System.map` has 5 million, and so has what `periscope symbols` makes; a
 /// `vmlinux` with its code and debugging information has hundreds.
 const MAX_MAP: usize = 16 << 20;
+/// The file of the kernel that runs.
+const EXEC_FILE: &[u8] = b"vmlinux";
 /// Bytes of a file name at most.
 const MAX_NAME: usize = 256;
 
@@ -71,17 +75,20 @@ enum File {
     Upload(Upload),
     /// Being read.
     Download(Vec<u8>),
+    /// The kernel's, being read.
+    Kernel(Arc<KernelFile>),
     /// Being read on and on.
     Stream(Arc<Mutex<Stream>>),
 }
 
 impl File {
-    fn bytes(&self) -> &[u8] {
+    /// How many bytes it has. One that is read on and on has no size.
+    fn size(&self) -> Result<usize, HostIoErrno> {
         match self {
-            Self::Upload(upload) => &upload.bytes,
-            Self::Download(bytes) => bytes,
-            // It has no size.
-            Self::Stream(_) => &[],
+            Self::Upload(upload) => Ok(upload.bytes.len()),
+            Self::Download(bytes) => Ok(bytes.len()),
+            Self::Kernel(file) => file.length().map_err(|_| HostIoErrno::EIO),
+            Self::Stream(_) => Ok(0),
         }
     }
 }
@@ -171,7 +178,59 @@ impl DebugTarget {
     }
 
     /// What a client can read under that name.
-    fn readable(&mut self, path: &[u8]) -> Option<Vec<u8>> {
+    fn readable(&mut self, path: &[u8]) -> Option<File> {
+        let mut names = path.rsplit(|byte| *byte == b'/');
+        if names.next() != Some(EXEC_FILE) {
+            return self.made(path).map(File::Download);
+        }
+        match self.guest(names.next())?.kernel_file() {
+            Ok(file) => Some(File::Kernel(file)),
+            Err(reason) => {
+                self.explain(alloc::format!("vmlinux: {reason}"));
+                None
+            }
+        }
+    }
+
+    /// Reads of an open file. `take` gets what there is, at most `room` bytes, and says how many of them it has taken.
+    pub(crate) fn read_file(
+        &mut self,
+        window: FileWindow,
+        room: usize,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> Result<usize, HostIoErrno> {
+        let count = window.count.min(room);
+        match self.files.get(window.descriptor) {
+            Some(File::Stream(stream)) => {
+                let stream = stream.clone();
+                self.check_free()?;
+                // What is read of a stream is gone: it has to fit with all its escapes.
+                let mut bytes = alloc::vec![0; count.min(room / 2)];
+                let read = self.server.read_stream(&stream, window.offset, &mut bytes);
+                let read = read.ok_or(HostIoErrno::EINVAL)?;
+                Ok(take(&bytes[..read]))
+            }
+            Some(File::Kernel(file)) => {
+                let start = usize::try_from(window.offset).unwrap_or(usize::MAX);
+                let read = file.read(start, count, take);
+                read.map_err(|_| HostIoErrno::EIO)
+            }
+            Some(File::Download(bytes) | File::Upload(Upload { bytes, .. })) => {
+                let start = usize::try_from(window.offset).unwrap_or(usize::MAX);
+                let rest = bytes.get(start..).unwrap_or_default();
+                Ok(take(&rest[..rest.len().min(count)]))
+            }
+            None => Err(HostIoErrno::EBADF),
+        }
+    }
+
+    /// Whether there is a kernel to make a file of.
+    pub(crate) fn offers_kernel_file(&self) -> bool {
+        self.commands == Commands::Allowed && self.space.has_kernel_file()
+    }
+
+    /// What is made when it is opened.
+    fn made(&mut self, path: &[u8]) -> Option<Vec<u8>> {
         let mut names = path.rsplit(|byte| *byte == b'/');
         let file = names.next()?;
         self.collect_events();
@@ -236,10 +295,6 @@ impl HostIo for DebugTarget {
         Some(self)
     }
 
-    fn support_pread(&mut self) -> Option<HostIoPreadOps<'_, Self>> {
-        Some(self)
-    }
-
     fn support_pwrite(&mut self) -> Option<HostIoPwriteOps<'_, Self>> {
         Some(self)
     }
@@ -278,7 +333,7 @@ impl HostIoOpen for DebugTarget {
             File::Stream(stream)
         } else {
             match self.readable(filename) {
-                Some(bytes) => File::Download(bytes),
+                Some(file) => file,
                 None => return errno(HostIoErrno::ENOENT),
             }
         };
@@ -292,7 +347,7 @@ impl HostIoClose for DebugTarget {
     fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
         let upload = match self.files.close(fd) {
             Some(File::Upload(upload)) => upload,
-            Some(File::Download(_) | File::Stream(_)) => return Ok(()),
+            Some(File::Download(_) | File::Kernel(_) | File::Stream(_)) => return Ok(()),
             None => return errno(HostIoErrno::EBADF),
         };
         self.check_free().map_err(HostIoError::Errno)?;
@@ -320,30 +375,6 @@ impl HostIoClose for DebugTarget {
     }
 }
 
-impl HostIoPread for DebugTarget {
-    fn pread(
-        &mut self,
-        fd: u32,
-        count: usize,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> HostIoResult<usize, Self> {
-        let Some(file) = self.files.get(fd) else {
-            return errno(HostIoErrno::EBADF);
-        };
-        // A reply has to fit a packet, and escaping can double it.
-        let count = count.min(crate::packet::request::MAX_READ as usize);
-        if let File::Stream(stream) = file {
-            let stream = stream.clone();
-            self.check_free().map_err(HostIoError::Errno)?;
-            let room = count.min(buf.len());
-            let read = self.server.read_stream(&stream, offset, &mut buf[..room]);
-            return read.map_or_else(|| errno(HostIoErrno::EINVAL), Ok);
-        }
-        Ok(super::description::window(file.bytes(), offset, count, buf))
-    }
-}
-
 impl HostIoPwrite for DebugTarget {
     fn pwrite(&mut self, fd: u32, offset: u64, data: &[u8]) -> HostIoResult<u64, Self> {
         let Some(File::Upload(upload)) = self.files.get(fd) else {
@@ -361,7 +392,7 @@ impl HostIoFstat for DebugTarget {
         let Some(file) = self.files.get(fd) else {
             return errno(HostIoErrno::EBADF);
         };
-        let size = file.bytes().len() as u64;
+        let size = file.size().map_err(HostIoError::Errno)? as u64;
         Ok(HostIoStat {
             st_dev: 0,
             st_ino: 0,
@@ -399,8 +430,8 @@ impl HostIoUnlink for DebugTarget {
 impl HostIoSetfs for DebugTarget {
     fn setfs(&mut self, fs: FsKind) -> HostIoResult<(), Self> {
         match fs {
-            FsKind::Stub => Ok(()),
-            FsKind::Pid(_) => errno(HostIoErrno::ENOSYS),
+            // Whichever it is, they are the same files.
+            FsKind::Stub | FsKind::Pid(_) => Ok(()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The endpoint for tools: what no packet, no file and no end of a client may do there.
 
-use crate::packets::mutant;
+use crate::packets::{PACKET_SIZE, mutant};
 use crate::world::World;
 use anyhow::{Context, Result, ensure};
 use e2e::remote::{Remote, Upload, connect, frame, hex};
@@ -38,7 +38,7 @@ pub fn garbage(world: &World) -> Result<()> {
         client.send(packet)?;
         answers(&mut client).with_context(|| format!("after `{packet}`"))?;
     }
-    let reply = client.ask([b'v'; 5000])?;
+    let reply = client.ask(vec![b'v'; PACKET_SIZE + 17])?;
     ensure!(reply.starts_with('E'), "an oversized packet: {reply}");
     answers(&mut client)
 }

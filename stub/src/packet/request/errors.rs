@@ -6,6 +6,8 @@ use super::split_name;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Errno {
+    /// No such file.
+    NoEnt = 2,
     /// No such thread.
     Srch = 3,
     /// Interrupted by the client.
@@ -26,6 +28,7 @@ impl Errno {
     /// What is wrong, and what to do.
     pub(crate) fn words(self) -> &'static str {
         match self {
+            Self::NoEnt => "no kernel is up there that the debug server knows",
             Self::Srch => "no such thread: the vCPU is off",
             Self::Intr => "interrupted",
             Self::Io => "the debug server could not do this",

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn reads_are_clamped() {
         assert_eq!(parse(b"m1000,4"), stub("m1000,4"));
-        assert_eq!(parse(b"m0,ffffffffffffffff"), stub("m0,7f8"));
+        assert_eq!(parse(b"m0,ffffffffffffffff"), stub("m0,7ff8"));
         assert_eq!(parse(b"mfffffffffffffffc,100"), stub("mfffffffffffffffc,4"));
         assert_eq!(parse(b"m0,0"), UNKNOWN);
         assert_eq!(parse(b"m10000000000000000,4"), MALFORMED);

@@ -17,6 +17,7 @@ pub(crate) mod tracing;
 mod transfer;
 
 pub(crate) use errors::{Errno, Errors};
+pub(crate) use files::FileWindow;
 pub(crate) use memory::MAX_READ;
 pub(crate) use resume::{Action, Motion};
 pub(crate) use settings::{Setting, Wanted};
@@ -67,6 +68,10 @@ pub(crate) enum Request {
     ThreadXml((u64, u64)),
     /// `qXfer:osdata:read`: which table of `info os`, and a window.
     OsData(String, (u64, u64)),
+    /// `vFile:pread`.
+    ReadFile(FileWindow),
+    /// `qXfer:exec-file:read`: a window of the name of the file that runs.
+    ExecFile((u64, u64)),
     /// Bare `c` or `s`: the motion of the thread that `Hc` chose.
     ResumeFocused(Motion),
     /// `vCont`.

@@ -28,6 +28,8 @@ pub(super) fn transfer(bytes: &[u8]) -> Option<Request> {
         },
         (b"traceframe-info", b"") => Request::Tracing(Tracing::FrameInfo((from, size))),
         (b"statictrace", b"") => Request::Tracing(Tracing::StaticData((from, size))),
+        // The annex names the process, of which there is one.
+        (b"exec-file", _) => Request::ExecFile((from, size)),
         (b"features" | b"memory-map" | b"threads", _) => MALFORMED,
         _ => return None,
     })
@@ -42,8 +44,8 @@ mod tests {
     #[test]
     fn transfers() {
         assert_eq!(
-            parse(b"qXfer:features:read:target.xml:0,ffb"),
-            stub("qXfer:features:read:target.xml:0,7f8")
+            parse(b"qXfer:features:read:target.xml:0,fffb"),
+            stub("qXfer:features:read:target.xml:0,7ff8")
         );
         assert_eq!(
             parse(b"qXfer:memory-map:read::0,10"),
