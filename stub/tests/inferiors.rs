@@ -197,6 +197,13 @@ fn bad_packets_get_reasons() {
     assert_eq!(whole.ask("?"), "W00");
     let answer = whole.ask("g");
     assert!(answer.starts_with("E.no inferior is attached"), "{answer}");
+    whole.session.receive(&frame("qRcmd,766d206c697374"));
+    let answers = whole.answers();
+    assert!(
+        answers[0].starts_with("O:no inferior is attached"),
+        "{answers:?}"
+    );
+    assert_eq!(answers[1], "OK");
     let mut plain = MachineSession::new(whole.bench.server);
     plain.opened();
     plain.set_world(World::Runs);

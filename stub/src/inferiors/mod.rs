@@ -233,6 +233,11 @@ impl MachineSession {
 
     /// What a client asks before it attaches: what there is, whatever is debugged.
     fn answer_without_inferior(&mut self, body: &[u8]) -> Result<(), Refused> {
+        if body.starts_with(b"qRcmd,") {
+            // GDB shows what is printed, and takes an error with words for bad digits.
+            self.outbox.console(format!("{NOTHING_ATTACHED}\n").as_bytes());
+            return self.say(b"OK");
+        }
         match request::parse(body) {
             Request::Fixed(reply) => self.say(reply),
             _ if body == b"vCont?" => self.say(b"vCont;c;C;s;S;r"),
