@@ -235,7 +235,8 @@ impl MachineSession {
     fn answer_without_inferior(&mut self, body: &[u8]) -> Result<(), Refused> {
         if body.starts_with(b"qRcmd,") {
             // GDB shows what is printed, and takes an error with words for bad digits.
-            self.outbox.console(format!("{NOTHING_ATTACHED}\n").as_bytes());
+            self.outbox
+                .console(format!("{NOTHING_ATTACHED}\n").as_bytes());
             return self.say(b"OK");
         }
         match request::parse(body) {
