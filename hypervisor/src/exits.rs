@@ -17,8 +17,7 @@ use crate::{PERISCOPE, cost, cpu, esr, interrupts, psci, service, sysreg};
 use ::tracepoints::{Hypercall, PageFault, VcpuRunEnter, VcpuRunExit};
 use log::{error, warn};
 use probes::addr::{Gpa, Gva};
-use probes::engine::{HVC_BASE, HitOutcome, Trap};
-use probes::machine::StopReason;
+use probes::engine::{HVC_BASE, HitOutcome, QuickHit, Trap};
 use probes::regs::{CoreRegs, pstate};
 use probes::space::{MAX_SITES, Space};
 use probes::view::{self, Fault};
@@ -26,38 +25,62 @@ use probes::view::{self, Fault};
 /// Where every exception from a guest ends up (vectors.rs).
 #[unsafe(no_mangle)]
 extern "C" fn handle_guest_exit(frame: &mut Frame, which: u64) {
-    if which == kind::SYNC && quick_hit(frame) {
-        return;
+    let quick = match which {
+        kind::SYNC => quick_hit(frame),
+        _ => QuickHit::NotQuick,
+    };
+    match quick {
+        QuickHit::Over => {}
+        QuickHit::NotQuick => {
+            let vcpu = serve_exit(frame, which);
+            trace_entry(vcpu, frame);
+        }
+        QuickHit::Stop => stop_at_hit(frame),
     }
-    let vcpu = serve_exit(frame, which);
-    trace_entry(vcpu, frame);
 }
 
-/// The way of most hits, with no call on it but the program's, and so few registers to save. Returns whether it has served the exit; otherwise
-/// nothing has happened.
+/// The way of most hits, with no call on it but the program's, and so few registers to save.
 #[inline(always)]
-fn quick_hit(frame: &mut Frame) -> bool {
+fn quick_hit(frame: &mut Frame) -> QuickHit {
     let cpu = cpu::this();
     let (Some(immediate), Some(resident)) = (probe_of(frame.syndrome), cpu.resident.get()) else {
-        return false;
+        return QuickHit::NotQuick;
     };
     let is_traced = trace::is_on::<VcpuRunExit>() || trace::is_on::<VcpuRunEnter>();
     if is_traced || !resident.is_undisturbed() {
-        return false;
+        return QuickHit::NotQuick;
     }
     // A probe on what the hit needs of the hypervisor does not run.
     cpu.begin_probe();
-    let is_over = resident.quick_hit(immediate, &mut frame.regs);
+    let outcome = resident.quick_hit(immediate, &mut frame.regs);
     cpu.end_probe();
-    is_over
+    outcome
+}
+
+/// A quick hit stops the VM.
+#[cold]
+#[inline(never)]
+fn stop_at_hit(frame: &mut Frame) {
+    let vcpu = resident().vcpu;
+    let window = Window::open();
+    step::finish_hit(vcpu, frame, QuickHit::STOP);
+    drop(window);
+    vcpu.before_entry(frame);
+    trace_entry(vcpu, frame);
+}
+
+/// What lives on this CPU, from which an exit has come.
+fn resident() -> &'static Resident {
+    match cpu::this().resident.get() {
+        Some(resident) => resident,
+        None => panic!("an exit from a guest on a CPU without one"),
+    }
 }
 
 /// An exit that is no quick hit. Returns the vCPU.
 #[inline(never)]
 fn serve_exit(frame: &mut Frame, which: u64) -> &'static Vcpu {
-    let Some(resident) = cpu::this().resident.get() else {
-        panic!("an exit from a guest on a CPU without one");
-    };
+    let resident = resident();
     let vcpu = resident.vcpu;
     trace_exit(vcpu, frame, which);
     let is_hit = which == kind::SYNC && probe_hit(resident, frame);
@@ -549,12 +572,7 @@ fn debug(vcpu: &'static Vcpu, frame: &mut Frame, syndrome: u64) -> Progress {
                 inject::debug_exception(&mut frame.regs, syndrome, far);
                 return Progress::Done;
             };
-            // Before the stop: a vCPU in the middle of a step does not park.
-            step::abandon(vcpu, frame);
-            vcpu.stop(StopReason::Watchpoint {
-                address: Gva(far),
-                kind,
-            });
+            step::watchpoint(vcpu, frame, Gva(far), kind);
             Progress::Retry
         }
         esr::ec::SOFTWARE_STEP => guest_step(vcpu, frame, syndrome),

@@ -6,7 +6,8 @@ use probes::regs::{CoreRegs, SysReg, SysRegs};
 
 macro_rules! live {
     ($($variant:ident $register:literal,)*) => {
-        fn read_live(reg: SysReg) -> Option<u64> {
+        /// A register of the vCPU, where it is in the hardware and not kept elsewhere.
+        pub fn read_live(reg: SysReg) -> Option<u64> {
             match reg {
                 $(SysReg::$variant => Some(sysreg::read!($register)),)*
                 _ => None,

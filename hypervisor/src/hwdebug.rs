@@ -86,6 +86,15 @@ pub struct HwDebug {
     watches: Vec<Watch>,
 }
 
+/// Whether the debugger's watchpoints are on while an instruction is stepped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watches {
+    /// They are.
+    On,
+    /// They are not: the instruction's access has been seen, and does not stop.
+    Off,
+}
+
 /// What a hardware step needs.
 #[derive(Clone, Copy, Debug)]
 pub enum StepKind<'a> {
@@ -310,7 +319,7 @@ impl HwDebug {
         if self.has_points() {
             self.take();
             let breaks = core::mem::take(&mut self.breaks);
-            self.program(&breaks, GuestBreaks::Kept);
+            self.program(&breaks, GuestBreaks::Kept, Watches::On);
             self.breaks = breaks;
             let guest = self.guest.mdscr & mdscr::SS;
             write_mdscr(mdscr::MDE | guest);
@@ -321,7 +330,7 @@ impl HwDebug {
     }
 
     /// Begins a step. The caller sets SPSR.SS for a [`StepKind::Single`].
-    pub fn begin_step(&mut self, kind: StepKind<'_>) {
+    pub fn begin_step(&mut self, kind: StepKind<'_>, watches: Watches) {
         let guest_mdscr = self.guest_mdscr();
         let light = matches!(kind, StepKind::Single)
             && self.owner == Owner::Guest
@@ -336,11 +345,11 @@ impl HwDebug {
         self.take();
         match kind {
             StepKind::Single => {
-                self.program(&[], GuestBreaks::Off);
+                self.program(&[], GuestBreaks::Off, watches);
                 write_mdscr(mdscr::MDE | mdscr::SS);
             }
             StepKind::Until(ends) => {
-                self.program(ends, GuestBreaks::Off);
+                self.program(ends, GuestBreaks::Off, watches);
                 write_mdscr(mdscr::MDE);
             }
         }
@@ -394,7 +403,7 @@ impl HwDebug {
     }
 
     /// Ours from the top, the guest's below where it has enabled them and there is room.
-    fn program(&mut self, breaks: &[Gva], guest_breaks: GuestBreaks) {
+    fn program(&mut self, breaks: &[Gva], guest_breaks: GuestBreaks, watches: Watches) {
         let guest_on = self.guest.mdscr & mdscr::MDE != 0;
         let keep_breaks = guest_on && guest_breaks == GuestBreaks::Kept;
         let count = break_count();
@@ -419,7 +428,10 @@ impl HwDebug {
             }
         }
         let count = watch_count();
-        let ours = self.watches.len().min(count);
+        let ours = match watches {
+            Watches::On => self.watches.len().min(count),
+            Watches::Off => 0,
+        };
         for index in 0..count {
             if let Some(watch) = self
                 .watches

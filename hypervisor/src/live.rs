@@ -7,7 +7,7 @@ use core::ptr;
 use core::sync::atomic::AtomicU64;
 use probes::addr::{Gpa, Gva, Hpa, PAGE_SIZE};
 use probes::machine::{GuestFault, LiveMemory};
-use probes::regs::{CoreRegs, FpRegs, pstate};
+use probes::regs::{CoreRegs, FpRegs, SysReg, pstate};
 use probes::stage2::Memory;
 use probes::view::Roots;
 
@@ -106,6 +106,10 @@ impl LiveMemory for Live<'_> {
 
     fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
         guest_sys::store(core, place);
+    }
+
+    fn system(&self, register: SysReg) -> Option<u64> {
+        guest_sys::read_live(register)
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

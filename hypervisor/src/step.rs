@@ -9,7 +9,7 @@
 //! (the vCPU then goes on by itself); the debugger's `s` and `vCont;r` (it then stops); and GDB tracepoints that collect
 //! `while-stepping` (it goes on by itself after as many instructions as they want).
 
-use crate::hwdebug::StepKind;
+use crate::hwdebug::{StepKind, Watches};
 use crate::vcpu::Vcpu;
 use crate::vectors::Frame;
 use crate::{cpu, esr, inject, interrupts, live, service, sysreg, time};
@@ -18,7 +18,7 @@ use devices::vgic::Delivery;
 use probes::a64::{self, Ends, StepPlan};
 use probes::addr::{Gpa, Gva};
 use probes::engine::{HitOutcome, Trap};
-use probes::machine::{FetchTrap, LiveMemory, StepInterrupts, StopReason};
+use probes::machine::{FetchTrap, LiveMemory, StepInterrupts, StopReason, WatchKind};
 use probes::regs::pstate;
 use probes::space::Space;
 use probes::view::View;
@@ -112,6 +112,10 @@ pub enum Progress {
 
 /// Begins to execute the instruction at the PC of `frame`.
 pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
+    begin_with(vcpu, frame, purpose, Watches::On);
+}
+
+fn begin_with(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose, watches: Watches) {
     let memory = vcpu.vm().live(&frame.regs);
     let fetch = |at: Gva| {
         let mut word = [0; 4];
@@ -122,7 +126,10 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
     };
     let pc = Gva(frame.regs.pc);
     let may_store = fetch(pc).is_none_or(may_store);
-    let plan = a64::step_plan(pc, fetch);
+    let plan = match watches {
+        Watches::On => a64::step_plan(pc, fetch),
+        Watches::Off => a64::step_plan_after_trap(pc, fetch),
+    };
     let guest_mdscr = vcpu.local().debug.guest_mdscr();
     let mut active = Active {
         purpose,
@@ -143,7 +150,7 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
     trap_waits(TRAP_WAITS);
     match plan {
         StepPlan::Single => {
-            vcpu.local().debug.begin_step(StepKind::Single);
+            vcpu.local().debug.begin_step(StepKind::Single, watches);
             frame.regs.pstate |= pstate::SS;
         }
         StepPlan::Sequence { ends } => {
@@ -153,7 +160,8 @@ pub fn begin(vcpu: &'static Vcpu, frame: &mut Frame, purpose: Purpose) {
             let known = ends.as_slice();
             stops[..known.len()].copy_from_slice(known);
             let stops = &stops[..=known.len()];
-            vcpu.local().debug.begin_step(StepKind::Until(stops));
+            let until = StepKind::Until(stops);
+            vcpu.local().debug.begin_step(until, watches);
             active.sequence = Some(ends);
             active.deadline = time::now_ns() + SEQUENCE_TIME;
             time::start_timer(SEQUENCE_TIME);
@@ -241,7 +249,7 @@ fn finish(vcpu: &'static Vcpu, frame: &mut Frame) {
 /// A watchpoint of the debugger's fired on the stepped instruction, which has not executed: the step is off. Where it
 /// was to execute what a site displaces, the vCPU does that when it resumes, and the hit is not counted again. No effect
 /// where no step is in progress.
-pub fn abandon(vcpu: &'static Vcpu, frame: &mut Frame) {
+fn abandon(vcpu: &'static Vcpu, frame: &mut Frame) {
     let Some(purpose) = leave_step_view(vcpu, frame) else {
         return;
     };
@@ -251,6 +259,20 @@ pub fn abandon(vcpu: &'static Vcpu, frame: &mut Frame) {
     {
         space.interrupted(vcpu.id, &frame.regs);
     }
+}
+
+/// The vCPU is about to access what watchpoints of the debugger's of that kind watch, at `address`: stops, or executes the
+/// instruction without them where their conditions are not true.
+pub fn watchpoint(vcpu: &'static Vcpu, frame: &mut Frame, address: Gva, kind: WatchKind) {
+    let outcome = serve(frame, |space, trap| space.watch_hit(address, kind, trap));
+    if outcome == HitOutcome::Step {
+        // A step that this access has interrupted begins anew.
+        let purpose = leave_step_view(vcpu, frame).unwrap_or(Purpose::Other);
+        return begin_with(vcpu, frame, purpose, Watches::Off);
+    }
+    // Before the stop: a vCPU in the middle of a step does not park.
+    abandon(vcpu, frame);
+    vcpu.stop(StopReason::Watchpoint { address, kind });
 }
 
 /// Ends a step, if there is one, and returns what it was for.

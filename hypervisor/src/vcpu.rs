@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use devices::vgic::{Delivery, VcpuMask};
 use probes::a64::{BranchTargetCheck, DataAccess, SimulationFeatures};
 use probes::addr::Gva;
-use probes::engine::{HitOutcome, Trap};
+use probes::engine::{HitOutcome, QuickHit, Trap};
 use probes::machine::{NoVcpu, Power, RunMode, Stop, StopReason, VcpuId, VmId};
 use probes::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
 use probes::space::Space;
@@ -136,7 +136,7 @@ impl Resident {
 
     /// The same for a hit of [`Space::quick_hit`], whose `HVC` is before the PC.
     #[inline(always)]
-    pub fn quick_hit(&self, immediate: u16, regs: &mut CoreRegs) -> bool {
+    pub fn quick_hit(&self, immediate: u16, regs: &mut CoreRegs) -> QuickHit {
         let vm = self.vm;
         let memory = |regs: &CoreRegs| vm.live(regs);
         self.space

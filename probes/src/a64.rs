@@ -17,6 +17,7 @@ pub use classify::{Class, LandingPad, brk, classify, hvc, is_no_instruction};
 pub use control::{Control, control};
 pub use exclusive::{
     Ends, MAX_ENDS, SEQUENCE_LENGTH, StepPlan, exclusive_sequence_around, step_plan,
+    step_plan_after_trap,
 };
 pub use relocate::{Execution, Unmovable, execution};
 pub use simulate::{

@@ -9,10 +9,10 @@ use crate::a64::{BranchTargetCheck, Simple, Simulated, SimulationFeatures, simul
 use crate::addr::{Gpa, Gva};
 use crate::event::{EventKind, TraceEvent};
 use crate::gdb_trace::recorder::{Occurrence, Recorder};
-use crate::machine::{HwPoint, LiveMemory, Stamp, StopReason, VcpuId};
+use crate::machine::{LiveMemory, Stamp, StopReason, VcpuId, WatchKind};
 use crate::programs::ProgramRef;
-use crate::registry::Registry;
-use crate::regs::CoreRegs;
+use crate::registry::{Point, Registry};
+use crate::regs::{CoreRegs, SysReg};
 use crate::returns::{Arguments, Occasion, Role};
 use crate::site::{Admission, Attachment, Bound, Site, Trace, Verdict};
 use crate::space::Space;
@@ -114,6 +114,22 @@ impl Reported {
     }
 }
 
+/// What has become of a hit on the short way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuickHit {
+    /// It is over: the displaced instruction has been executed.
+    Over,
+    /// It is none for the short way. Nothing has happened.
+    NotQuick,
+    /// The program of a breakpoint of GDB's says that the VM stops ([`QuickHit::STOP`]).
+    Stop,
+}
+
+impl QuickHit {
+    /// What [`QuickHit::Stop`] means.
+    pub const STOP: HitOutcome = HitOutcome::Stop(StopReason::Site { probe: None });
+}
+
 /// In the place of an instruction that cannot be read: no return probe is there.
 const UNKNOWN: u32 = 0;
 
@@ -142,17 +158,16 @@ impl Space {
         let displaced = || site.displaced.load(Ordering::Acquire);
         match self.run_all(site.bound.iter(), displaced, trap) {
             Some(reason) => {
-                self.report(trap, Some(site.gpa));
+                self.report(trap.vcpu, trap.regs, Some(site.gpa));
                 HitOutcome::Stop(reason)
             }
             None => self.displaced(site, trap, BranchTargetCheck::Passed),
         }
     }
 
-    /// The short way of most hits: of one probe that takes them all and never stops, at an
-    /// instruction whose simulation needs nothing but the registers. The PC is behind the `HVC`;
-    /// `memory` is asked when a program reads the guest. `false`: it is no such hit, nothing has happened,
-    /// and [`Space::hit`] serves it.
+    /// The short way of most hits: of one probe or breakpoint that takes them all and stops only where its program says
+    /// so, at an instruction whose simulation needs nothing but the registers. The PC is behind the `HVC`; `memory` is
+    /// asked when a program reads the guest. What is no such hit, [`Space::hit`] serves.
     #[inline(always)]
     pub fn quick_hit<M: LiveMemory>(
         &self,
@@ -161,18 +176,18 @@ impl Space {
         regs: &mut CoreRegs,
         memory: impl Fn(&CoreRegs) -> M,
         stamp: impl FnOnce() -> Stamp,
-    ) -> bool {
+    ) -> QuickHit {
         let registry = self.registry.read();
         let pc = Gva(regs.pc.wrapping_sub(4));
         let Some(site) = registry.table.trapped(immediate, pc) else {
-            return false;
+            return QuickHit::NotQuick;
         };
         let [bound] = site.bound.as_slice() else {
-            return false;
+            return QuickHit::NotQuick;
         };
         let simple = Simple::of(site.displaced.load(Ordering::Acquire));
-        let (true, Some(simple)) = (bound.is_unconditional(), simple) else {
-            return false;
+        let (true, Some(simple)) = (bound.takes_all(), simple) else {
+            return QuickHit::NotQuick;
         };
         let attachment = &bound.attachment;
         let stamp = stamp();
@@ -184,11 +199,16 @@ impl Space {
         } else {
             self.write_event(attachment, 0, vcpu, regs, stamp);
             if let Some(program) = &attachment.program {
-                self.run_at(program, attachment, regs, memory, vcpu, stamp);
+                let says = self.run_at(program, attachment, regs, memory, vcpu, stamp);
+                // Only breakpoints of GDB's leave it to the program.
+                if says == ProgramSays::Stop && bound.verdict == Verdict::Program {
+                    self.report(vcpu, regs, Some(site.gpa));
+                    return QuickHit::Stop;
+                }
             }
         }
         simple.execute(regs);
-        true
+        QuickHit::Over
     }
 
     /// Apart from [`Space::quick_hit`], as [`Space::run_program`].
@@ -201,7 +221,7 @@ impl Space {
         memory: impl Fn(&CoreRegs) -> M,
         vcpu: VcpuId,
         stamp: Stamp,
-    ) {
+    ) -> ProgramSays {
         let host = HitHost {
             space: self,
             attachment,
@@ -211,7 +231,7 @@ impl Space {
             memory,
             stamp,
         };
-        self.run_in(program, regs.as_words(), &host);
+        self.run_in(program, regs.as_words(), &host)
     }
 
     /// A hit from inside a probe, of slot `immediate` - [`HVC_BASE`]: nothing runs, it counts as
@@ -238,8 +258,8 @@ impl Space {
         let registry = self.registry.read();
         let pc = Gva(trap.regs.pc);
         let cover = registry.table.cover(pc);
-        let stops = registry.points.contains(&HwPoint::Break(pc));
-        if cover.is_none() && !stops {
+        let point = registry.hw_breakpoint(pc);
+        if cover.is_none() && point.is_none() {
             return HitOutcome::NotOurs;
         }
         // The exception came before the trap of a site at the same place.
@@ -250,19 +270,44 @@ impl Space {
         let site_bound = site.map_or([].as_slice(), |site| &site.bound);
         let bound = cover_bound.iter().chain(site_bound);
         let programs_say = self.run_all(bound, || instruction.unwrap_or(UNKNOWN), trap);
-        let reason = if stops {
-            Some(StopReason::HwBreakpoint)
-        } else {
-            programs_say
+        let reason = match point {
+            Some(point) if self.point_stops(point, trap) => Some(StopReason::HwBreakpoint),
+            _ => programs_say,
         };
         let gpa = site.map(|site| site.gpa);
         match reason {
             Some(reason) => {
-                self.report(trap, gpa);
+                self.report(trap.vcpu, trap.regs, gpa);
                 HitOutcome::Stop(reason)
             }
             None => self.guests_own(trap, gpa),
         }
+    }
+
+    /// A vCPU is about to access what watchpoints of kind `kind` watch, at `address`. [`HitOutcome::Step`] means: they are
+    /// not hit, step the vCPU over the instruction without them.
+    pub fn watch_hit(&self, address: Gva, kind: WatchKind, trap: &Trap<'_>) -> HitOutcome {
+        let registry = self.registry.read();
+        let points = registry.points.iter();
+        let mut points = points.filter(|point| point.at.watches(address)).peekable();
+        // All of them run, whatever one says.
+        let mut stops = points.peek().is_none();
+        for point in points {
+            stops |= self.point_stops(point, trap);
+        }
+        if stops {
+            HitOutcome::Stop(StopReason::Watchpoint { address, kind })
+        } else {
+            HitOutcome::Step
+        }
+    }
+
+    /// Whether a hit of a hardware point stops.
+    fn point_stops(&self, point: &Point, trap: &Trap<'_>) -> bool {
+        let Some(attachment) = &point.attachment else {
+            return true;
+        };
+        self.run_one(attachment, Verdict::Program, &Occasion::default(), trap)
     }
 
     /// A vCPU fetched from the word at `gpa` of a page that is not executable
@@ -280,7 +325,7 @@ impl Space {
         });
         match stop {
             Some(reason) => {
-                self.report(trap, Some(gpa));
+                self.report(trap.vcpu, trap.regs, Some(gpa));
                 HitOutcome::Stop(reason)
             }
             None => self.guests_own(trap, site.map(|site| site.gpa)),
@@ -382,9 +427,9 @@ impl Space {
         HitOutcome::Step
     }
 
-    fn report(&self, trap: &Trap<'_>, site: Option<Gpa>) {
-        if let Some(reported) = self.reported.get(usize::from(trap.vcpu.0)) {
-            reported.set(trap.regs.pc, site);
+    fn report(&self, vcpu: VcpuId, regs: &CoreRegs, site: Option<Gpa>) {
+        if let Some(reported) = self.reported.get(usize::from(vcpu.0)) {
+            reported.set(regs.pc, site);
         }
     }
 
@@ -569,7 +614,7 @@ enum ProgramSays {
 }
 
 fn is_hw_breakpoint(registry: &Registry, pc: Gva) -> bool {
-    registry.table.cover(pc).is_some() || registry.points.contains(&HwPoint::Break(pc))
+    registry.table.cover(pc).is_some() || registry.hw_breakpoint(pc).is_some()
 }
 
 /// What a program may ask for while it runs. `F` makes the guest's memory, which few programs want.
@@ -675,6 +720,11 @@ where
 
     fn cookie(&self) -> u64 {
         self.attachment.options.cookie
+    }
+
+    fn register(&self, number: u16) -> Option<u64> {
+        let register = SysReg::ALL.get(usize::from(number))?;
+        (self.memory)(self.regs).system(*register)
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {

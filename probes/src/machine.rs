@@ -283,6 +283,22 @@ pub enum HwPoint {
     },
 }
 
+impl HwPoint {
+    /// Whether it is a watchpoint that an access which begins at `address` can mean. That may be a little before what is
+    /// watched, where a wide access reaches into it (Arm ARM D2.10.6).
+    pub fn watches(&self, access: Gva) -> bool {
+        const WIDEST_ACCESS: u64 = 64;
+        let Self::Watch {
+            address, length, ..
+        } = *self
+        else {
+            return false;
+        };
+        let last = address.0.saturating_add(length.saturating_sub(1));
+        access.0 <= last && access.0.saturating_add(WIDEST_ACCESS) > address.0
+    }
+}
+
 /// Why the hardware points cannot be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HwError {
@@ -391,6 +407,12 @@ pub trait LiveMemory {
             .iter()
             .for_each(|word| word.store(0, Ordering::Relaxed));
     }
+
+    /// A system register of the vCPU that traps; `None` where it cannot be read here.
+    fn system(&self, register: SysReg) -> Option<u64> {
+        let _ = register;
+        None
+    }
     /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
     /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device
@@ -413,6 +435,10 @@ impl<T: LiveMemory + ?Sized> LiveMemory for &T {
 
     fn store_sys(&self, core: &CoreRegs, place: &[AtomicU64]) {
         (**self).store_sys(core, place);
+    }
+
+    fn system(&self, register: SysReg) -> Option<u64> {
+        (**self).system(register)
     }
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {

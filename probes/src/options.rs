@@ -1,6 +1,7 @@
 //! What a user can ask of a probe beyond its place.
 
 use crate::machine::VcpuId;
+use crate::programs::ProgramRef;
 use core::num::NonZeroU64;
 
 /// How a probe traps.
@@ -72,4 +73,25 @@ impl From<AfterRun> for ProbeOptions {
             ..Self::default()
         }
     }
+}
+
+/// How long a client's breakpoint stays.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Lifetime {
+    /// As long as the client.
+    #[default]
+    Client,
+    /// Longer: nobody stops at it (GDB's `set disconnected-dprintf on`).
+    Space,
+}
+
+/// What is to be done where a breakpoint of a client's is hit: conditions and commands of its own, compiled.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// Evaluates them. It stops by a result other than 0, and by an error.
+    pub program: ProgramRef,
+    /// Whether the breakpoint is there to stop, or only for its commands.
+    pub after: AfterRun,
+    /// How long they hold.
+    pub lifetime: Lifetime,
 }

@@ -17,7 +17,7 @@ use crate::gdb_trace::recorder::Recorder;
 use crate::locate::{Locator, Spot};
 use crate::machine::{ArmError, FetchTrap, HwPoint, Machine, VcpuId, VmId};
 use crate::modules::Gone;
-use crate::options::{AfterRun, Moment, ProbeMode, ProbeOptions};
+use crate::options::{AfterRun, Lifetime, Moment, Orders, ProbeMode, ProbeOptions};
 use crate::own_code::{self, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
@@ -77,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) kind: ProbeKind,
     pub(crate) target: Target,
     pub(crate) switch: Switch,
+    /// How long it stays, where it is a breakpoint.
+    pub(crate) lifetime: Lifetime,
     /// The target's address, once known.
     pub(crate) address: Option<Gva>,
     /// The generation of symbols in which the target was last looked up.
@@ -165,12 +167,21 @@ impl Surroundings<'_> {
     }
 }
 
+/// A hardware point of GDB's.
+#[derive(Clone, Debug)]
+pub(crate) struct Point {
+    pub(crate) at: HwPoint,
+    /// What says whether a hit stops, where it does not always.
+    pub(crate) attachment: Option<Arc<Attachment>>,
+    lifetime: Lifetime,
+}
+
 /// All that is set and attached in a VM.
 pub(crate) struct Registry {
     pub(crate) entries: Vec<Entry>,
     pub(crate) table: Table,
     /// Hardware points of GDB's.
-    pub(crate) points: Vec<HwPoint>,
+    pub(crate) points: Vec<Point>,
     /// What the machine has: GDB's points, then the covers.
     set_points: Vec<HwPoint>,
     last_probe: u32,
@@ -196,24 +207,27 @@ impl Registry {
         around: &Surroundings<'_>,
         address: Gva,
         vcpu: VcpuId,
-        stop: &ProgramRef,
+        orders: &Orders,
     ) -> Result<Placement, Refusal> {
         around.check_probeable(address)?;
         let spot = self.locator.locate(around.machine, address, vcpu)?;
         let index = match self.breakpoint(address) {
-            Some(index) => index,
+            Some(index) => {
+                let entry = &mut self.entries[index];
+                entry.lifetime = orders.lifetime;
+                if !entry.attachment.runs(&orders.program) {
+                    entry.attachment = entry.attachment.with_orders(orders);
+                }
+                index
+            }
             None => {
                 self.make_room()?;
                 self.entries.push(Entry {
-                    attachment: Attachment::new(
-                        None,
-                        HitTrace::Nothing,
-                        Some(stop.clone()),
-                        AfterRun::Stop.into(),
-                    ),
+                    attachment: Attachment::of_breakpoint(orders),
                     kind: ProbeKind::Breakpoint,
                     target: Target::Address(address),
                     switch: Switch::On,
+                    lifetime: orders.lifetime,
                     address: Some(address),
                     searched: around.generation,
                     standing: Standing::Idle,
@@ -268,11 +282,27 @@ impl Registry {
         self.rebuild(around);
     }
 
+    /// The client has gone. What outlives it and what it has not removed stays.
     pub(crate) fn forget_breakpoints(&mut self, around: &Surroundings<'_>) {
+        let is_removed =
+            |entry: &Entry| matches!(entry.standing, Standing::Idle | Standing::Leaving(_));
+        let stays = |entry: &Entry| entry.lifetime == Lifetime::Space && !is_removed(entry);
         self.entries
-            .retain(|entry| entry.kind != ProbeKind::Breakpoint);
-        self.points.clear();
+            .retain(|entry| entry.kind != ProbeKind::Breakpoint || stays(entry));
+        self.points
+            .retain(|point| point.lifetime == Lifetime::Space);
         self.rebuild(around);
+    }
+
+    /// Whether what GDB has set at `pc` is there for its commands only.
+    pub(crate) fn goes_on_at(&self, pc: Gva) -> bool {
+        let is_there =
+            |entry: &&Entry| entry.kind == ProbeKind::Breakpoint && entry.armed_at() == Some(pc);
+        let breakpoint = self.entries.iter().find(is_there);
+        let point = self.hw_breakpoint(pc);
+        let attachments = breakpoint.map(|entry| &entry.attachment).into_iter();
+        let mut all = attachments.chain(point.and_then(|point| point.attachment.as_ref()));
+        all.any(|attachment| attachment.options.after == AfterRun::Go)
     }
 
     fn breakpoint(&self, address: Gva) -> Option<usize> {
@@ -285,11 +315,24 @@ impl Registry {
         &mut self,
         around: &Surroundings<'_>,
         point: HwPoint,
+        orders: Option<&Orders>,
     ) -> Result<(), Refusal> {
-        if self.points.contains(&point) {
+        let known = self.points.iter_mut().find(|known| known.at == point);
+        let lifetime = orders.map_or(Lifetime::Client, |orders| orders.lifetime);
+        if let Some(known) = known {
+            known.attachment = orders.map(|orders| match &known.attachment {
+                Some(old) if old.runs(&orders.program) => old.clone(),
+                Some(old) => old.with_orders(orders),
+                None => Attachment::of_breakpoint(orders),
+            });
+            known.lifetime = lifetime;
             return Ok(());
         }
-        self.points.push(point);
+        self.points.push(Point {
+            at: point,
+            attachment: orders.map(Attachment::of_breakpoint),
+            lifetime,
+        });
         // Covers make room for what the user asks for.
         if let Err(refusal) = self.set_wanted_points(around.machine, None) {
             self.points.pop();
@@ -315,7 +358,7 @@ impl Registry {
 
     /// GDB's points, and those of probes that have a hardware breakpoint of their own.
     fn wanted_points(&self) -> Vec<HwPoint> {
-        let mut points = self.points.clone();
+        let mut points: Vec<_> = self.points.iter().map(|point| point.at).collect();
         for entry in &self.entries {
             if let Standing::Hardware(address) = entry.standing
                 && !points.contains(&HwPoint::Break(address))
@@ -326,8 +369,14 @@ impl Registry {
         points
     }
 
+    /// GDB's hardware breakpoint at `pc`.
+    pub(crate) fn hw_breakpoint(&self, pc: Gva) -> Option<&Point> {
+        let mut points = self.points.iter();
+        points.find(|point| point.at == HwPoint::Break(pc))
+    }
+
     pub(crate) fn remove_hw(&mut self, around: &Surroundings<'_>, point: HwPoint) {
-        self.points.retain(|other| *other != point);
+        self.points.retain(|other| other.at != point);
         self.rebuild(around);
     }
 
@@ -450,6 +499,7 @@ impl Registry {
             kind,
             target: wish.target.clone(),
             switch: Switch::On,
+            lifetime: Lifetime::Client,
             address: wish.address,
             searched: around.generation,
             standing: Standing::Idle,

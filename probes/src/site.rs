@@ -9,7 +9,7 @@ use crate::event::{EventKind, Template};
 use crate::fixed::filled;
 use crate::gdb_trace::recorder::Recorder;
 use crate::machine::{FetchTrap, Machine, VcpuId};
-use crate::options::{Moment, ProbeOptions};
+use crate::options::{Moment, Orders, ProbeOptions};
 use crate::programs::ProgramRef;
 use crate::returns::{Keep, Pairing, Role};
 use crate::space::MAX_SITES;
@@ -121,6 +121,31 @@ impl Attachment {
         }
     }
 
+    /// Of a breakpoint of GDB's.
+    pub(crate) fn of_breakpoint(orders: &Orders) -> Arc<Self> {
+        Self::new(
+            None,
+            HitTrace::Nothing,
+            Some(orders.program.clone()),
+            orders.after.into(),
+        )
+    }
+
+    /// The same with other orders: a breakpoint of GDB's keeps its hits when its condition changes.
+    pub(crate) fn with_orders(&self, orders: &Orders) -> Arc<Self> {
+        let new = Self::of_breakpoint(orders);
+        let counts = [(&new.hits, &self.hits), (&new.missed, &self.missed)];
+        for (new, old) in counts {
+            new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        new
+    }
+
+    /// Whether that is the program.
+    pub(crate) fn runs(&self, program: &ProgramRef) -> bool {
+        self.program.as_ref().is_some_and(|own| own.is(program))
+    }
+
     /// Counts a trap of `vcpu`, if it is a hit.
     #[inline]
     pub(crate) fn admit(&self, vcpu: VcpuId) -> Admission {
@@ -207,10 +232,10 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// Whether every trap here is a hit, and one that never stops.
+    /// Whether every trap here is a hit, and one that stops only if the program says so.
     #[inline]
-    pub(crate) fn is_unconditional(&self) -> bool {
-        self.role == Role::Here && self.verdict == Verdict::Go && !self.attachment.restricted
+    pub(crate) fn takes_all(&self) -> bool {
+        self.role == Role::Here && self.verdict != Verdict::Stop && !self.attachment.restricted
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
 use crate::options::Moment;
-pub use crate::options::{AfterRun, ProbeMode, ProbeOptions};
+pub use crate::options::{AfterRun, Lifetime, Orders, ProbeMode, ProbeOptions};
 use crate::own_code::{Hypervisor, Probeable};
 use crate::programs::ProgramRef;
 use crate::refusal::Refusal;
@@ -421,7 +421,27 @@ impl Space {
     /// Sets a breakpoint of GDB's (`Z0`) at `address` as `vcpu` sees it. Where it was set before,
     /// its hit count and actions are back. An address that is not mapped is accepted and waits.
     pub fn insert_breakpoint(&self, address: Gva, vcpu: VcpuId) -> Result<Placement, Refusal> {
-        self.edit(|registry, around| registry.insert_breakpoint(around, address, vcpu, &self.stop))
+        let orders = Orders {
+            program: self.stop.clone(),
+            after: AfterRun::Stop,
+            lifetime: Lifetime::Client,
+        };
+        self.insert_breakpoint_with(address, vcpu, &orders)
+    }
+
+    /// The same with a program that says whether a hit stops.
+    pub fn insert_breakpoint_with(
+        &self,
+        address: Gva,
+        vcpu: VcpuId,
+        orders: &Orders,
+    ) -> Result<Placement, Refusal> {
+        self.edit(|registry, around| registry.insert_breakpoint(around, address, vcpu, orders))
+    }
+
+    /// Whether the breakpoint of GDB's at `pc` is there for its commands only, so that it stops only where one fails.
+    pub fn goes_on_at(&self, pc: Gva) -> bool {
+        self.registry.read().goes_on_at(pc)
     }
 
     /// Takes a breakpoint of GDB's away (`z0`). It stays armed until [`Space::reconcile`], because
@@ -445,7 +465,12 @@ impl Space {
 
     /// Sets a hardware breakpoint or a watchpoint (`Z1` to `Z4`).
     pub fn insert_hw(&self, point: HwPoint) -> Result<(), Refusal> {
-        self.edit(|registry, around| registry.insert_hw(around, point))
+        self.edit(|registry, around| registry.insert_hw(around, point, None))
+    }
+
+    /// The same with a program that says whether a hit stops.
+    pub fn insert_hw_with(&self, point: HwPoint, orders: &Orders) -> Result<(), Refusal> {
+        self.edit(|registry, around| registry.insert_hw(around, point, Some(orders)))
     }
 
     /// Takes a hardware point away. No effect where there is none.
@@ -849,7 +874,7 @@ impl Space {
     /// Whether GDB has a hardware breakpoint at `pc`.
     pub fn has_hw_breakpoint(&self, pc: Gva) -> bool {
         let registry = self.registry.read();
-        registry.points.contains(&HwPoint::Break(pc))
+        registry.hw_breakpoint(pc).is_some()
     }
 }
 

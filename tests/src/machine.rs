@@ -49,6 +49,11 @@ impl Spec {
         }
     }
 
+    /// QEMU's name of its CPU model.
+    pub fn model(&self) -> &str {
+        &self.cpu
+    }
+
     /// Another CPU model.
     pub fn cpu(mut self, model: &str) -> Self {
         self.cpu = model.to_owned();

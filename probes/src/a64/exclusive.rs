@@ -227,6 +227,28 @@ fn successors(
     }
 }
 
+/// The same where the vCPU has trapped at the instruction. If that is the store of a sequence, the trap has cleared the
+/// monitor and the store fails: it runs together with the branch behind it, which leads back to the load, until that lets
+/// pass.
+pub fn step_plan_after_trap(pc: Gva, mut fetch: impl FnMut(Gva) -> Option<u32>) -> StepPlan {
+    let instruction = |word: Option<u32>| word.map(classify);
+    if instruction(fetch(pc)) != Some(Class::StoreExclusive) {
+        return step_plan(pc, fetch);
+    }
+    let after = Gva(pc.0.wrapping_add(INSTRUCTION_SIZE));
+    let retries = fetch(after).and_then(branch_offset).is_some();
+    let end = if retries {
+        Gva(after.0.wrapping_add(INSTRUCTION_SIZE))
+    } else {
+        after
+    };
+    let mut ends = Ends::EMPTY;
+    match ends.add(end) {
+        Some(()) => StepPlan::Sequence { ends },
+        None => StepPlan::Single,
+    }
+}
+
 /// Whether control can come to `address` from a load-exclusive and go on to its store-exclusive: a probe there would keep
 /// the guest's loop from ever ending. Returns the address behind that store. The load itself is not inside: what stops
 /// there steps the whole sequence.
@@ -294,6 +316,17 @@ mod tests {
                 .map(|end| end.0.wrapping_sub(BASE) / 4)
                 .collect(),
         }
+    }
+
+    #[test]
+    fn a_store_that_has_trapped_is_tried_again() {
+        let plan = |index| step_plan_after_trap(at(index), fetch(&ATOMIC_ADD));
+        let StepPlan::Sequence { ends } = plan(3) else {
+            panic!("the store alone would fail for ever");
+        };
+        assert_eq!(ends.as_slice(), [at(5)]);
+        assert_eq!(plan(1), step_plan(at(1), fetch(&ATOMIC_ADD)));
+        assert_eq!(plan(2), StepPlan::Single);
     }
 
     /// The indices into the code that are inside of a sequence.

@@ -128,16 +128,32 @@ impl FakeMachine {
 
     /// Executes the guest's own instruction, in the step view as it were.
     fn finish(&self, instruction: u32, turn: &mut Turn) -> Option<StopReason> {
-        match self.execute(instruction, &mut turn.regs, &mut turn.sys) {
-            Executed::Retired => None,
-            Executed::Watched(watched) => {
-                if let Some(space) = self.space() {
-                    space.interrupted(VcpuId(turn.vcpu as u8), &turn.regs);
-                }
-                Some(StopReason::Watchpoint {
-                    address: watched.address,
-                    kind: watched.kind,
-                })
+        let (regs, sys) = (&mut turn.regs, &mut turn.sys);
+        let Executed::Watched(watched) = self.execute(instruction, regs, sys, Role::Cpu) else {
+            return None;
+        };
+        let Some(space) = self.space() else {
+            return Some(StopReason::Watchpoint {
+                address: watched.address,
+                kind: watched.kind,
+            });
+        };
+        let vcpu = VcpuId(turn.vcpu as u8);
+        let memory = VcpuMemory::new(self, sys, false, Role::Simulation);
+        let trap = Trap {
+            vcpu,
+            regs,
+            memory: &memory,
+            stamp: self.stamp(),
+        };
+        match space.watch_hit(watched.address, watched.kind, &trap) {
+            HitOutcome::Stop(reason) => {
+                space.interrupted(vcpu, regs);
+                Some(reason)
+            }
+            _ => {
+                self.execute(instruction, regs, sys, Role::Unwatched);
+                None
             }
         }
     }

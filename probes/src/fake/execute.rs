@@ -38,15 +38,16 @@ pub(super) enum Executed {
 }
 
 impl FakeMachine {
-    /// Executes `instruction`, at `regs.pc`, as the hardware would.
+    /// Executes `instruction`, at `regs.pc`, as the hardware would. `role` is one of the CPU's own.
     pub(super) fn execute(
         &self,
         instruction: u32,
         regs: &mut CoreRegs,
         sys: &mut SysRegs,
+        role: Role,
     ) -> Executed {
         self.count_instruction();
-        let memory = VcpuMemory::new(self, sys, regs.at_el0(), Role::Cpu);
+        let memory = VcpuMemory::new(self, sys, regs.at_el0(), role);
         match simulate(instruction, regs, &memory, &FEATURES) {
             Simulated::Done => return Executed::Retired,
             Simulated::Breakpoint { immediate } => {

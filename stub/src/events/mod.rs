@@ -96,7 +96,7 @@ impl Events {
             _ => Entry::new(event, text),
         };
         if event.kind.is_text() || self.verbosity == Verbosity::Hits {
-            self.live.push(event.vm, &render::live_line(&entry, stat));
+            self.live.push(event.vm, &render::live_text(&entry, stat));
         }
         self.feed_streams(event, text, naming);
         self.history.push(entry);

@@ -14,8 +14,16 @@ const MAX_ERRNO: i64 = 4095;
 /// Bytes of a record that a line shows at most. `trace dump` shows all.
 const MAX_SHOWN: usize = 64;
 
-/// As a session shows it while the guest runs: `[vm1/vcpu0] vfs_read x0=…`.
-pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
+/// As a session shows it while the guest runs: `[vm1/vcpu0] vfs_read x0=…`, with a newline. What a client's own breakpoint
+/// prints (`dprintf`) is shown as it is, newlines and all.
+pub(super) fn live_text(entry: &Entry, stat: &Stat) -> String {
+    if entry.event.kind == EventKind::Print && is_of_breakpoint(&entry.event) {
+        return String::from_utf8_lossy(&entry.text).into_owned();
+    }
+    live_line(entry, stat) + "\n"
+}
+
+fn live_line(entry: &Entry, stat: &Stat) -> String {
     let Entry { event, text, map } = entry;
     let bytes = text;
     let text = String::from_utf8_lossy(text);
@@ -26,7 +34,9 @@ pub(super) fn live_line(entry: &Entry, stat: &Stat) -> String {
         (EventKind::Note, _) => format!("{}: {text}", event.vm),
         (EventKind::Print, _) => format!("[{who}] {place} {text}"),
         (EventKind::Record, _) => format!("[{who}] {place} {map}{}", record(bytes)),
-        (EventKind::ProgramError, 0) => format!("[{who}] {place} program failed: {text}"),
+        (EventKind::ProgramError, _) if is_of_breakpoint(event) => {
+            format!("[{who}] breakpoint at {place}: {text}")
+        }
         (EventKind::ProgramError, _) if event.origin == EventKind::Tracepoint => {
             format!("[{who}] {place} program failed: {text}")
         }
@@ -155,12 +165,21 @@ fn details(event: &TraceEvent, fields: &[Field]) -> String {
     text
 }
 
+/// Whether it comes from a breakpoint of a client's. These have no names, and one source is all of them.
+fn is_of_breakpoint(event: &TraceEvent) -> bool {
+    event.id == 0 && event.origin != EventKind::Tracepoint
+}
+
 /// A probe's name without the space, which is said elsewhere.
-fn short_name<'a>(event: &TraceEvent, name: &'a str) -> &'a str {
-    match (event.origin, name.split_once(':')) {
+fn short_name(event: &TraceEvent, name: &str) -> String {
+    if is_of_breakpoint(event) {
+        return event.pc.to_string();
+    }
+    let short = match (event.origin, name.split_once(':')) {
         (EventKind::Tracepoint, _) | (_, None) => name,
         (_, Some((_, short))) => short,
-    }
+    };
+    short.to_string()
 }
 
 /// `vm1/vcpu0`, `hyp/cpu1`.

@@ -111,10 +111,10 @@ fn each_vm_has_its_own_lines() {
         .write_text(&hit(3).says(EventKind::Note), b"nobody's");
     pipe.collect();
     let line = |vm| pipe.events.line(VmId(vm), 0).map(|(_, line)| line);
-    assert_eq!(line(1).unwrap(), "[vm1/vcpu1] f one");
+    assert_eq!(line(1).unwrap(), "[vm1/vcpu1] f one\n");
     assert_eq!(
         line(2).unwrap(),
-        "[vm2/vcpu1] f program of probe 7 failed: two"
+        "[vm2/vcpu1] f program of probe 7 failed: two\n"
     );
     assert_eq!(pipe.events.line(VmId(1), 1), None);
     let next = (
@@ -145,11 +145,11 @@ fn hits_are_live_where_the_user_wants_them() {
     let line = |number| pipe.events.line(VmId(1), number).unwrap().1;
     assert_eq!(
         line(0),
-        "[vm1/vcpu1] kprobe 0x40 x0=0x1 x1=0x20 x2=0x0 x3=0x0"
+        "[vm1/vcpu1] kprobe 0x40 x0=0x1 x1=0x20 x2=0x0 x3=0x0\n"
     );
     assert_eq!(
         line(1),
-        "[vm1/vcpu1] kretprobe f returned 0xfffffffffffffffe (-2) after 1.50 µs"
+        "[vm1/vcpu1] kretprobe f returned 0xfffffffffffffffe (-2) after 1.50 µs\n"
     );
 }
 
@@ -181,7 +181,7 @@ fn old_events_and_lines_go() {
         pipe.print(1, &number.to_string());
     }
     let (number, line) = pipe.events.line(VmId(1), 0).unwrap();
-    assert_eq!((number, line.as_str()), (5, "[vm1/vcpu1] f 5"));
+    assert_eq!((number, line.as_str()), (5, "[vm1/vcpu1] f 5\n"));
     for _ in 0..history::KEPT {
         pipe.rings.write(&hit(2));
         pipe.collect();
@@ -274,7 +274,10 @@ fn records_are_shown_as_bytes_with_their_map() {
             .ends_with(" 07 … |................................................................|")
     );
     let (_, line) = pipe.events.line(VmId(1), 0).expect("it is live");
-    assert_eq!(line, "[vm1/vcpu1] f events 5 bytes 61 62 00 0a ff |ab...|");
+    assert_eq!(
+        line,
+        "[vm1/vcpu1] f events 5 bytes 61 62 00 0a ff |ab...|\n"
+    );
     let events = pipe.events.since(0, &[Filter::parse("events")]);
     let [(entry, stat)] = events[..] else {
         panic!("the filter is for one of them");
@@ -436,4 +439,26 @@ fn streams_end_with_their_readers() {
     assert!(pipe.events.open_stream(Wanted::All, Vec::new()).is_none());
     drop(readers);
     assert!(pipe.events.open_stream(Wanted::All, Vec::new()).is_some());
+}
+
+/// `dprintf`: the user's own text, with newlines where the user has put them.
+#[test]
+fn what_a_breakpoint_prints_is_shown_as_it_is() {
+    let mut pipe = Pipe::new();
+    let mut event = hit(1).says(EventKind::Print);
+    event.id = 0;
+    for text in [&b"half a "[..], b"line\nand one\n"] {
+        pipe.rings.write_text(&event, text);
+    }
+    let error = event.says(EventKind::ProgramError);
+    pipe.rings.write_text(&error, b"commands: why");
+    pipe.collect();
+    let line = |number| pipe.events.line(VmId(1), number).unwrap().1;
+    assert_eq!(line(0), "half a ");
+    assert_eq!(line(1), "line\nand one\n");
+    let place = event.pc;
+    assert_eq!(
+        line(2),
+        alloc::format!("[vm1/vcpu1] breakpoint at {place}: commands: why\n")
+    );
 }

@@ -35,6 +35,7 @@ impl Session {
             Request::OnThread(threads, body) => self.ask_stub_on(threads, &body),
             Request::Set(setting) => self.set(setting),
             Request::Supported(errors) => self.greet(errors),
+            Request::Breakpoint { packet, wishes } => self.set_breakpoint(&packet, wishes),
             Request::NoAcks => {
                 self.reply(b"OK");
                 self.outbox.stop_acks();
@@ -153,9 +154,10 @@ fn while_running(request: &Request) -> WhileRunning {
             Some(b'q' | b'v') => WhileRunning::Answered,
             _ => WhileRunning::Refused,
         },
-        Request::ReadBinary(..) | Request::MemoryRegion(_) | Request::HostInfo => {
-            WhileRunning::Held
-        }
+        Request::Breakpoint { .. }
+        | Request::ReadBinary(..)
+        | Request::MemoryRegion(_)
+        | Request::HostInfo => WhileRunning::Held,
         Request::Tracing(tracing) if tracing.needs_no_stop() => WhileRunning::Held,
         Request::Fixed(_)
         | Request::Refused(_)

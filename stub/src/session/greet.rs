@@ -8,8 +8,7 @@ use crate::target::Role;
 use alloc::format;
 use alloc::string::String;
 
-/// What a debugger is offered. `multiprocess` is not in it: there is one VM behind an endpoint. Nor are conditions and
-/// commands of breakpoints: an announced feature has to be honoured.
+/// What a debugger is offered. `multiprocess` is not in it: there is one VM behind an endpoint.
 const DEBUGGER: &[&str] = &[
     "QStartNoAckMode+",
     "vContSupported+",
@@ -19,6 +18,8 @@ const DEBUGGER: &[&str] = &[
     "QThreadEvents+",
     "QPassSignals+",
     "QProgramSignals+",
+    "ConditionalBreakpoints+",
+    "BreakpointCommands+",
     "qXfer:features:read+",
     "qXfer:memory-map:read+",
     "qXfer:threads:read+",

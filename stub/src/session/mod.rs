@@ -16,6 +16,7 @@
 //! and stops nothing, and its files, programs and `monitor` are those of every session.
 
 mod answer;
+mod breakpoints;
 mod files;
 mod greet;
 mod inferior;

@@ -10,6 +10,7 @@ use alloc::string::String;
 use gdbstub::common::Signal;
 use gdbstub::stub::MultiThreadStopReason;
 use gdbstub::target::ext::breakpoints::WatchKind as GdbWatchKind;
+use probes::addr::Gva;
 use probes::machine::{Stop, StopReason, VcpuId, VmId, VmState, WatchKind};
 use probes::space::{Listing, ProbeId};
 
@@ -120,8 +121,10 @@ impl Session {
         self.target.collect_events();
         self.tell_output(usize::MAX);
         self.explain(stop);
+        // By where the vCPU really is.
+        let reason = self.reason(stop);
         self.rewind_to_pad(stop);
-        match self.stub.report(&mut self.target, reason(stop)) {
+        match self.stub.report(&mut self.target, reason) {
             Ok(bodies) => bodies.into_iter().for_each(|body| {
                 let body = self.complete_stop_reply(body, stop.vcpu);
                 self.outbox.packet(&body);
@@ -203,7 +206,7 @@ impl Session {
             let skipped = number - self.next_line;
             self.tell_lost(skipped);
             self.next_line = number + 1;
-            self.outbox.console(format!("{line}\n").as_bytes());
+            self.outbox.console(line.as_bytes());
         }
         let lost = self.server.periscope().events().total_lost();
         let newly_lost = lost.saturating_sub(self.told_lost);
@@ -234,11 +237,30 @@ fn describe(vm: VmId, listing: &Listing) -> String {
     format!(": {} {vm}:{}", kind_name(listing.kind), listing.site)
 }
 
+impl Session {
+    /// The stop as gdbstub tells it. GDB never stops at a breakpoint of its own that is there for its commands, so one
+    /// whose commands have failed is told as an interrupt.
+    fn reason(&self, stop: Stop) -> MultiThreadStopReason<u64> {
+        let is_breakpoint = matches!(
+            stop.reason,
+            StopReason::Site { probe: None } | StopReason::HwBreakpoint
+        );
+        let pc = self.machine().core(stop.vcpu).map(|core| Gva(core.pc));
+        let failed = is_breakpoint && pc.is_ok_and(|pc| self.space.goes_on_at(pc));
+        let reason = if failed {
+            StopReason::Request
+        } else {
+            stop.reason
+        };
+        told(Stop { reason, ..stop })
+    }
+}
+
 /// The stop as gdbstub tells it. Every stop names its thread.
 ///
 /// A `--stop` probe is a plain SIGTRAP: GDB takes `swbreak` at an address where it has no breakpoint for one that it has
 /// just removed, and goes on without a word.
-fn reason(stop: Stop) -> MultiThreadStopReason<u64> {
+fn told(stop: Stop) -> MultiThreadStopReason<u64> {
     let tid = tid(stop.vcpu);
     let signal = |signal| MultiThreadStopReason::SignalWithThread { tid, signal };
     match stop.reason {

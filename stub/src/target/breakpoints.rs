@@ -24,7 +24,11 @@ impl DebugTarget {
     }
 
     fn insert_hw(&mut self, point: HwPoint) -> TargetResult<bool, Self> {
-        match self.space.insert_hw(point) {
+        let inserted = match self.orders.next.take() {
+            Some(orders) => self.space.insert_hw_with(point, &orders),
+            None => self.space.insert_hw(point),
+        };
+        match inserted {
             Ok(()) => Ok(true),
             Err(refusal) => self.refuse(&refusal),
         }
@@ -74,7 +78,14 @@ impl SwBreakpoint for DebugTarget {
             return Ok(false);
         }
         let address = Gva(address);
-        match self.space.insert_breakpoint(address, self.focus) {
+        let inserted = match self.orders.next.take() {
+            Some(orders) => {
+                let space = self.space;
+                space.insert_breakpoint_with(address, self.focus, &orders)
+            }
+            None => self.space.insert_breakpoint(address, self.focus),
+        };
+        match inserted {
             Ok(Placement::Armed { address: site }) => {
                 self.remember_pad(site, address);
                 Ok(true)

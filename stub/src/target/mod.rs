@@ -8,6 +8,7 @@ mod expressions;
 mod host_io;
 mod memory_map;
 mod monitor;
+mod orders;
 pub(crate) mod pointer_masks;
 mod registers;
 mod resume;
@@ -34,6 +35,7 @@ use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
 use gdbstub::target::ext::target_description_xml_override::TargetDescriptionXmlOverrideOps;
 use gdbstub::target::{Target, TargetError};
 use host_io::Files;
+use orders::OrderBook;
 use probes::machine::{Machine, Power, VcpuId};
 use probes::programs::Owner;
 use probes::space::Space;
@@ -59,6 +61,8 @@ pub(crate) struct DebugTarget {
     told_pending: BTreeSet<u64>,
     /// Breakpoints that sit one instruction after where the client set them: site to client's address.
     behind_pads: BTreeMap<u64, u64>,
+    /// What breakpoints are to do.
+    orders: OrderBook,
     /// Why the last request was refused, where that has more words than a number.
     refusal: Option<String>,
     commands: Commands,
@@ -102,6 +106,7 @@ impl DebugTarget {
             notices: Vec::new(),
             told_pending: BTreeSet::new(),
             behind_pads: BTreeMap::new(),
+            orders: OrderBook::default(),
             refusal: None,
             commands: Commands::Allowed,
         }

@@ -27,7 +27,7 @@ const QUIET: &str = "randomize_kstack_offset=off";
 fn batches(unit: Unit) -> (u64, u64, u64) {
     match unit {
         Unit::Instructions => (5, 40, 50),
-        Unit::Ns => (4, 3000, 1),
+        Unit::Ns | Unit::PerSecond => (4, 3000, 1),
     }
 }
 
@@ -35,7 +35,7 @@ fn batches(unit: Unit) -> (u64, u64, u64) {
 fn rounds(unit: Unit) -> (u64, u64) {
     match unit {
         Unit::Instructions => (2, 10),
-        Unit::Ns => (5, 20),
+        Unit::Ns | Unit::PerSecond => (5, 20),
     }
 }
 
@@ -49,7 +49,7 @@ impl Bench {
     fn boot(spec: Spec, unit: Unit) -> Result<Self> {
         let spec = match unit {
             Unit::Instructions => spec.icount(),
-            Unit::Ns => spec,
+            Unit::Ns | Unit::PerSecond => spec,
         };
         let programs = [Program::SystemCost];
         let spec = spec.linux_with(&programs, Release::Stable, 1, Start::Immediately)?;

@@ -5,6 +5,7 @@
 //! are nanoseconds of this very machine, worth something only as multiples of the trap floor that the same run measured.
 //! A cost is always a difference: a batch of calls with the probe, less the median batch without.
 
+mod condition;
 mod ebpf;
 mod linux;
 mod page;
@@ -12,6 +13,7 @@ mod sample;
 mod symbols;
 mod tiny;
 
+pub use condition::{ConditionRates, condition_rates};
 pub use ebpf::{MixCost, mixes};
 pub use page::{Page, Row, Unit};
 pub use sample::Sample;
@@ -24,6 +26,7 @@ pub fn measure(names: &[String], say: &mut dyn FnMut(&str)) -> Result<Page> {
     let wanted = Wanted(names);
     let mut page = Page::default();
     tiny::measure(&wanted, &mut page, say)?;
+    condition::measure(&wanted, &mut page, say)?;
     ebpf::measure(&wanted, &mut page, say)?;
     linux::measure(&wanted, &mut page, say)?;
     symbols::measure(&wanted, &mut page, say)?;

@@ -12,6 +12,9 @@ pub enum Unit {
     Instructions,
     /// Nanoseconds of the machine that measured: compare by `ratio` only.
     Ns,
+    /// How often a second of the machine that measured: more is better.
+    #[serde(rename = "per second")]
+    PerSecond,
 }
 
 /// One cost. `id` and `unit` together name it.
@@ -104,6 +107,7 @@ impl Page {
             let unit = match row.unit {
                 Unit::Instructions => "instructions",
                 Unit::Ns => "ns",
+                Unit::PerSecond => "per second",
             };
             let or_nothing = |value: Option<f64>| value.map(|value| value.to_string());
             // Writing to a `String` does not fail.

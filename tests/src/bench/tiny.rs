@@ -187,7 +187,7 @@ impl Bench {
         let spec = Spec::hypervisor().append(&format!("bench {words}"));
         let (spec, rounds) = match unit {
             Unit::Instructions => (spec.icount(), Rounds::INSTRUCTIONS),
-            Unit::Ns => (spec, Rounds::NS),
+            Unit::Ns | Unit::PerSecond => (spec, Rounds::NS),
         };
         let machine = TestMachine::start(spec.tiny_guest(1, Start::Immediately))?;
         let subjects = {

@@ -1,7 +1,7 @@
 //! The tiny guest on QEMU alone.
 
 use super::Tiny;
-use crate::{Console, MOMENT};
+use crate::{Console, Gdb, MOMENT};
 use anyhow::{Context, Result, bail};
 use std::process::Command;
 use std::thread;
@@ -13,6 +13,7 @@ use xtask::machine::{Emulator, Ports};
 pub struct Bare {
     console: Console,
     emulator: Emulator,
+    debugger: u16,
 }
 
 impl Bare {
@@ -22,7 +23,8 @@ impl Bare {
         if !image.is_file() {
             bail!("{} is not there: run `cargo xtask build`", image.display());
         }
-        let port = Ports::find_free(1)?.console(1);
+        let ports = Ports::find_free(1)?;
+        let (port, debugger) = (ports.console(1), ports.emulator());
         // QEMU waits for the console, so that it misses nothing. Without `nodelay` every reply
         // waits 40 ms for an acknowledgement of its first character.
         let console =
@@ -32,11 +34,16 @@ impl Bare {
             .args(["-machine", "virt,gic-version=3", "-cpu", cpu])
             .args(["-smp", "2", "-m", "128M", "-nodefaults", "-display", "none"])
             .args(["-chardev", &console, "-serial", "chardev:console"])
+            .args(["-gdb", &format!("tcp:127.0.0.1:{debugger}")])
             .arg("-kernel")
             .arg(image);
         let emulator = Emulator::start(command)?;
         let console = connect(port, &emulator)?;
-        let mut bare = Self { console, emulator };
+        let mut bare = Self {
+            console,
+            emulator,
+            debugger,
+        };
         match bare.tiny().wait_ready()? {
             2 => Ok(bare),
             cpus => bail!("{cpus} of 2 CPUs came up"),
@@ -46,6 +53,13 @@ impl Bare {
     /// The guest.
     pub fn tiny(&mut self) -> Tiny<'_> {
         Tiny::new(&mut self.console)
+    }
+
+    /// A GDB at the emulator's own stub, which has stopped the guest.
+    pub fn attach(&self) -> Result<Gdb> {
+        let mut gdb = Gdb::with_symbols(&Program::TinyGuest.elf())?;
+        gdb.connect(self.debugger)?;
+        Ok(gdb)
     }
 
     /// Waits for the emulator's end after `off`.

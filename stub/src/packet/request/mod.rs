@@ -16,6 +16,7 @@ mod threads;
 pub(crate) mod tracing;
 mod transfer;
 
+pub(crate) use breakpoints::Wishes;
 pub(crate) use errors::{Errno, Errors};
 pub(crate) use files::FileWindow;
 pub(crate) use memory::MAX_READ;
@@ -46,6 +47,13 @@ pub(crate) enum Request {
     Set(Setting),
     /// `qSupported`: a client introduces itself, and says how it wants errors.
     Supported(Errors),
+    /// `Z` with conditions or commands: the packet without them, for gdbstub, and what they are.
+    Breakpoint {
+        /// The packet.
+        packet: Vec<u8>,
+        /// What is behind it.
+        wishes: Wishes,
+    },
     /// `QStartNoAckMode`.
     NoAcks,
     /// `?`: why the target stands.
