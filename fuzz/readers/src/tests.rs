@@ -5,7 +5,7 @@ use std::path::Path;
 
 type Check = fn(&[u8]);
 
-const READERS: [(&str, Check); 9] = [
+const READERS: &[(&str, Check)] = &[
     ("btf", crate::btf::check),
     ("kallsyms", crate::kallsyms::check),
     ("kernel_file", crate::kernel_file::check),
