@@ -248,8 +248,26 @@ pub fn attend(frame: &mut Frame) {
     if ATTENDING.swap(true, Ordering::SeqCst) {
         return;
     }
-    let missing = HYP.stop();
+    let missing = stop_outside_of_locks();
     run(frame, missing);
+}
+
+/// Brings every other CPU to rest, where it can be had outside of work that holds a lock: what such a CPU keeps cannot be
+/// shown. A CPU at a breakpoint stays where it is.
+fn stop_outside_of_locks() -> CpuSet {
+    /// Who holds a lock gives it back within microseconds.
+    const ATTEMPTS: usize = 100;
+    let in_the_way =
+        |cpu: &cpu::Cpu| cpu.index != MASTER && !rendezvous::is_kept(cpu.index) && cpu.holds_lock();
+    let mut missing = HYP.stop();
+    for _ in 0..ATTEMPTS {
+        if !cpu::online().any(&in_the_way) {
+            break;
+        }
+        HYP.release();
+        missing = HYP.stop();
+    }
+    missing
 }
 
 /// The service CPU has executed the instruction that the debugger left it for.

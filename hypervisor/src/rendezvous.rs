@@ -286,6 +286,12 @@ pub fn keep(index: usize) {
     }
 }
 
+/// Whether a CPU rests whatever the others do.
+pub fn is_kept(index: usize) -> bool {
+    let place = PLACES.get(index);
+    place.is_some_and(|place| place.kept.load(Ordering::SeqCst))
+}
+
 /// Lets a CPU that rests go on from its frame while the others rest, and waits until it rests again ([`rest_again`]). Returns
 /// whether it does. On the master, with a stop in force.
 pub fn run_alone(index: usize) -> bool {
