@@ -101,7 +101,7 @@ macro_rules! helpers {
             }
 
             /// Whether it is for what agent expressions are compiled to ([`crate::agent`]), and for no other program.
-            pub(crate) const fn is_of_expressions(self) -> bool {
+            pub const fn is_of_expressions(self) -> bool {
                 let number = self as u8;
                 number >= Self::AgentRead as u8 && number <= Self::AgentCollectVariable as u8
             }
