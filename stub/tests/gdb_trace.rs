@@ -547,11 +547,12 @@ fn the_trace_file_is_read_from_anywhere() {
 #[test]
 fn markers_say_what_the_hypervisor_sees() {
     let directory = Directory::new("markers");
-    let serving = Serving::start(1);
-    let output = directory.gdb(
-        &serving,
-        &format!(
-            "info static-tracepoint-markers
+    let ask = || {
+        let serving = Serving::start(1);
+        directory.gdb(
+            &serving,
+            &format!(
+                "info static-tracepoint-markers
 strace -m debug:resume
 actions
 collect $_sdata
@@ -571,8 +572,14 @@ p $_sdata
 tdump
 monitor trace tracepoints debug:stop
 "
-        ),
-    );
+            ),
+        )
+    };
+    // GDB 13.1 now and then corrupts its own heap in `strace -m` and dies of it; it says so.
+    let mut runs = (0..10).map(|_| ask());
+    let output = runs
+        .find(|output| !output.contains("error internal to GDB"))
+        .expect("GDB lives once in ten times");
     assert_in_order(
         &output,
         &[
