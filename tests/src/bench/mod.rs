@@ -5,16 +5,19 @@
 //! are nanoseconds of this very machine, worth something only as multiples of the trap floor that the same run measured.
 //! A cost is always a difference: a batch of calls with the probe, less the median batch without.
 
-mod condition;
+mod beside;
+mod client;
 mod ebpf;
+mod hits;
 mod linux;
 mod page;
 mod sample;
 mod symbols;
 mod tiny;
 
-pub use condition::{ConditionRates, condition_rates};
+pub use beside::Beside;
 pub use ebpf::{MixCost, mixes};
+pub use hits::condition_rates;
 pub use page::{Page, Row, Unit};
 pub use sample::Sample;
 pub use tiny::{Instructions, instructions};
@@ -26,7 +29,8 @@ pub fn measure(names: &[String], say: &mut dyn FnMut(&str)) -> Result<Page> {
     let wanted = Wanted(names);
     let mut page = Page::default();
     tiny::measure(&wanted, &mut page, say)?;
-    condition::measure(&wanted, &mut page, say)?;
+    hits::measure(&wanted, &mut page, say)?;
+    client::measure(&wanted, &mut page, say)?;
     ebpf::measure(&wanted, &mut page, say)?;
     linux::measure(&wanted, &mut page, say)?;
     symbols::measure(&wanted, &mut page, say)?;
