@@ -172,14 +172,14 @@ fn no_memory_of_the_guest_is_given_away() {
 #[test]
 fn errors_have_text_behind_their_number() {
     let mut bench = lldb(1);
-    let nothing_there = bench.ask("m123,4");
-    assert_eq!(nothing_there, "E0e", "LLDB says the address itself");
     let device = bench.ask("Z0,9000000,4");
     assert!(
         device.starts_with(&format!("E16;{}", hex("vm1: 0x9000000 is not RAM"))),
         "{device}"
     );
-    assert!(bench.ask("x123,4").starts_with("E0e;"));
+    for read in ["m123,4", "x123,4"] {
+        assert!(bench.ask(read).starts_with("E0e;"), "{read}");
+    }
 }
 
 #[test]

@@ -99,10 +99,11 @@ fn probes_cost_few_instructions() -> Result<()> {
     Ok(())
 }
 
-/// By the clock on the wall, but in turns of one run: what the machine does else slows both down.
+/// By the clock on the wall, in turns of one run, by the best turn of either: what else the machine does makes turns worse,
+/// and not both sides alike.
 fn conditions_are_evaluated_fast() -> Result<()> {
     let rates = bench::condition_rates()?;
-    let (here, elsewhere) = (rates.here.median(), rates.emulator.median());
+    let (here, elsewhere) = (rates.here.largest(), rates.emulator.largest());
     println!("{here:.0} evaluations a second, {elsewhere:.0} by QEMU's stub and GDB");
     ensure!(
         here >= FASTER_CONDITIONS * elsewhere,

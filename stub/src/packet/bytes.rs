@@ -5,9 +5,12 @@ use alloc::vec::Vec;
 /// Appends two lower-case digits for each byte.
 pub(crate) fn hex_encode(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 0xf)]);
+    // Whole replies of memory pass here: room is made once.
+    let begin = out.len();
+    out.resize(begin + 2 * bytes.len(), 0);
+    for (pair, byte) in out[begin..].chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
     }
 }
 

@@ -71,7 +71,11 @@ impl Session {
                 self.reply(KILLED);
                 self.release_client();
             }
-            Request::ReadBinary(address, length) => self.read_binary(address, length),
+            Request::ReadMemory {
+                address,
+                length,
+                encoding,
+            } => self.read_memory(address, length, encoding),
             Request::Search {
                 first,
                 last,
@@ -150,12 +154,12 @@ enum WhileRunning {
 fn while_running(request: &Request) -> WhileRunning {
     match request {
         Request::Stub(body) => match body.first() {
-            Some(b'm' | b'M' | b'X' | b'Z' | b'z') => WhileRunning::Held,
+            Some(b'M' | b'X' | b'Z' | b'z') => WhileRunning::Held,
             Some(b'q' | b'v') => WhileRunning::Answered,
             _ => WhileRunning::Refused,
         },
         Request::Breakpoint { .. }
-        | Request::ReadBinary(..)
+        | Request::ReadMemory { .. }
         | Request::MemoryRegion(_)
         | Request::HostInfo => WhileRunning::Held,
         Request::Tracing(tracing) if tracing.needs_no_stop() => WhileRunning::Held,

@@ -3,8 +3,8 @@
 use super::Session;
 use super::settings::BinaryReads;
 use super::tracing::FrameMemory;
-use crate::packet::escape;
-use crate::packet::request::{Errno, MAX_READ, Threads};
+use crate::packet::request::{Encoding, Errno, MAX_READ, Threads};
+use crate::packet::{escape, hex_encode};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -17,32 +17,39 @@ use probes::translate::{Permissions, TranslationRegs, extent, translate};
 const MAX_PIECES: usize = 4096;
 
 impl Session {
-    /// `x`: as far as memory is there. The protocol lets the reply hold fewer bytes than were asked for.
-    pub(super) fn read_binary(&mut self, address: u64, length: u64) {
+    /// `m` and `x`: as far as memory is there. The protocol lets the reply hold fewer bytes than were asked for.
+    pub(super) fn read_memory(&mut self, address: u64, length: u64, encoding: Encoding) {
         let Some(vcpu) = self.one_of(Threads::Any) else {
             return self.refuse(Errno::Srch);
         };
-        let mut body = Vec::new();
-        if self.settings.binary_reads == BinaryReads::Marked {
-            body.push(b'b');
-        }
-        match self.frame_memory(address, length) {
-            FrameMemory::Collected(bytes) => {
-                escape(bytes, &mut body);
-                return self.reply(&body);
+        let body = match self.frame_memory(address, length) {
+            FrameMemory::Collected(bytes) => self.encode(bytes, encoding),
+            FrameMemory::Present => {
+                // Zero bytes can be read anywhere.
+                let to_the_end = (u64::MAX - address).saturating_add(1);
+                let mut data = vec![0; length.min(MAX_READ).min(to_the_end) as usize];
+                match self.target.read_memory(vcpu, address, &mut data) {
+                    Some(count) => self.encode(&data[..count], encoding),
+                    None => return self.refuse(Errno::Fault),
+                }
             }
-            FrameMemory::Present => {}
             FrameMemory::Unavailable => return self.refuse(Errno::Fault),
-        }
-        // Zero bytes can be read anywhere.
-        let to_the_end = (u64::MAX - address).saturating_add(1);
-        let mut data = vec![0; length.min(MAX_READ).min(to_the_end) as usize];
-        let count = match self.target.read_memory(vcpu, address, &mut data) {
-            Some(count) => count,
-            None => return self.refuse(Errno::Fault),
         };
-        escape(&data[..count], &mut body);
         self.reply(&body);
+    }
+
+    fn encode(&self, bytes: &[u8], encoding: Encoding) -> Vec<u8> {
+        let mut body = Vec::new();
+        match encoding {
+            Encoding::Hex => hex_encode(bytes, &mut body),
+            Encoding::Binary => {
+                if self.settings.binary_reads == BinaryReads::Marked {
+                    body.push(b'b');
+                }
+                escape(bytes, &mut body);
+            }
+        }
+        body
     }
 
     /// `x0,0`: there is such a packet, and from here on its replies are as an older LLDB reads them.

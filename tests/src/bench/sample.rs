@@ -29,6 +29,11 @@ impl Sample {
         self.sorted[rank.clamp(1, self.sorted.len()) - 1]
     }
 
+    /// The largest number.
+    pub fn largest(&self) -> f64 {
+        self.percentile(100.0)
+    }
+
     /// Half of the numbers are not above it.
     pub fn median(&self) -> f64 {
         self.percentile(50.0)

@@ -4,8 +4,17 @@ use super::{Request, UNKNOWN, split_at};
 use crate::packet::{PACKET_SIZE, hex_decode, hex_number, unescape};
 use alloc::format;
 
-/// The most bytes that one `m` reads: their digits fill a packet. The protocol lets a stub answer with fewer than asked.
+/// The most bytes that one packet reads: their digits fill the reply. The protocol lets a stub answer with fewer than asked.
 pub(crate) const MAX_READ: u64 = PACKET_SIZE as u64 / 2 - 8;
+
+/// How the reply to a read holds memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Encoding {
+    /// `m`: two digits a byte.
+    Hex,
+    /// `x`: the bytes, with escapes.
+    Binary,
+}
 
 /// `address,length`, where the range does not wrap.
 pub(super) fn range(bytes: &[u8]) -> Option<(u64, u64)> {
@@ -15,27 +24,19 @@ pub(super) fn range(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((address, length))
 }
 
-/// `m`: gdbstub adds to the address without a check, so the end of the range is clamped to the address space.
-pub(super) fn read_memory(bytes: &[u8]) -> Option<Request> {
-    let (address, length) = split_at(bytes, b',')?;
+/// `m` and `x`. Reading is not left to gdbstub: it goes over each digit several times, and adds to the address without a
+/// check. LLDB before 21 asks for no bytes at 0 to see whether there is such an `x`.
+pub(super) fn read_memory(encoding: Encoding, range: &[u8]) -> Option<Request> {
+    let (address, length) = split_at(range, b',')?;
     let (address, length) = (hex_number(address)?, hex_number(length)?);
-    if length == 0 {
-        return Some(UNKNOWN);
-    }
-    let to_the_end = (u64::MAX - address).saturating_add(1);
-    let length = length.min(MAX_READ).min(to_the_end);
-    Some(Request::Stub(
-        format!("m{address:x},{length:x}").into_bytes(),
-    ))
-}
-
-/// `x`: LLDB before 21 asks for no bytes at 0 to see whether there is such a packet.
-pub(super) fn read_binary(bytes: &[u8]) -> Option<Request> {
-    let (address, length) = split_at(bytes, b',')?;
-    let (address, length) = (hex_number(address)?, hex_number(length)?);
-    Some(match (address, length) {
-        (0, 0) => Request::ProbeBinary,
-        _ => Request::ReadBinary(address, length),
+    Some(match (encoding, address, length) {
+        (Encoding::Hex, _, 0) => UNKNOWN,
+        (Encoding::Binary, 0, 0) => Request::ProbeBinary,
+        _ => Request::ReadMemory {
+            address,
+            length,
+            encoding,
+        },
     })
 }
 
@@ -69,24 +70,23 @@ mod tests {
     use crate::packet::request::{MALFORMED, parse};
 
     #[test]
-    fn reads_are_clamped() {
-        assert_eq!(parse(b"m1000,4"), stub("m1000,4"));
-        assert_eq!(parse(b"m0,ffffffffffffffff"), stub("m0,7ff8"));
-        assert_eq!(parse(b"mfffffffffffffffc,100"), stub("mfffffffffffffffc,4"));
+    fn reads() {
+        let read = |address, length, encoding| Request::ReadMemory {
+            address,
+            length,
+            encoding,
+        };
+        assert_eq!(parse(b"m1000,4"), read(0x1000, 4, Encoding::Hex));
+        assert_eq!(parse(b"x1000,8"), read(0x1000, 8, Encoding::Binary));
+        assert_eq!(
+            parse(b"xffffffffffffffff,ffffffffffffffff"),
+            read(u64::MAX, u64::MAX, Encoding::Binary)
+        );
         assert_eq!(parse(b"m0,0"), UNKNOWN);
+        assert_eq!(parse(b"x0,0"), Request::ProbeBinary);
         assert_eq!(parse(b"m10000000000000000,4"), MALFORMED);
         assert_eq!(parse(b"m,4"), MALFORMED);
         assert_eq!(parse(b"m4"), MALFORMED);
-    }
-
-    #[test]
-    fn binary_reads() {
-        assert_eq!(parse(b"x0,0"), Request::ProbeBinary);
-        assert_eq!(parse(b"x1000,8"), Request::ReadBinary(0x1000, 8));
-        assert_eq!(
-            parse(b"xffffffffffffffff,ffffffffffffffff"),
-            Request::ReadBinary(u64::MAX, u64::MAX)
-        );
         assert_eq!(parse(b"x10"), MALFORMED);
         assert_eq!(parse(b"x,4"), MALFORMED);
     }

@@ -19,7 +19,7 @@ mod transfer;
 pub(crate) use breakpoints::Wishes;
 pub(crate) use errors::{Errno, Errors};
 pub(crate) use files::FileWindow;
-pub(crate) use memory::MAX_READ;
+pub(crate) use memory::{Encoding, MAX_READ};
 pub(crate) use resume::{Action, Motion};
 pub(crate) use settings::{Setting, Wanted};
 pub(crate) use threads::Threads;
@@ -88,8 +88,12 @@ pub(crate) enum Request {
     Detach,
     /// `k`: the same with the reply that LLDB expects.
     Kill,
-    /// `x`: reads memory, the reply in binary: address and length.
-    ReadBinary(u64, u64),
+    /// `m` and `x`: reads memory, as far as it is there.
+    ReadMemory {
+        address: u64,
+        length: u64,
+        encoding: Encoding,
+    },
     /// `qSearch:memory`: where these bytes are in `first..=last`.
     Search {
         first: u64,
@@ -127,8 +131,8 @@ pub(crate) fn parse(body: &[u8]) -> Request {
         [b'H', b'g', id @ ..] => with_threads(id, Request::Focus),
         [b'H', b'c', id @ ..] => with_threads(id, Request::ResumeFocus),
         [b'T', id @ ..] => with_threads(id, Request::Alive),
-        [b'm', range @ ..] => memory::read_memory(range).unwrap_or(MALFORMED),
-        [b'x', range @ ..] => memory::read_binary(range).unwrap_or(MALFORMED),
+        [b'm', range @ ..] => memory::read_memory(Encoding::Hex, range).unwrap_or(MALFORMED),
+        [b'x', range @ ..] => memory::read_memory(Encoding::Binary, range).unwrap_or(MALFORMED),
         [b'M', rest @ ..] => memory::write_memory(rest).unwrap_or(MALFORMED),
         [b'X', rest @ ..] => memory::write_memory_binary(rest).unwrap_or(MALFORMED),
         [b'Z' | b'z', ..] => breakpoints::breakpoint(body).unwrap_or(MALFORMED),

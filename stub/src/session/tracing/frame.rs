@@ -2,10 +2,8 @@
 
 use super::Session;
 use crate::packet::request::Errno;
-use crate::packet::{hex_encode, hex_number};
 use crate::target::TraceFrame;
 use alloc::format;
-use alloc::vec::Vec;
 use probes::addr::Gva;
 use probes::gdb_trace::Search;
 
@@ -37,8 +35,8 @@ impl Session {
         self.tracer.frame = None;
     }
 
-    /// Answers a packet that gdbstub would get from the selected frame, if there is one and the packet is about registers
-    /// or memory. Returns whether it has.
+    /// Answers a packet that gdbstub would get from the selected frame, if there is one and the packet is about registers,
+    /// or changes memory. Returns whether it has.
     pub(in crate::session) fn answer_from_frame(&mut self, body: &[u8]) -> bool {
         let Some(frame) = &self.tracer.frame else {
             return false;
@@ -49,22 +47,6 @@ impl Session {
                 Some(digits) => self.reply(&digits),
                 None => self.refuse(Errno::Inval),
             },
-            [b'm', range @ ..] => {
-                let mut numbers = range.split(|byte| *byte == b',').map(hex_number);
-                let (Some(Some(address)), Some(Some(length))) = (numbers.next(), numbers.next())
-                else {
-                    return false;
-                };
-                match self.frame_memory(address, length) {
-                    FrameMemory::Collected(bytes) => {
-                        let mut digits = Vec::new();
-                        hex_encode(bytes, &mut digits);
-                        self.reply(&digits);
-                    }
-                    FrameMemory::Present => return false,
-                    FrameMemory::Unavailable => self.refuse(Errno::Fault),
-                }
-            }
             [b'P' | b'G' | b'M' | b'X', ..] => self.explain_refusal(Errno::Inval, UNCHANGEABLE),
             _ => return false,
         }
