@@ -23,7 +23,7 @@ mod threads;
 
 use crate::channel::{ByteChannel, Endpoint};
 use crate::packet::request::{self, Request};
-use crate::packet::{Bodies, Incoming, Line, Outbox, hex_number};
+use crate::packet::{Bodies, Heard, Incoming, Line, Outbox, hex_number};
 use crate::server::Server;
 use crate::session::{Session, error_text, greeting};
 use crate::target::{Commands, Role};
@@ -143,18 +143,14 @@ impl MachineSession {
     }
 
     fn incoming(&mut self, incoming: Incoming) {
-        match incoming {
-            Incoming::Ack => self.outbox.acked(),
-            Incoming::Nack => self.outbox.nacked(),
-            Incoming::BadChecksum => self.outbox.refuse(),
-            Incoming::Interrupt => self.interrupt(),
-            // A client that does not read gets no more to read.
-            Incoming::Oversize | Incoming::Packet(_) if self.outbox.is_full() => {}
-            Incoming::Oversize => {
+        match self.outbox.hear(incoming) {
+            None => {}
+            Some(Heard::Interrupt) => self.interrupt(),
+            Some(Heard::Oversize) => {
                 self.outbox.accept();
                 self.refuse(&Refused::new("this packet is longer than PacketSize"));
             }
-            Incoming::Packet(body) => {
+            Some(Heard::Packet(body)) => {
                 self.outbox.accept();
                 self.answer(&body);
             }
@@ -164,19 +160,6 @@ impl MachineSession {
     /// Answers a packet that names its inferiors, and passes any other on.
     fn answer(&mut self, body: &[u8]) {
         let result = match body {
-            [
-                b'q',
-                b'S',
-                b'u',
-                b'p',
-                b'p',
-                b'o',
-                b'r',
-                b't',
-                b'e',
-                b'd',
-                ..,
-            ] => self.greet(body),
             b"QStartNoAckMode" => {
                 self.reply(b"OK");
                 self.outbox.stop_acks();
@@ -210,7 +193,9 @@ impl MachineSession {
     /// Those whose names are words.
     fn answer_long(&mut self, body: &[u8]) -> Result<(), Refused> {
         let after = |name: &[u8]| body.strip_prefix(name);
-        if let Some(actions) = after(b"vCont;") {
+        if body.starts_with(b"qSupported") {
+            self.greet(body)
+        } else if let Some(actions) = after(b"vCont;") {
             self.resume(actions)
         } else if let Some(pid) = after(b"vAttach;") {
             self.attach(pid, body)

@@ -14,7 +14,7 @@ pub(crate) mod request;
 pub(crate) use bytes::{escape, escape_within, hex_decode, hex_encode, hex_number, unescape};
 pub(crate) use framer::{Framer, Incoming};
 pub(crate) use line::Line;
-pub(crate) use outbox::Outbox;
+pub(crate) use outbox::{Heard, Outbox};
 
 use alloc::vec::Vec;
 

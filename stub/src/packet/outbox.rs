@@ -1,6 +1,6 @@
 //! What goes to the client: packets in their frames, acknowledgements, and what the channel has not taken yet.
 
-use super::{Bodies, frame, hex_encode, unframe};
+use super::{Bodies, Incoming, frame, hex_encode, unframe};
 use crate::channel::ByteChannel;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -15,6 +15,16 @@ enum AckMode {
     Acks,
     /// After `QStartNoAckMode`.
     NoAcks,
+}
+
+/// What a client says that somebody has to answer. Packets are to be [accepted](Outbox::accept).
+pub(crate) enum Heard {
+    /// Ctrl-C.
+    Interrupt,
+    /// A packet longer than the layer takes.
+    Oversize,
+    /// The body of a packet, still escaped.
+    Packet(Vec<u8>),
 }
 
 /// The output side of a session. Packets leave in order; in [`AckMode::Acks`] one at a time.
@@ -57,6 +67,21 @@ impl Outbox {
         self.packet(&body);
     }
 
+    /// Takes what is about packets of ours, or about none; what is left is for who answers. A client that does not read gets
+    /// no more to read.
+    pub(crate) fn hear(&mut self, incoming: Incoming) -> Option<Heard> {
+        match incoming {
+            Incoming::Ack => self.acked(),
+            Incoming::Nack => self.nacked(),
+            Incoming::BadChecksum => self.refuse(),
+            Incoming::Interrupt => return Some(Heard::Interrupt),
+            Incoming::Oversize | Incoming::Packet(_) if self.is_full() => {}
+            Incoming::Oversize => return Some(Heard::Oversize),
+            Incoming::Packet(body) => return Some(Heard::Packet(body)),
+        }
+        None
+    }
+
     /// Acknowledges a packet of the client, where that is the custom. The packet also shows that the client has got
     /// what was in flight, even if its `+` was lost.
     pub(crate) fn accept(&mut self) {
@@ -67,14 +92,14 @@ impl Outbox {
     }
 
     /// Asks the client for its packet again. Without acknowledgements it cannot be asked.
-    pub(crate) fn refuse(&mut self) {
+    fn refuse(&mut self) {
         if self.mode == AckMode::Acks {
             self.bytes.push_back(b'-');
         }
     }
 
     /// The client has what is in flight.
-    pub(crate) fn acked(&mut self) {
+    fn acked(&mut self) {
         if !self.in_flight {
             return;
         }
@@ -84,7 +109,7 @@ impl Outbox {
     }
 
     /// The client wants what is in flight again.
-    pub(crate) fn nacked(&mut self) {
+    fn nacked(&mut self) {
         if self.in_flight {
             self.in_flight = false;
             self.pump();

@@ -38,7 +38,7 @@ mod transfer;
 
 use crate::channel::{ByteChannel, Endpoint};
 use crate::packet::request::{self, Errno, Request, Threads};
-use crate::packet::{Incoming, Line, Outbox};
+use crate::packet::{Heard, Incoming, Line, Outbox};
 use crate::server::{Server, Taken};
 use crate::target::{Commands, DebugTarget, Role, tid};
 use crate::tracepoints::{self, SessionClose, SessionOpen};
@@ -191,18 +191,14 @@ impl Session {
     }
 
     fn incoming(&mut self, incoming: Incoming) {
-        match incoming {
-            Incoming::Ack => self.outbox.acked(),
-            Incoming::Nack => self.outbox.nacked(),
-            Incoming::BadChecksum => self.outbox.refuse(),
-            Incoming::Interrupt => self.interrupt(),
-            // A client that does not read gets no more to read.
-            Incoming::Oversize | Incoming::Packet(_) if self.outbox.is_full() => {}
-            Incoming::Oversize => {
+        match self.outbox.hear(incoming) {
+            None => {}
+            Some(Heard::Interrupt) => self.interrupt(),
+            Some(Heard::Oversize) => {
                 self.outbox.accept();
                 self.refuse(Errno::TooBig);
             }
-            Incoming::Packet(body) => self.packet(&body),
+            Some(Heard::Packet(body)) => self.packet(&body),
         }
     }
 
