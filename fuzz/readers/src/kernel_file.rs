@@ -8,21 +8,21 @@ use gimli::{
 };
 use object::{Object, ObjectSection};
 use probes::addr::Gva;
+use probes::fake::FakeSymbols;
 use probes::kernel_file::{Contents, KernelFile};
-use probes::symbols::{Located, Named, Symbols};
 use std::collections::HashMap;
 
 const TEXT: u64 = 0xffff_8000_8000_0000;
 /// Symbols with names that types can have.
-const SYMBOLS: [(u64, &str); 8] = [
-    (TEXT, "_stext"),
-    (TEXT + 0x100, "a"),
-    (TEXT + 0x200, "b"),
-    (TEXT + 0x300, "c"),
-    (TEXT + 0x400, ""),
-    (TEXT + 0x1000, "_etext"),
-    (TEXT + 0x1000, "_sinittext"),
-    (TEXT + 0x2000, "_einittext"),
+const SYMBOLS: [(Gva, &str); 8] = [
+    (Gva(TEXT), "_stext"),
+    (Gva(TEXT + 0x100), "a"),
+    (Gva(TEXT + 0x200), "b"),
+    (Gva(TEXT + 0x300), "c"),
+    (Gva(TEXT + 0x400), ""),
+    (Gva(TEXT + 0x1000), "_etext"),
+    (Gva(TEXT + 0x1000), "_sinittext"),
+    (Gva(TEXT + 0x2000), "_einittext"),
 ];
 /// Types inside each other that a debugger has to follow, at most.
 const DEEPEST: usize = 3 * 64;
@@ -30,46 +30,12 @@ const DEEPEST: usize = 3 * 64;
 const PER_BYTE: usize = 40;
 const BARE: usize = 4096;
 
-struct Kernel;
-
-impl Symbols for Kernel {
-    fn count(&self) -> usize {
-        SYMBOLS.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        let mut symbols = SYMBOLS.iter();
-        let found = symbols.find(|symbol| symbol.1 == name);
-        found.map(|symbol| Gva(symbol.0))
-    }
-
-    fn named(&self, _: &str, _: usize) -> Vec<Named> {
-        Vec::new()
-    }
-
-    fn by_address(&self, _: Gva) -> Option<Located> {
-        None
-    }
-
-    fn next_after(&self, _: Gva) -> Option<Gva> {
-        None
-    }
-
-    fn similar(&self, _: &str, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        let _ = SYMBOLS.iter().all(|symbol| visit(Gva(symbol.0), symbol.1));
-    }
-}
-
 /// Makes a file of any types and reads all of it.
 pub fn check(bytes: &[u8]) {
     let types = framed(bytes);
     let most = BARE + PER_BYTE * types.len();
     let file = KernelFile::open(Contents {
-        symbols: &Kernel,
+        symbols: &FakeSymbols::new(SYMBOLS),
         types: Some(types),
         build_id: None,
     });

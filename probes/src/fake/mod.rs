@@ -21,6 +21,9 @@ mod execute;
 mod machine;
 mod memory;
 pub mod stage1;
+mod symbols;
+
+pub use symbols::FakeSymbols;
 
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::addr::Gva;
-use crate::symbols::{Located, Named, Symbol};
+use crate::fake::FakeSymbols;
 use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -17,74 +17,26 @@ const END: u64 = TEXT + 0x5000;
 const MODULE: u64 = END + 0x10_0000;
 
 /// Address, kind and name.
-struct Kernel(Vec<(u64, char, &'static str)>);
+const KERNEL: [(u64, char, &str); 15] = [
+    (TEXT, 'T', "_text"),
+    (TEXT + 0x1000, 'T', "_stext"),
+    (TEXT + 0x1000, 'T', "open"),
+    (TEXT + 0x1020, 't', "twice"),
+    (TEXT + 0x1040, 't', "twice"),
+    (TEXT + 0x1060, 'T', "many"),
+    (TEXT + 0x1060, 'W', "alias"),
+    (TEXT + 0x10c0, 't', "plain"),
+    (TEXT + 0x2000, 'T', "_etext"),
+    (INIT, 'T', "_sinittext"),
+    (INIT + 0x1000, 'T', "_einittext"),
+    (INIT + 0x1010, 'd', "counter"),
+    (END, 'B', "_end"),
+    (MODULE, 't', "driver:probe"),
+    (MODULE + 0x20, 't', "driver:remove"),
+];
 
-impl Kernel {
-    fn new() -> Self {
-        Self(vec![
-            (TEXT, 'T', "_text"),
-            (TEXT + 0x1000, 'T', "_stext"),
-            (TEXT + 0x1000, 'T', "open"),
-            (TEXT + 0x1020, 't', "twice"),
-            (TEXT + 0x1040, 't', "twice"),
-            (TEXT + 0x1060, 'T', "many"),
-            (TEXT + 0x1060, 'W', "alias"),
-            (TEXT + 0x10c0, 't', "plain"),
-            (TEXT + 0x2000, 'T', "_etext"),
-            (INIT, 'T', "_sinittext"),
-            (INIT + 0x1000, 'T', "_einittext"),
-            (INIT + 0x1010, 'd', "counter"),
-            (END, 'B', "_end"),
-            (MODULE, 't', "driver:probe"),
-            (MODULE + 0x20, 't', "driver:remove"),
-        ])
-    }
-}
-
-impl Symbols for Kernel {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        let mut symbols = self.0.iter();
-        let found = symbols.find(|symbol| symbol.2 == name);
-        found.map(|symbol| Gva(symbol.0))
-    }
-
-    fn named(&self, _: &str, _: usize) -> Vec<Named> {
-        Vec::new()
-    }
-
-    fn by_address(&self, _: Gva) -> Option<Located> {
-        None
-    }
-
-    fn next_after(&self, _: Gva) -> Option<Gva> {
-        None
-    }
-
-    fn similar(&self, _: &str, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        self.each_symbol(&mut |symbol| visit(symbol.address, symbol.name));
-    }
-
-    fn each_symbol(&self, visit: &mut dyn FnMut(Symbol<'_>) -> bool) {
-        for (address, kind, name) in &self.0 {
-            let address = Gva(*address);
-            let kind = *kind;
-            if !visit(Symbol {
-                address,
-                kind,
-                name,
-            }) {
-                return;
-            }
-        }
-    }
+fn kernel() -> FakeSymbols {
+    FakeSymbols::with_kinds(KERNEL.map(|(address, kind, name)| (Gva(address), kind, name)))
 }
 
 /// Types under construction.
@@ -198,7 +150,7 @@ const BUILD_ID: [u8; 20] = *b"an ID of twenty byte";
 
 fn file(types: Option<Vec<u8>>) -> KernelFile {
     let contents = Contents {
-        symbols: &Kernel::new(),
+        symbols: &kernel(),
         types,
         build_id: Some(BUILD_ID.to_vec()),
     };
@@ -241,7 +193,7 @@ fn symbols_have_sections_sizes_and_scopes() {
     assert_eq!(symbol("counter"), (INIT + 0x1010, 0xff0, false));
     assert_eq!(symbol("alias").0, symbol("many").0);
     assert_eq!(symbol("probe"), (MODULE, 0x20, false));
-    assert_eq!(elf.symbols().count(), Kernel::new().0.len());
+    assert_eq!(elf.symbols().count(), KERNEL.len());
     assert!(elf.section_by_name(".debug_info").is_none());
 }
 
@@ -438,7 +390,7 @@ fn types_that_lead_into_themselves_are_none() {
 
 #[test]
 fn what_is_no_kernel_has_no_file() {
-    let symbols = Kernel(vec![(TEXT, 'T', "start")]);
+    let symbols = FakeSymbols::new([(Gva(TEXT), "start")]);
     assert!(!is_of_kernel(&symbols));
     let contents = Contents {
         symbols: &symbols,
@@ -453,6 +405,6 @@ fn what_is_no_kernel_has_no_file() {
 fn types_that_are_none_leave_the_symbols() {
     let bytes = whole(&file(Some(b"no types".to_vec())));
     let elf = object::File::parse(&bytes[..]).expect("an ELF file");
-    assert_eq!(elf.symbols().count(), Kernel::new().0.len());
+    assert_eq!(elf.symbols().count(), KERNEL.len());
     assert!(elf.section_by_name(".debug_info").is_none());
 }

@@ -3,11 +3,11 @@
 use super::*;
 use crate::addr::{Gpa, PAGE_SIZE};
 use crate::fake::stage1::{Page, Stage1};
-use crate::fake::{FakeMachine, asm, fleet};
+use crate::fake::{FakeMachine, FakeSymbols, asm, fleet};
 use crate::machine::{PhysMemory, RunControl, VcpuId};
 use crate::periscope::Periscope;
 use crate::space::{AfterRun, Placement, ProbeId, ProbeState, Space};
-use crate::symbols::{Located, Named};
+use crate::symbols::Located;
 use crate::target::Target;
 use alloc::string::ToString;
 use alloc::vec;
@@ -38,49 +38,6 @@ struct Kernel {
     periscope: &'static Periscope,
     /// Numbers of the modules in the list.
     list: Vec<u64>,
-}
-
-/// The kernel's own table.
-struct Own(Vec<(Gva, &'static str)>);
-
-impl Symbols for Own {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        let mut symbols = self.0.iter();
-        symbols
-            .find(|symbol| symbol.1 == name)
-            .map(|symbol| symbol.0)
-    }
-
-    fn named(&self, name: &str, _: usize) -> Vec<Named> {
-        let address = self.by_name(name).into_iter();
-        let named = |address| Named {
-            address,
-            name: name.to_string(),
-        };
-        address.map(named).collect()
-    }
-
-    fn by_address(&self, _: Gva) -> Option<Located> {
-        None
-    }
-
-    fn next_after(&self, _: Gva) -> Option<Gva> {
-        None
-    }
-
-    fn similar(&self, _: &str, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        for (address, name) in &self.0 {
-            visit(*address, name);
-        }
-    }
 }
 
 impl Kernel {
@@ -209,13 +166,13 @@ impl Kernel {
         (listing.state, listing.hits)
     }
 
-    fn look(&self, modules: &mut Modules, own: &Own) -> Option<Change> {
+    fn look(&self, modules: &mut Modules, own: &FakeSymbols) -> Option<Change> {
         modules.look(self.machine, own, Scrutiny::Everything)
     }
 }
 
-fn with_list() -> Own {
-    Own(vec![(KERNEL, "modules")])
+fn with_list() -> FakeSymbols {
+    FakeSymbols::new([(KERNEL, "modules")])
 }
 
 fn names(change: &Change) -> Vec<&str> {
@@ -326,7 +283,7 @@ fn a_kernel_without_its_data_in_kallsyms_mentions_the_list() {
     for (index, word) in words.iter().enumerate() {
         kernel.write(Gva(code.0 + 4 * index as u64), &word.to_le_bytes());
     }
-    let own = Own(vec![(code, "print_modules")]);
+    let own = FakeSymbols::new([(code, "print_modules")]);
     let mut modules = Modules::default();
     kernel.load(0, "driver", &[(CODE[0], "open")]);
     assert!(kernel.look(&mut modules, &own).is_none());

@@ -1,6 +1,6 @@
 //! GDB's breakpoints, actions on them, and hardware points.
 
-use super::{CALLS, FUNCTION, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
+use super::{CALLS, FUNCTION, Rig, VCPU0, VCPU1, at, gpa, symbol, table};
 use crate::a64::hvc;
 use crate::addr::Gva;
 use crate::engine::HVC_BASE;
@@ -136,7 +136,7 @@ fn an_action_can_let_the_breakpoint_pass() {
 fn an_action_on_a_function_finds_the_breakpoint_after_the_prologue() {
     let rig = Rig::new(1);
     rig.space
-        .set_symbols(Table::of(&[(at(0), "main"), (at(FUNCTION), "function")]));
+        .set_symbols(table(&[(at(0), "main"), (at(FUNCTION), "function")]));
     let action = rig
         .space
         .attach_action(&symbol("function"), rig.program("count"), AfterRun::Go)

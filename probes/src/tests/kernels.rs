@@ -1,6 +1,6 @@
 //! A guest that puts another kernel in the place of its own.
 
-use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, at, gpa, symbol};
+use super::{CALLS, FUNCTION, LONG, Rig, VCPU0, at, gpa, symbol, table};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::fake::asm;
 use crate::fake::stage1::{Page, Stage1};
@@ -20,7 +20,7 @@ const VECTORS: u64 = 0x800;
 
 /// The symbols of a kernel that is mapped there.
 fn symbols(base: u64) -> Arc<dyn Symbols> {
-    Table::of(&[
+    table(&[
         (Gva(base + FUNCTION), "function"),
         (Gva(base + VECTORS), "vectors"),
     ])
@@ -102,7 +102,7 @@ fn another_kernel_gets_the_probes_where_its_symbols_say() {
     for probe in probes {
         assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     }
-    rig.space.set_symbols(Table::of(&[
+    rig.space.set_symbols(table(&[
         (Gva(NEW + moved), "function"),
         (Gva(NEW + VECTORS), "vectors"),
     ]));

@@ -16,12 +16,12 @@ mod returns;
 
 use crate::addr::{Gpa, Gva};
 use crate::event::TraceEvent;
-use crate::fake::{FakeMachine, asm, fleet};
+use crate::fake::{FakeMachine, FakeSymbols, asm, fleet};
 use crate::machine::{GuestFault, LiveMemory, RunControl, StopReason, VcpuId};
 use crate::periscope::Periscope;
 use crate::programs::ProgramRef;
 use crate::space::{Listing, ProbeId, Space};
-use crate::symbols::{Located, Named, Symbols};
+use crate::symbols::Symbols;
 use crate::target::Target;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -156,67 +156,8 @@ fn symbol(name: &str) -> Target {
 }
 
 /// Symbols in order of address.
-struct Table(Vec<(Gva, &'static str)>);
-
-impl Table {
-    fn of(symbols: &[(Gva, &'static str)]) -> Arc<dyn Symbols> {
-        Arc::new(Self(symbols.to_vec()))
-    }
-}
-
-impl Symbols for Table {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        self.0
-            .iter()
-            .find(|(_, other)| *other == name)
-            .map(|(address, _)| *address)
-    }
-
-    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
-        let named = self.0.iter().filter(|(_, other)| *other == name);
-        named
-            .take(limit)
-            .map(|(address, name)| Named {
-                address: *address,
-                name: (*name).to_string(),
-            })
-            .collect()
-    }
-
-    fn by_address(&self, address: Gva) -> Option<Located> {
-        let (start, name) = self.0.iter().rfind(|(start, _)| *start <= address)?;
-        Some(Located {
-            name: (*name).to_string(),
-            offset: address.0 - start.0,
-        })
-    }
-
-    fn next_after(&self, address: Gva) -> Option<Gva> {
-        let mut after = self.0.iter().filter(|(start, _)| *start > address);
-        after.next().map(|(start, _)| *start)
-    }
-
-    fn similar(&self, name: &str, limit: usize) -> Vec<String> {
-        let alike = |(_, other): &&(Gva, &str)| other.get(..3) == name.get(..3);
-        self.0
-            .iter()
-            .filter(alike)
-            .take(limit)
-            .map(|(_, name)| name.to_string())
-            .collect()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        for (address, name) in &self.0 {
-            if !visit(*address, name) {
-                return;
-            }
-        }
-    }
+fn table(symbols: &[(Gva, &'static str)]) -> Arc<dyn Symbols> {
+    Arc::new(FakeSymbols::new(symbols.iter().copied()))
 }
 
 /// The memory of a vCPU that has none.

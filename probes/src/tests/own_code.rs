@@ -1,6 +1,6 @@
 //! Probes on the hypervisor's own code: the space `hyp` over a fake.
 
-use super::{NoMemory, Table, VCPU0, at, gpa, symbol};
+use super::{NoMemory, VCPU0, at, gpa, symbol, table};
 use crate::a64::{Unmovable, brk};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome, Trap};
@@ -37,7 +37,7 @@ struct Own {
 
 impl Own {
     fn new() -> Self {
-        Self::with(Some(Table::of(&[
+        Self::with(Some(table(&[
             (at(0x000), "handle_guest_exit"),
             (at(0x100), "hypervisor::psci::call"),
             (at(0x200), "hypervisor::hit::serve"),

@@ -1,6 +1,6 @@
 //! What waits for its page or its symbol.
 
-use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, at, gpa, symbol};
+use super::{CALLS, FUNCTION, LONG, Rig, VCPU0, at, gpa, symbol, table};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::fake::stage1::{Page, Stage1};
 use crate::fake::{HW_BREAKPOINTS, asm};
@@ -180,8 +180,7 @@ fn a_symbol_is_looked_up_when_there_are_symbols() {
     );
     rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
-    rig.space
-        .set_symbols(Table::of(&[(at(FUNCTION), "function")]));
+    rig.space.set_symbols(table(&[(at(FUNCTION), "function")]));
     rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     rig.machine.run(LONG);
@@ -199,15 +198,13 @@ fn a_symbol_may_come_with_later_symbols() {
             AfterRun::Go,
         )
         .unwrap();
-    rig.space.set_symbols(Table::of(&[(at(0), "main")]));
+    rig.space.set_symbols(table(&[(at(0), "main")]));
     rig.space.attend();
     rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::Pending);
     // The module is loaded, and its symbols with it.
-    rig.space.set_symbols(Table::of(&[
-        (at(0), "main"),
-        (at(FUNCTION), "module_function"),
-    ]));
+    rig.space
+        .set_symbols(table(&[(at(0), "main"), (at(FUNCTION), "module_function")]));
     rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
 }
@@ -215,8 +212,7 @@ fn a_symbol_may_come_with_later_symbols() {
 #[test]
 fn a_reset_guest_is_searched_anew() {
     let rig = Rig::new(1);
-    rig.space
-        .set_symbols(Table::of(&[(at(FUNCTION), "function")]));
+    rig.space.set_symbols(table(&[(at(FUNCTION), "function")]));
     let (probe, _) = rig
         .space
         .attach_probe(&symbol("function"), rig.program("count"), AfterRun::Go)
@@ -231,7 +227,7 @@ fn a_reset_guest_is_searched_anew() {
     assert_eq!(rig.breakpoint().state, ProbeState::Pending);
     // This time the function is elsewhere: KASLR.
     rig.space
-        .set_symbols(Table::of(&[(at(FUNCTION + 4), "function")]));
+        .set_symbols(table(&[(at(FUNCTION + 4), "function")]));
     rig.space.attend();
     assert_eq!(rig.machine.armed().len(), 2);
     assert_eq!(rig.listing(probe).address, Some(at(FUNCTION + 4)));

@@ -1,6 +1,6 @@
 //! Probes, and the hit path.
 
-use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, Table, VCPU0, VCPU1, at, gpa, reader, symbol};
+use super::{CALLS, FUNCTION, LONG, NoMemory, Rig, VCPU0, VCPU1, at, gpa, reader, symbol, table};
 use crate::addr::Gva;
 use crate::engine::{HVC_BASE, HitOutcome, Trap};
 use crate::event::{EventKind, TraceEvent};
@@ -156,7 +156,7 @@ fn every_hit_of_a_probe_is_one_event_and_none_of_a_breakpoint() {
 fn a_probe_knows_its_symbol() {
     let rig = Rig::new(1);
     rig.space
-        .set_symbols(Table::of(&[(at(0), "main"), (at(FUNCTION), "function")]));
+        .set_symbols(table(&[(at(0), "main"), (at(FUNCTION), "function")]));
     let (probe, _) = rig
         .space
         .attach_probe(&symbol("function+4"), rig.program("count"), AfterRun::Go)

@@ -1,6 +1,6 @@
 //! What is refused, and in which words.
 
-use super::{FUNCTION, Rig, Table, VCPU0, at, gpa, symbol};
+use super::{FUNCTION, Rig, VCPU0, at, gpa, symbol, table};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::fake::stage1::{Page, Stage1};
 use crate::fake::{FakeMachine, asm};
@@ -86,7 +86,7 @@ fn a_symbol_that_is_not_there() {
         (at(4), "do_sys_openat2"),
         (at(8), "vfs_read"),
     ];
-    rig.space.set_symbols(Table::of(&names));
+    rig.space.set_symbols(table(&names));
     let program = rig.program("args");
     let attach = |name| {
         let refused = rig
@@ -108,7 +108,7 @@ fn a_symbol_that_is_not_there() {
 #[test]
 fn a_symbol_that_is_there_twice() {
     let rig = Rig::new(1);
-    rig.space.set_symbols(Table::of(&[
+    rig.space.set_symbols(table(&[
         (at(0), "work"),
         (at(4), "work"),
         (at(8), "alias"),

@@ -2,7 +2,7 @@
 
 mod trees;
 
-use super::{CALLS, FUNCTION, LONG, Rig, Table, VCPU0, VCPU1, at, gpa, symbol};
+use super::{CALLS, FUNCTION, LONG, Rig, VCPU0, VCPU1, at, gpa, symbol, table};
 use crate::fake::asm;
 use crate::machine::{StopReason, VcpuId};
 use crate::options::{AfterRun, Moment, ProbeOptions};
@@ -332,7 +332,7 @@ fn it_waits_for_its_symbol() {
         (at(FUNCTION), "function"),
         (at(TAIL), "end"),
     ];
-    rig.space.set_symbols(Table::of(&symbols));
+    rig.space.set_symbols(table(&symbols));
     rig.space.attend();
     assert_eq!(rig.listing(probe).state, ProbeState::On);
     assert_eq!(rig.events(), ["kretprobe vm1:function is armed now"]);
@@ -348,7 +348,7 @@ fn what_is_refused() {
         (at(FUNCTION), "function"),
         (at(TAIL), "end"),
     ];
-    rig.space.set_symbols(Table::of(&symbols));
+    rig.space.set_symbols(table(&symbols));
     let refused = |text: &str| {
         let refusal = rig.attach_return(&Target::parse(text).unwrap(), "count");
         refusal.unwrap_err().to_string()

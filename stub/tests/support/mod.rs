@@ -5,10 +5,9 @@ pub mod recording;
 pub mod serving;
 
 use probes::addr::{Gpa, Gva};
-use probes::fake::{FakeMachine, asm, traced_fleet};
+use probes::fake::{FakeMachine, FakeSymbols, asm, traced_fleet};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
-use probes::symbols::{Located, Named, Symbols};
 use std::sync::Arc;
 use stub::{ByteChannel, Endpoint, Server, Session};
 
@@ -39,65 +38,12 @@ fn program() -> Vec<u32> {
 }
 
 /// The guest's symbols.
-struct GuestSymbols;
-
-const SYMBOLS: [(u64, &str); 3] = [(ENTRY, "start"), (AGAIN, "again"), (WORK, "work")];
-
-impl Symbols for GuestSymbols {
-    fn count(&self) -> usize {
-        SYMBOLS.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        SYMBOLS
-            .iter()
-            .find(|(_, symbol)| *symbol == name)
-            .map(|(address, _)| Gva(*address))
-    }
-
-    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
-        let named = SYMBOLS.iter().filter(|(_, symbol)| *symbol == name);
-        named
-            .take(limit)
-            .map(|(address, name)| Named {
-                address: Gva(*address),
-                name: name.to_string(),
-            })
-            .collect()
-    }
-
-    fn by_address(&self, address: Gva) -> Option<Located> {
-        let last = SYMBOLS
-            .iter()
-            .rev()
-            .find(|(start, _)| *start <= address.0)?;
-        Some(Located {
-            name: last.1.to_string(),
-            offset: address.0 - last.0,
-        })
-    }
-
-    fn next_after(&self, address: Gva) -> Option<Gva> {
-        let mut after = SYMBOLS.iter().filter(|(start, _)| *start > address.0);
-        after.next().map(|(start, _)| Gva(*start))
-    }
-
-    fn similar(&self, name: &str, limit: usize) -> Vec<String> {
-        let near = SYMBOLS
-            .iter()
-            .filter(|(_, symbol)| symbol.starts_with(&name[..1]));
-        near.take(limit)
-            .map(|(_, symbol)| symbol.to_string())
-            .collect()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        for (address, name) in SYMBOLS {
-            if !visit(Gva(address), name) {
-                return;
-            }
-        }
-    }
+fn symbols() -> FakeSymbols {
+    FakeSymbols::new([
+        (Gva(ENTRY), "start"),
+        (Gva(AGAIN), "again"),
+        (Gva(WORK), "work"),
+    ])
 }
 
 /// A channel that takes everything.
@@ -130,7 +76,7 @@ impl Bench {
             }
         }
         for space in periscope.spaces() {
-            space.set_symbols(Arc::new(GuestSymbols));
+            space.set_symbols(Arc::new(symbols()));
         }
         let server: &'static Server = Box::leak(Box::new(Server::new(periscope)));
         let session = Session::new(server, 0).unwrap();

@@ -1,7 +1,5 @@
 use super::*;
-use crate::fake::asm;
-use crate::symbols::{Located, Named};
-use alloc::string::{String, ToString};
+use crate::fake::{FakeSymbols, asm};
 use alloc::vec;
 use proptest::prelude::*;
 
@@ -11,63 +9,13 @@ const RET_X9: u32 = 0xd65f_0120;
 const RETAA: u32 = 0xd65f_0bff;
 const BR_X16: u32 = 0xd61f_0200;
 
-/// Symbols by their distance from [`START`] in words.
-struct Names(Vec<(u64, &'static str)>);
-
-impl Names {
-    fn all(&self) -> impl Iterator<Item = (Gva, &'static str)> {
-        self.0.iter().map(|(word, name)| (at(*word), *name))
-    }
-}
-
-impl Symbols for Names {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn by_name(&self, name: &str) -> Option<Gva> {
-        self.all()
-            .find(|(_, other)| *other == name)
-            .map(|(at, _)| at)
-    }
-
-    fn named(&self, name: &str, limit: usize) -> Vec<Named> {
-        let named = |(address, name): (Gva, &str)| Named {
-            address,
-            name: name.to_string(),
-        };
-        let found = self.all().filter(|(_, other)| *other == name);
-        found.take(limit).map(named).collect()
-    }
-
-    fn by_address(&self, address: Gva) -> Option<Located> {
-        let (start, _) = self.all().filter(|(at, _)| *at <= address).last()?;
-        let (_, name) = self.all().find(|(at, _)| *at == start)?;
-        Some(Located {
-            name: name.to_string(),
-            offset: address.0 - start.0,
-        })
-    }
-
-    fn next_after(&self, address: Gva) -> Option<Gva> {
-        self.all().map(|(at, _)| at).find(|at| *at > address)
-    }
-
-    fn similar(&self, _: &str, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn each(&self, visit: &mut dyn FnMut(Gva, &str) -> bool) {
-        let _ = self.all().all(|(at, name)| visit(at, name));
-    }
-}
-
 fn at(word: u64) -> Gva {
     Gva(START + 4 * word)
 }
 
 fn decode_at(entry: Gva, names: Option<&[(u64, &'static str)]>, code: &[u32]) -> Option<Body> {
-    let names = names.map(|names| Names(names.to_vec()));
+    let named = |(word, name): &(u64, &'static str)| (at(*word), *name);
+    let names = names.map(|names| FakeSymbols::new(names.iter().map(named)));
     let symbols = names.as_ref().map(|names| names as &dyn Symbols);
     decode(entry, symbols, &mut |address| {
         let index = address.0.checked_sub(START)? / 4;

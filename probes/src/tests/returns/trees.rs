@@ -5,7 +5,7 @@ use crate::fake::asm;
 use crate::machine::{Clock, PhysMemory, VcpuId};
 use crate::regs::{CoreRegs, SysReg};
 use crate::space::ProbeId;
-use crate::tests::{Rig, Table, at, gpa};
+use crate::tests::{Rig, at, gpa, table};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::String;
@@ -165,7 +165,7 @@ impl World {
             }
         }
         let symbols = [(at(MAIN), "main"), (at(F), "f"), (at(G), "g"), (at(H), "h")];
-        rig.space.set_symbols(Table::of(&symbols));
+        rig.space.set_symbols(table(&symbols));
         let probe = rig.return_probe(F, "ret");
         let context = |task| {
             let mut regs = CoreRegs {
