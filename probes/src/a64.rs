@@ -28,12 +28,12 @@ pub use simulate::{
 const INSTRUCTION_SIZE: u64 = 4;
 
 /// Bits `low..low + width` of an instruction.
-const fn field(instruction: u32, low: u32, width: u32) -> u32 {
+pub(crate) const fn field(instruction: u32, low: u32, width: u32) -> u32 {
     (instruction >> low) & ((1 << width) - 1)
 }
 
 /// Bits `low..low + width` of an instruction as a signed number of the same weight, times `scale`.
-const fn signed_field(instruction: u32, low: u32, width: u32, scale: i64) -> i64 {
+pub(crate) const fn signed_field(instruction: u32, low: u32, width: u32, scale: i64) -> i64 {
     let unused = u32::BITS - width;
     ((field(instruction, low, width) << unused) as i32 >> unused) as i64 * scale
 }

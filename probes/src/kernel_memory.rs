@@ -1,8 +1,12 @@
 //! The kernel's memory, through tables that a vCPU in the kernel had.
 
 use crate::addr::Gva;
+use crate::kernel_file::ReadCode;
+use crate::kernel_types::TEXT;
 use crate::machine::{Machine, Power, VcpuId};
+use crate::symbols::Symbols;
 use crate::translate::{TranslationRegs, read_virt, translate};
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -57,4 +61,15 @@ pub(crate) fn kernel_regs(machine: &dyn Machine, anchor: Gva) -> Option<Translat
     let found = regs.find(|regs| translate(regs, machine, anchor).is_ok());
     machine.release();
     found
+}
+
+/// Reads the code of the kernel whose symbols these are, as long as it runs. The VM may run meanwhile.
+pub(crate) fn reader(
+    machine: &'static dyn Machine,
+    symbols: &dyn Symbols,
+) -> Option<Box<ReadCode>> {
+    let regs = kernel_regs(machine, symbols.by_name(TEXT)?)?;
+    Some(Box::new(move |address, buffer| {
+        KernelMemory::new(machine, regs).read(Gva(address), buffer)
+    }))
 }

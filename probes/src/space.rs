@@ -9,6 +9,7 @@ use crate::gdb_trace::recorder::{Recorder, Walk};
 use crate::gdb_trace::{Experiment, Variables};
 use crate::kernel::{self, NoKernel};
 use crate::kernel_file::{self, Contents, KernelFile, NoFile};
+use crate::kernel_memory;
 use crate::kernel_types::{self, NoTypes};
 use crate::machine::{HwPoint, Machine, VcpuId, VmId, VmState};
 use crate::modules::{Change, Modules, Scrutiny, WithModules};
@@ -631,6 +632,7 @@ impl Space {
             // Without types the file has the symbols all the same.
             types: kernel_types::read(self.machine, &*symbols).ok(),
             build_id: build_id::read(self.machine, &*symbols).map(Vec::from),
+            code: kernel_memory::reader(self.machine, &*symbols),
         })?;
         let file = Arc::new(file);
         *kept = Some((generation, file.clone()));

@@ -581,16 +581,16 @@ fn gdb_needs_no_file(machine: &Machine) -> Result<()> {
     );
     let task = gdb.console("print *(struct task_struct *)$sp_el0")?;
     ensure!(task.contains("comm = \"cat\""), "current is {task}");
-    let frames = gdb.console("backtrace")?;
-    let in_order = [
-        "in do_sys_openat2 (dfd=-100, filename=0x",
-        "in __arm64_sys_openat (",
-    ];
-    let found = in_order.map(|frame| frames.find(frame));
-    ensure!(
-        found[0].is_some() && found[0] < found[1],
-        "the frames are\n{frames}"
-    );
+    backtrace_is(
+        &mut gdb,
+        &[
+            "do_sys_openat2 (dfd=-100, filename=0x",
+            "__arm64_sys_openat (",
+            "invoke_syscall (",
+            "el0_svc (",
+            "el0t_64_sync ()",
+        ],
+    )?;
     // Nothing says where they are after the first instruction.
     gdb.console("delete")?;
     gdb.mi("-exec-step-instruction")?;
@@ -608,8 +608,45 @@ fn gdb_needs_no_file(machine: &Machine) -> Result<()> {
         descriptor.is_some_and(|descriptor: u64| (3..1024).contains(&descriptor)),
         "the file's descriptor: {finished:?}"
     );
+    backtrace_is(&mut gdb, &["__arm64_sys_openat (", "el0t_64_sync ()"])?;
+
+    // A thread of the kernel's: some have work at every moment.
+    gdb.console("break process_one_work")?;
+    gdb.resume_until_stop(LONG)?;
+    backtrace_is(
+        &mut gdb,
+        &[
+            "process_one_work (worker=0x",
+            "worker_thread (",
+            "kthread (",
+            "ret_from_fork ()",
+        ],
+    )?;
+    gdb.console("delete")?;
     gdb.detach()?;
     linux.finish().map(drop)
+}
+
+/// The frames are these from the innermost to the outermost, with others between them, and GDB sees no fault in them.
+fn backtrace_is(gdb: &mut Gdb, wanted: &[&str]) -> Result<()> {
+    let said = gdb.console("backtrace")?;
+    let frames: Vec<&str> = said.lines().filter(|line| line.starts_with('#')).collect();
+    let is_at = |frame: Option<&&str>, name: &str| {
+        frame.is_some_and(|frame| frame.contains(&format!("in {name}")))
+    };
+    let mut rest = frames.iter();
+    let all_are_there = wanted
+        .iter()
+        .all(|name| rest.any(|frame| is_at(Some(frame), name)));
+    let begins = wanted
+        .first()
+        .is_some_and(|name| is_at(frames.first(), name));
+    let ends = wanted.last().is_some_and(|name| is_at(frames.last(), name));
+    ensure!(
+        all_are_there && begins && ends && !said.contains("Backtrace stopped"),
+        "{wanted:?} are not the frames\n{said}"
+    );
+    Ok(())
 }
 
 /// A file for debuggers that take none from the target, from the VM's endpoint and from that of tools: the same, and not larger
@@ -649,10 +686,17 @@ fn the_kernels_file_is_fetched(machine: &Machine) -> Result<()> {
         kernel.as_os_str(),
     ])?;
     let types = fs::metadata(&types)?.len();
+    let frames = size(".debug_frame");
     ensure!(
-        files[0].len() <= debug as usize + symbols + (64 << 10),
-        "{} bytes, {debug} of them about types, {symbols} about symbols",
+        files[0].len() <= (debug + frames) as usize + symbols + (64 << 10),
+        "{} bytes, {debug} of them about types, {frames} about frames, {symbols} about symbols",
         files[0].len()
+    );
+    let is_function = |symbol: &object::Symbol<'_, '_>| symbol.kind() == object::SymbolKind::Text;
+    let functions = file.symbols().filter(is_function).count() as u64;
+    ensure!(
+        (24 * functions..64 * functions).contains(&frames),
+        "{frames} bytes about the frames of {functions} functions"
     );
     ensure!(
         debug <= 2 * types,

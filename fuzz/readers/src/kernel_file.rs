@@ -38,6 +38,7 @@ pub fn check(bytes: &[u8]) {
         symbols: &FakeSymbols::new(SYMBOLS),
         types: Some(types),
         build_id: None,
+        code: None,
     });
     let file = file.expect("the symbols are a kernel's");
     let length = file.length().expect("it is short");

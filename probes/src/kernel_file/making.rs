@@ -2,10 +2,12 @@
 
 use super::dwarf::{self, Plan, Unit};
 use super::elf::{self, Section, Sections};
+use super::frames::{self, ReadCode};
 use super::parts::Parts;
 use super::sink::Sink;
 use super::table::Table;
 use super::{Contents, MAX_LENGTH, NoFile};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem;
 use ebpf::btf::Btf;
@@ -16,6 +18,7 @@ enum Content {
     BuildId,
     Symbols,
     SymbolNames,
+    Frames,
     Shapes,
     Ranges,
     Strings,
@@ -24,10 +27,11 @@ enum Content {
 }
 
 impl Content {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::BuildId,
         Self::Symbols,
         Self::SymbolNames,
+        Self::Frames,
         Self::Shapes,
         Self::Ranges,
         Self::Strings,
@@ -40,6 +44,7 @@ impl Content {
             Self::BuildId => ".note.gnu.build-id",
             Self::Symbols => ".symtab",
             Self::SymbolNames => ".strtab",
+            Self::Frames => ".debug_frame",
             Self::Shapes => ".debug_abbrev",
             Self::Ranges => ".debug_rnglists",
             Self::Strings => ".debug_str",
@@ -56,6 +61,9 @@ pub(super) struct Making {
     /// The BTF; empty where there is none.
     types: Vec<u8>,
     build_id: Option<Vec<u8>>,
+    code: Option<Box<ReadCode>>,
+    /// What is in `.debug_frame`.
+    frames: Vec<u8>,
     plan: Option<Plan>,
     /// Contents that are to be written.
     rest: Vec<Content>,
@@ -77,6 +85,8 @@ impl Making {
             table,
             types: if has_types { types } else { Vec::new() },
             build_id: contents.build_id,
+            code: contents.code,
+            frames: Vec::new(),
             plan: None,
             rest: Vec::new(),
             bytes: Vec::new(),
@@ -98,6 +108,9 @@ impl Making {
             let variables = mem::take(&mut self.table.variables);
             let plan = Plan::of(&btf, functions, variables, self.parts.code())?;
             self.plan = Some(plan);
+        }
+        if let Some(code) = self.code.take() {
+            self.frames = frames::section(&self.table.symbols, &self.parts, &*code)?;
         }
         let mut sections = Sections::of(self.parts.iter());
         for content in Content::ALL {
@@ -131,6 +144,8 @@ impl Making {
                 (Section::symbols(self.table.locals()), elf::SYMBOL * count)
             }
             Content::SymbolNames => (Section::names(), self.table.names.len()),
+            Content::Frames if self.frames.is_empty() => return None,
+            Content::Frames => (Section::debug(), self.frames.len()),
             Content::Shapes => (Section::debug(), plan.map(|_| dwarf::shapes().len())?),
             Content::Ranges => (Section::debug(), plan?.ranges().len()),
             Content::Strings => {
@@ -167,6 +182,7 @@ impl Making {
             (Content::BuildId, _, Some(id)) => elf::write_build_id(id, out),
             (Content::Symbols, ..) => elf::write_symbols(&self.table.symbols, out),
             (Content::SymbolNames, ..) => out.put(&self.table.names),
+            (Content::Frames, ..) => out.put(&mem::take(&mut self.frames)),
             (_, Some(plan), _) => {
                 if let Ok(btf) = Btf::parse(&self.types) {
                     write_debug(content, &btf, plan, out);
@@ -187,6 +203,6 @@ fn write_debug(content: Content, btf: &Btf<'_>, plan: &Plan, out: &mut Vec<u8>) 
         Content::Info => unit.write_info(out),
         Content::Locations => unit.write_locations(out),
         // These need no types.
-        Content::BuildId | Content::Symbols | Content::SymbolNames => {}
+        Content::BuildId | Content::Symbols | Content::SymbolNames | Content::Frames => {}
     }
 }

@@ -6,6 +6,7 @@
 //! - a section for each part of the kernel and for the code of each module, without contents;
 //! - all symbols, with sizes as far as the next symbol;
 //! - the build ID of the kernel, by which a host can keep the file;
+//! - for each function, how to get from a place in it to its caller (`frames`);
 //! - with BTF, DWARF of its types, functions and variables (`dwarf`).
 //!
 //! Of several functions with one name, BTF describes one and does not say which. None of them has a prototype here.
@@ -15,6 +16,7 @@
 
 mod dwarf;
 mod elf;
+mod frames;
 mod making;
 mod parts;
 mod sink;
@@ -24,9 +26,11 @@ mod tests;
 
 use crate::kernel::NoKernel;
 use crate::symbols::Symbols;
+use alloc::boxed::Box;
 use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
+pub use frames::ReadCode;
 use making::Making;
 use parts::Parts;
 use spin::Mutex;
@@ -78,6 +82,8 @@ pub struct Contents<'a> {
     pub types: Option<Vec<u8>>,
     /// Its build ID.
     pub build_id: Option<Vec<u8>>,
+    /// Its code.
+    pub code: Option<Box<ReadCode>>,
 }
 
 /// A file, made as it is read: a debugger waits for each answer, but not as long as all of it takes in an emulator. Its

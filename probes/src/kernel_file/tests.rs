@@ -8,7 +8,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use ebpf::btf::{HEADER, Kind, MAGIC};
-use gimli::{AttributeValue, DW_AT_name, DW_TAG_subprogram, Dwarf, EndianSlice, LittleEndian};
+use gimli::{
+    AttributeValue, DW_AT_name, DW_TAG_subprogram, Dwarf, EndianSlice, LittleEndian, UnwindSection,
+};
 use object::{Object, ObjectSection, ObjectSymbol};
 
 const TEXT: u64 = 0xffff_a501_6600_0000;
@@ -148,11 +150,24 @@ fn types() -> Vec<u8> {
 
 const BUILD_ID: [u8; 20] = *b"an ID of twenty byte";
 
+/// All functions have a frame of 32 bytes, from the second instruction on; modules cannot be read.
+fn read_code(address: u64, buffer: &mut [u8]) -> Option<()> {
+    // stp x29, x30, [sp, #-32]!; nop
+    let words = [0xa9be_7bfd_u32, 0xd503_201f].map(u32::to_le_bytes);
+    let is_there = (TEXT..END).contains(&address);
+    for (index, byte) in buffer.iter_mut().enumerate() {
+        let at = (address - TEXT) as usize + index;
+        *byte = words[usize::from(at % 32 > 3)][at % 4];
+    }
+    is_there.then_some(())
+}
+
 fn file(types: Option<Vec<u8>>) -> KernelFile {
     let contents = Contents {
         symbols: &kernel(),
         types,
         build_id: Some(BUILD_ID.to_vec()),
+        code: Some(Box::new(read_code)),
     };
     KernelFile::open(contents).expect("a kernel's symbols")
 }
@@ -389,6 +404,35 @@ fn types_that_lead_into_themselves_are_none() {
 }
 
 #[test]
+fn functions_have_frames() {
+    let bytes = whole(&file(None));
+    let elf = object::File::parse(&bytes[..]).expect("an ELF file");
+    let section = elf.section_by_name(".debug_frame").expect("frames");
+    let frames = gimli::DebugFrame::new(section.data().unwrap(), LittleEndian);
+    let bases = gimli::BaseAddresses::default();
+    let mut context = gimli::UnwindContext::new();
+    let mut entries = frames.entries(&bases);
+    let mut functions = Vec::new();
+    while let Some(entry) = entries.next().unwrap() {
+        if let gimli::CieOrFde::Fde(partial) = entry {
+            let function = partial.parse(gimli::DebugFrame::cie_from_offset).unwrap();
+            let start = function.initial_address();
+            let row = function.unwind_info_for_address(&frames, &bases, &mut context, start);
+            functions.push((start, function.len(), row.unwrap().cfa().clone()));
+        }
+    }
+    let entry = gimli::CfaRule::RegisterAndOffset {
+        register: gimli::Register(31),
+        offset: 0,
+    };
+    let starts: Vec<_> = functions.iter().map(|function| function.0).collect();
+    let of_kernel = [0, 0x1000, 0x1020, 0x1040, 0x1060, 0x10c0].map(|offset| TEXT + offset);
+    // The code of the module cannot be read.
+    assert_eq!(starts, [&of_kernel[..], &[INIT]].concat());
+    assert_eq!(functions[1], (TEXT + 0x1000, 0x20, entry));
+}
+
+#[test]
 fn what_is_no_kernel_has_no_file() {
     let symbols = FakeSymbols::new([(Gva(TEXT), "start")]);
     assert!(!is_of_kernel(&symbols));
@@ -396,6 +440,7 @@ fn what_is_no_kernel_has_no_file() {
         symbols: &symbols,
         types: None,
         build_id: None,
+        code: None,
     };
     let refused = KernelFile::open(contents).err();
     assert_eq!(refused, Some(NoFile::NoSymbol("_stext")));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::read::GzDecoder;
 use object::{Object, ObjectSymbol};
 use probes::build_id;
-use probes::kallsyms::{self, Placement, SymbolTable};
+use probes::kallsyms::{self, ImageReader, Placement, SymbolTable};
 use probes::kernel_file::{Contents, KernelFile};
 use std::fs;
 use std::io::Read;
@@ -87,11 +87,17 @@ fn of_image(path: &Path, args: &Args) -> Result<(String, Vec<u8>)> {
     let kernel = kallsyms::find(&image[..], Placement::File)
         .with_context(|| format!("no symbols in {shown}"))?;
     // A kernel need not have types.
+    let symbols = place(kernel.symbols, args)?;
+    let start = image_start(&symbols)?;
     let types = (!args.symbols_only).then(|| Kernel::from_image(&image).ok());
     let file = KernelFile::open(Contents {
-        symbols: &place(kernel.symbols, args)?,
+        symbols: &symbols,
         types: types.flatten().map(|kernel| kernel.btf),
         build_id: build_id::find(&image).map(Vec::from),
+        code: Some(Box::new(move |address, buffer| {
+            let at = address.checked_sub(start)?;
+            image[..].read(at, buffer).ok()
+        })),
     })?;
     Ok((kernel.banner, file.read(0, usize::MAX, <[u8]>::to_vec)?))
 }
