@@ -13,8 +13,10 @@ use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 
-/// gdbstub's buffer: the largest packet that the framer lets through, in its frame, with room to decode into.
-const BUFFER: usize = PACKET_SIZE + 256;
+/// gdbstub's buffer. With each packet it looks through all of it for a second `#`, so it is no larger than most packets need.
+const BUFFER: usize = 1024;
+/// What a packet takes in a buffer beside its body: its frame, and what gdbstub decodes.
+const BESIDE: usize = 256;
 
 type Machine = GdbStubStateMachine<'static, DebugTarget, Replies>;
 
@@ -48,8 +50,12 @@ pub(super) struct Stub {
 impl Stub {
     /// gdbstub with nothing behind it.
     pub(super) fn new(target: &mut DebugTarget) -> Self {
+        Self::with_buffer(target, BUFFER)
+    }
+
+    fn with_buffer(target: &mut DebugTarget, size: usize) -> Self {
         let mut stub = Self {
-            machine: build(target),
+            machine: build(target, size),
         };
         // Its reply is for nobody.
         let _ = stub.pump(target, b"QStartNoAckMode");
@@ -61,12 +67,15 @@ impl Stub {
         matches!(self.machine, Some(GdbStubStateMachine::Running(_)))
     }
 
-    /// Hands gdbstub the body of a packet.
+    /// Hands gdbstub the body of a packet. Long packets are about memory and files, and leave gdbstub as it is.
     pub(super) fn handle(
         &mut self,
         target: &mut DebugTarget,
         body: &[u8],
     ) -> Result<Bodies, Failed> {
+        if buffer_for(body) > BUFFER {
+            return self.ask_another(target, body);
+        }
         let replies = self.pump(target, body);
         if replies.is_err() {
             self.rebuild(target);
@@ -74,16 +83,16 @@ impl Stub {
         replies
     }
 
-    /// Hands the body of a packet to another gdbstub, because this one waits for a stop and takes none.
+    /// Hands the body of a packet to another gdbstub, because this one waits for a stop and takes none, or has no room.
     pub(super) fn ask_another(
         &self,
         target: &mut DebugTarget,
         body: &[u8],
     ) -> Result<Bodies, Failed> {
-        let mut other = Self::new(target);
+        let mut other = Self::with_buffer(target, buffer_for(body));
         let tid = crate::target::tid(target.focus());
         other.focus(target, tid);
-        other.handle(target, body)
+        other.pump(target, body)
     }
 
     /// Reports a stop of the running target.
@@ -140,9 +149,18 @@ impl Stub {
     }
 }
 
-fn build(target: &mut DebugTarget) -> Option<Machine> {
+/// How large a buffer gdbstub needs for a packet. What it transfers goes through the buffer as well.
+fn buffer_for(body: &[u8]) -> usize {
+    let transferred = match body.starts_with(b"qXfer:") {
+        true => PACKET_SIZE,
+        false => 0,
+    };
+    BUFFER.max(body.len() + transferred + BESIDE)
+}
+
+fn build(target: &mut DebugTarget, size: usize) -> Option<Machine> {
     let stub = GdbStub::builder(Replies::default())
-        .packet_buffer_size(BUFFER)
+        .packet_buffer_size(size)
         .build()
         .ok()?;
     stub.run_state_machine(target).ok()
