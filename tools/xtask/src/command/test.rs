@@ -14,6 +14,8 @@ use std::process::Command;
 
 /// QEMU's CPU models beside the default `cortex-a72`, with their cheap pointer authentication.
 const MORE_MODELS: [&str; 2] = ["neoverse-n1", "max,pauth-impdef=on"];
+/// Set for the long tests to be there.
+const FULL: &str = "PERISCOPE_FULL";
 /// End-to-end tests that `--full` repeats on these models.
 const ON_EVERY_MODEL: [&str; 2] = ["tiny_vm", "linux"];
 
@@ -67,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
         let oldstable = guest::linux(&report, Release::Oldstable, Freshness::Cached)?;
         report.done("guest kernel", &oldstable.describe()?);
         tests
-            .env("PERISCOPE_FULL", "1")
+            .env(FULL, "1")
             .env("PERISCOPE_OLDSTABLE_IMAGE", &oldstable.kernel);
     }
     check_filters(args)?;
@@ -93,6 +95,10 @@ fn check_filters(args: &Args) -> Result<()> {
     let every_test = || {
         let mut tests = process::cargo();
         host_packages(tests.arg("test"));
+        if args.full {
+            // The long tests are there only then.
+            tests.env(FULL, "1");
+        }
         tests
     };
     // Compilers speak for themselves.
