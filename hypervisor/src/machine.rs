@@ -3,6 +3,7 @@
 use crate::trace::{About, trace};
 use crate::vm::Vm;
 use crate::{cpu, hwdebug, service, sysreg, time, vcpu};
+use alloc::vec::Vec;
 use probes::a64::SimulationFeatures;
 use probes::addr::{Gpa, PAGE_SIZE};
 use probes::machine::{
@@ -26,6 +27,12 @@ impl Machine for Vm {
 
     fn notify_server(&self) {
         service::notify();
+    }
+
+    fn console(&self) -> Option<Vec<u8>> {
+        self.fetch_output();
+        self.update_uart_line(None);
+        Some(self.console.lock().contents())
     }
 }
 

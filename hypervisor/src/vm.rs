@@ -15,6 +15,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use devices::guest_fdt::{self, GuestTree};
+use devices::scrollback::Scrollback;
 use devices::vgic::{VcpuMask, Vgic};
 use devices::vuart::Vuart;
 use log::{error, info, warn};
@@ -85,6 +86,8 @@ pub struct Vm {
     pub vgic: Mutex<Vgic>,
     /// Its console.
     pub vuart: Mutex<Vuart>,
+    /// What the guest, and those before it in this VM, have written to it.
+    pub console: Mutex<Scrollback>,
     /// The UART's interrupt line, as the virtual GIC knows it.
     uart_level: AtomicBool,
     holds: Mutex<Holds>,
@@ -228,6 +231,7 @@ impl Vm {
             vgic: Mutex::new(Vgic::new(vcpus.len())),
             vcpus,
             vuart: Mutex::new(Vuart::new()),
+            console: Mutex::default(),
             uart_level: AtomicBool::new(false),
             holds: Mutex::new(Holds {
                 count: 0,
@@ -446,6 +450,20 @@ impl Vm {
         }
     }
 
+    /// Takes what the guest has written out of its UART. The UART's interrupt may change.
+    pub fn fetch_output(&self) {
+        let mut buffer = [0; 256];
+        // In this order for all, so that two CPUs do not mix what they fetch.
+        let mut console = self.console.lock();
+        loop {
+            let count = self.vuart.lock().take_tx(&mut buffer);
+            if count == 0 {
+                return;
+            }
+            console.push(&buffer[..count]);
+        }
+    }
+
     // ---- Memory ----
 
     fn ram(&self, gpa: Gpa, length: usize) -> Result<Hpa, PhysFault> {
@@ -535,6 +553,7 @@ impl Vm {
     /// Everything as after power-on, the guest loaded, and vCPU 0 at its first instruction. Held, all vCPUs off.
     fn begin_life(&self, state: VmState) {
         self.vgic.lock().reset();
+        self.fetch_output();
         *self.vuart.lock() = Vuart::new();
         self.uart_level.store(false, Ordering::Release);
         {

@@ -22,6 +22,7 @@
 use crate::a64::SimulationFeatures;
 use crate::addr::{Gpa, Gva};
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -369,6 +370,10 @@ pub trait Machine:
     /// [`crate::space::Space::attend`] soon. Called on the hit path, so it neither allocates
     /// nor waits.
     fn notify_server(&self);
+    /// The last that the guest has written to its console, oldest byte first; `None` where nobody keeps it.
+    fn console(&self) -> Option<Vec<u8>> {
+        None
+    }
     /// Of the hypervisor: the VM whose guest a physical CPU executes when it is not in the hypervisor.
     fn guest(&self, _cpu: VcpuId) -> Option<&dyn Machine> {
         None

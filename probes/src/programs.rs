@@ -104,6 +104,8 @@ pub enum StoreError {
         /// Bytes that the maps of the others leave.
         left: u64,
     },
+    /// The bytes that the object was loaded from are not kept.
+    NotKept(String),
     /// Probes use the object.
     InUse {
         /// The object.
@@ -173,6 +175,11 @@ impl fmt::Display for StoreError {
                 "the maps take {needed} bytes and {left} are left: give them fewer entries, or \
                  unload another program first"
             ),
+            Self::NotKept(name) => write!(
+                f,
+                "{name} was loaded when {} MiB of programs were kept already: it cannot be read back",
+                KEPT_BYTES >> 20
+            ),
             Self::InUse { name, users } => {
                 write!(f, "{name} is in use by {}: detach first", users.join(", "))
             }
@@ -184,6 +191,9 @@ impl core::error::Error for StoreError {}
 
 /// How many objects can be loaded besides the built-in ones.
 pub const MAX_OBJECTS: usize = 64;
+
+/// Bytes of uploaded objects that are kept for who wants to read them back. What comes when there are as many is not.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// How many bytes maps may take. The rest of the hypervisor's heap is for what must not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -225,6 +235,8 @@ struct Stored {
     object: Arc<Object>,
     /// `None` for a built-in one.
     owner: Option<Owner>,
+    /// What it was loaded from: a linked program.
+    bytes: Option<Arc<[u8]>>,
 }
 
 /// Loaded objects by name: the built-in ones, and those that a user uploaded.
@@ -255,6 +267,7 @@ impl ProgramStore {
             let stored = Stored {
                 object: Arc::new(object),
                 owner: None,
+                bytes: bytes_of_builtin(name),
             };
             objects.insert(name.to_string(), stored);
         }
@@ -272,10 +285,17 @@ impl ProgramStore {
         objects
             .get(name)
             .map(|stored| stored.object.clone())
-            .ok_or_else(|| StoreError::NoSuchObject {
-                name: name.to_string(),
-                known: objects.keys().cloned().collect(),
-            })
+            .ok_or_else(|| no_such_object(&objects, name))
+    }
+
+    /// The linked program that the object of that name was loaded from.
+    pub fn bytes(&self, name: &str) -> Result<Arc<[u8]>, StoreError> {
+        let objects = self.objects.read();
+        let stored = objects
+            .get(name)
+            .ok_or_else(|| no_such_object(&objects, name))?;
+        let kept = stored.bytes.clone();
+        kept.ok_or_else(|| StoreError::NotKept(name.to_string()))
     }
 
     /// The program that a user names as `object`, where it has one program, or `object:program`.
@@ -393,9 +413,11 @@ impl ProgramStore {
         if uploaded >= MAX_OBJECTS && !objects.contains_key(name) {
             return Err(StoreError::Full);
         }
+        let kept = bytes.len() <= KEPT_BYTES.saturating_sub(kept_beside(&objects, name));
         let stored = Stored {
             object: Arc::new(object),
             owner: Some(owner),
+            bytes: kept.then(|| Arc::from(bytes)),
         };
         objects.insert(name.to_string(), stored);
         Ok(())
@@ -485,6 +507,28 @@ impl ProgramStore {
         }
         Ok(())
     }
+}
+
+/// A built-in object as a linked program.
+fn bytes_of_builtin(name: &str) -> Option<Arc<[u8]>> {
+    let encoded = ebpf::builtin::linked(name)?.encode().ok()?;
+    Some(Arc::from(encoded))
+}
+
+fn no_such_object(objects: &BTreeMap<String, Stored>, name: &str) -> StoreError {
+    StoreError::NoSuchObject {
+        name: name.to_string(),
+        known: objects.keys().cloned().collect(),
+    }
+}
+
+/// Bytes that are kept of uploaded objects, without that of `name`.
+fn kept_beside(objects: &BTreeMap<String, Stored>, name: &str) -> usize {
+    let others = objects
+        .iter()
+        .filter(|(other, stored)| *other != name && stored.owner.is_some());
+    let kept = others.filter_map(|(_, stored)| stored.bytes.as_ref());
+    kept.map(|bytes| bytes.len()).sum()
 }
 
 #[cfg(test)]
@@ -614,6 +658,53 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::SessionQuota { .. })));
         let store = ProgramStore::with(1, None, MapMemory::of(128 << 20)).unwrap();
         assert_eq!(store.load("a", &large, ME), Ok(()));
+    }
+
+    #[test]
+    fn what_was_loaded_can_be_read_back() {
+        let store = ProgramStore::new(1).unwrap();
+        let good = object(&["one"]);
+        store.load("mine", &good, ME).unwrap();
+        assert_eq!(*store.bytes("mine").unwrap(), *good);
+        for builtin in ebpf::builtin::NAMES {
+            let read = store.bytes(builtin).unwrap();
+            store
+                .load(&alloc::format!("my-{builtin}"), &read, ME)
+                .unwrap();
+        }
+        assert!(matches!(
+            store.bytes("none"),
+            Err(StoreError::NoSuchObject { known, .. }) if known.contains(&"mine".to_string())
+        ));
+    }
+
+    #[test]
+    fn so_much_is_kept_and_no_more() {
+        let store = ProgramStore::new(1).unwrap();
+        let mut linked = ebpf::builtin::linked("count").unwrap();
+        // A text that nobody reads makes it long.
+        let mut text = linked.maps[0].clone();
+        (text.name, text.kind) = ("text".into(), ebpf::map::MapKind::Array);
+        (text.max_entries, text.value_size) = (1, 900 << 10);
+        text.initial = vec![b'a'; 900 << 10];
+        linked.maps.push(text);
+        let long = linked.encode().unwrap();
+        assert!(long.len() < KEPT_BYTES / 4 && long.len() > KEPT_BYTES / 5);
+        for name in ["a", "b", "c", "d", "e"] {
+            store.load(name, &long, ME).unwrap();
+        }
+        assert!(store.bytes("d").is_ok());
+        assert_eq!(
+            store.bytes("e"),
+            Err(StoreError::NotKept("e".to_string())),
+            "but it runs"
+        );
+        assert!(store.program("e").is_ok());
+        store.load("d", &long, ME).unwrap();
+        assert!(store.bytes("d").is_ok(), "in its own place");
+        store.unload("a").unwrap();
+        store.load("e", &long, ME).unwrap();
+        assert!(store.bytes("e").is_ok());
     }
 
     #[test]

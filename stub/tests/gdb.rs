@@ -318,6 +318,7 @@ fn events_go_with_remote_get() {
     let directory = std::env::temp_dir().join(format!("periscope-get-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let (events, sources) = (directory.join("events"), directory.join("sources"));
+    let program = directory.join("count.lp");
     let serving = Serving::start(1);
     let output = gdb(
         &serving,
@@ -330,8 +331,11 @@ fn events_go_with_remote_get() {
             &format!("remote get events {}", events.display()),
             &format!("remote get sources {}", sources.display()),
             "remote get elsewhere /dev/null",
+            &format!("remote get count.lp {}", program.display()),
         ],
     );
+    let linked = ebpf::builtin::linked("count").unwrap().encode().unwrap();
+    assert_eq!(std::fs::read(&program).unwrap(), linked);
     let bytes = std::fs::read(&events).unwrap();
     let names = std::fs::read_to_string(&sources).unwrap();
     std::fs::remove_dir_all(&directory).unwrap();

@@ -138,7 +138,24 @@ fn files_of_a_vm_have_its_name() {
     );
     let no_types = open(&mut tools, "vm1/btf");
     assert!(no_types.starts_with("E.btf: "), "{no_types}");
-    assert_eq!(open(&mut tools, "nonsense"), "F-1,02");
+    let none = open(&mut tools, "nonsense");
+    assert!(
+        none.starts_with("E.there is no file nonsense. There are log, console, "),
+        "{none}"
+    );
+    tools.bench.machines[1].print("two");
+    assert_eq!(
+        open(&mut tools, "console"),
+        "E.say which VM, as vm1/console"
+    );
+    assert_eq!(open(&mut tools, "vm2/console"), "F00");
+    assert_eq!(tools.ask("vFile:pread:0,1000,0"), "F3;two");
+    assert_eq!(tools.ask("vFile:close:0"), "F0");
+    let listed = tools.monitor("files");
+    assert!(
+        listed.contains("VM/console ") && listed.contains("log "),
+        "{listed}"
+    );
     assert_eq!(open(&mut tools, "events"), "F00");
 }
 

@@ -1148,10 +1148,19 @@ fn gdb_takes_the_endpoint_for_tools(machine: &Machine) -> Result<()> {
     gdb.console(&format!("target extended-remote 127.0.0.1:{port}"))?;
     let list = gdb.console("monitor vm list")?;
     ensure!(list.contains("vm1  running  2 of 2"), "{list}");
-    let banner = Path::new(env!("CARGO_TARGET_TMPDIR")).join("banner");
-    gdb.console(&format!("remote get vm2/linux_banner {}", banner.display()))?;
-    let banner = fs::read_to_string(banner)?;
+    let mut get = |file: &str| -> Result<String> {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("got");
+        gdb.console(&format!("remote get {file} {}", path.display()))?;
+        Ok(fs::read_to_string(path)?)
+    };
+    let banner = get("vm2/linux_banner")?;
     ensure!(banner.starts_with("Linux version "), "{banner}");
+    machine.linux(1)?.run("echo on | tr no NO")?;
+    let console = get("vm1/console")?;
+    ensure!(console.contains("ON\r\n"), "{console}");
+    ensure!(!get("vm2/console")?.contains("ON\r\n"), "it is vm1's");
+    let log = get("log")?;
+    ensure!(log == machine.shell("log")?, "{log}");
     let registers = gdb.console("info registers");
     ensure!(registers.is_err(), "there are none: {registers:?}");
     let said = machine.linux(1)?.run("echo on")?;

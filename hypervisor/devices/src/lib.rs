@@ -11,6 +11,7 @@ pub mod channel;
 pub mod guest_fdt;
 #[expect(unsafe_code, reason = "device registers")]
 pub mod mmio;
+pub mod scrollback;
 pub mod uart;
 pub mod vgic;
 pub mod virtio;

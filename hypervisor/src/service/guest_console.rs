@@ -1,18 +1,17 @@
 //! The console of a guest: its emulated UART on one side, a channel on the other.
 
-use super::{Backlog, ChannelPort, drain};
+use super::{Backlog, ChannelPort};
 use crate::vm::Vm;
 use alloc::collections::VecDeque;
 use devices::channel::Channel;
-
-/// How much of a guest's console is kept while nobody is connected, in bytes.
-const CONSOLE_BACKLOG: usize = 256 * 1024;
+use stub::ByteChannel;
 
 /// The console of a guest.
 pub struct GuestConsole {
     vm: &'static Vm,
     port: ChannelPort,
-    backlog: VecDeque<u8>,
+    /// How far the channel has what the guest has written.
+    sent: u64,
     /// Read from the port, not yet taken by the guest's UART.
     input: VecDeque<u8>,
 }
@@ -23,7 +22,7 @@ impl GuestConsole {
         Self {
             vm,
             port,
-            backlog: VecDeque::new(),
+            sent: 0,
             input: VecDeque::new(),
         }
     }
@@ -31,27 +30,30 @@ impl GuestConsole {
     /// Moves what there is to move, both ways.
     pub fn run(&mut self) -> Backlog {
         while self.port.take_event().is_some() {}
-        let mut buffer = [0; 256];
-        loop {
-            let count = self.vm.vuart.lock().take_tx(&mut buffer);
-            if count == 0 {
-                break;
-            }
-            self.backlog.extend(&buffer[..count]);
-            let excess = self.backlog.len().saturating_sub(CONSOLE_BACKLOG);
-            self.backlog.drain(..excess);
-        }
+        self.vm.fetch_output();
         if self.port.is_connected() {
-            drain(&mut self.backlog, &mut self.port);
+            self.send();
         }
         self.feed_guest();
         self.vm.update_uart_line(None);
-        let waiting =
-            self.port.is_connected() && !self.backlog.is_empty() || !self.input.is_empty();
-        if waiting {
+        let is_behind = self.port.is_connected() && self.sent < self.vm.console.lock().end();
+        if is_behind || !self.input.is_empty() {
             Backlog::Waiting
         } else {
             Backlog::Empty
+        }
+    }
+
+    /// Sends what the channel takes.
+    fn send(&mut self) {
+        let mut buffer = [0; 1024];
+        loop {
+            let (start, count) = self.vm.console.lock().read(self.sent, &mut buffer);
+            let taken = self.port.write(&buffer[..count]);
+            self.sent = start + taken as u64;
+            if taken == 0 {
+                return;
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::machine::{
 };
 use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegAccess, SysRegs, pstate};
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 impl RunControl for FakeMachine {
@@ -274,4 +275,8 @@ impl Machine for FakeMachine {
 
     /// A fake has no server of its own: whoever runs it looks after it.
     fn notify_server(&self) {}
+
+    fn console(&self) -> Option<Vec<u8>> {
+        Some(self.console.lock().clone())
+    }
 }

@@ -104,6 +104,8 @@ pub struct FakeMachine {
     turn: AtomicUsize,
     /// There are no interrupts here that it could matter to.
     step_interrupts: Mutex<StepInterrupts>,
+    /// What the guest has written to its console.
+    console: Mutex<Vec<u8>>,
 }
 
 /// `vms` connected VMs of `vcpus` vCPUs each, and the debugger over them.
@@ -164,6 +166,7 @@ impl FakeMachine {
             held_idle: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             step_interrupts: Mutex::default(),
+            console: Mutex::default(),
         };
         Box::leak(Box::new(machine))
     }
@@ -171,6 +174,11 @@ impl FakeMachine {
     /// Tells the VM its debugger: without one, an armed word is the guest's own `HVC`.
     pub fn connect(&self, periscope: &'static Periscope) {
         self.periscope.call_once(|| periscope);
+    }
+
+    /// The guest writes to its console.
+    pub fn print(&self, text: &str) {
+        self.console.lock().extend_from_slice(text.as_bytes());
     }
 
     /// Puts instructions into RAM, where a reset puts them again. What lies outside RAM is left

@@ -29,7 +29,8 @@ fn list(invocation: &mut Invocation<'_>) -> Result<(), Problem> {
     writeln!(
         invocation.out,
         "\nWords can be shortened. A place is an address or a symbol: vm1:vfs_read, \
-         0xffff800080012340.\nGDB's `remote put prog.lp NAME.lp` loads a program as NAME."
+         0xffff800080012340.\nGDB's `remote put prog.lp NAME.lp` loads a program as NAME, `remote get FILE` fetches \
+         one of `files`."
     )?;
     Ok(())
 }

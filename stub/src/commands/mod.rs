@@ -6,6 +6,7 @@ mod bar;
 mod complete;
 mod ebpf_dump;
 mod event_args;
+mod files;
 mod from_hypervisor;
 mod gsym;
 mod help;
@@ -206,6 +207,7 @@ const COMMANDS: &[Command] = &[
     phys::COMMAND,
     step_irqs::COMMAND,
     log::COMMAND,
+    files::COMMAND,
     complete::COMMAND,
 ];
 

@@ -1,13 +1,10 @@
-//! Files: `remote put` is how linked programs get here, `remote get` how events get out. There is no file system behind
-//! this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or, called
-//! `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What is got is made when it
-//! is opened: `events`, the kept events as records, and `sources`, what they are called (`docs/events.md`); `btf` and
-//! `linux_banner`, the types and the version of the kernel in the VM (`periscope link --target`). Where the endpoint has no
-//! VM, the name of one comes before: `vm1/btf`. `stream` and `outputs` have no end: they are read on and on, and give the
-//! events that have come since (`docs/events.md`).
+//! Files: `remote put` is how linked programs get here, `remote get` how events and other things get out. There is no file
+//! system behind this. What is put lives in memory until it is closed; then it is verified and loaded under its stem, or,
+//! called `System.map`, `vmlinux`, `NAME.map` or `NAME.elf`, kept until `trace loadsyms` takes it. What can be got,
+//! [`super::readable`] says.
 
 use super::{Commands, DebugTarget, Role};
-use crate::events::{Stream, Wanted};
+use crate::events::Stream;
 use crate::packet::request::FileWindow;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -20,7 +17,6 @@ use gdbstub::target::ext::host_io::{
 };
 use probes::kernel_file::KernelFile;
 use probes::programs::StoreError;
-use probes::space::Space;
 use spin::Mutex;
 
 /// Files that can be open at once.
@@ -30,13 +26,11 @@ const MAX_PROGRAM: usize = 1 << 20;
 /// Bytes of a file with symbols at most. Debian's `System.map` has 5 million, and so has what `periscope symbols` makes; a
 /// `vmlinux` with its code and debugging information has hundreds.
 const MAX_MAP: usize = 16 << 20;
-/// The file of the kernel that runs.
-const EXEC_FILE: &[u8] = b"vmlinux";
 /// Bytes of a file name at most.
 const MAX_NAME: usize = 256;
 
 /// A file that is being written.
-struct Upload {
+pub(super) struct Upload {
     purpose: Purpose,
     bytes: Vec<u8>,
 }
@@ -70,7 +64,7 @@ impl Purpose {
 }
 
 /// An open file.
-enum File {
+pub(super) enum File {
     /// Being written.
     Upload(Upload),
     /// Being read.
@@ -135,11 +129,21 @@ impl Upload {
 
 /// The name of a file without directories.
 fn file_name(path: &[u8]) -> Result<&str, HostIoErrno> {
+    Ok(split(text(path)?).1)
+}
+
+/// A path as text.
+fn text(path: &[u8]) -> Result<&str, HostIoErrno> {
     if path.len() > MAX_NAME {
         return Err(HostIoErrno::ENAMETOOLONG);
     }
-    let path = core::str::from_utf8(path).map_err(|_| HostIoErrno::EINVAL)?;
-    Ok(path.rsplit('/').next().unwrap_or_default())
+    core::str::from_utf8(path).map_err(|_| HostIoErrno::EINVAL)
+}
+
+/// A path's directory, where it has one, and the name of the file.
+pub(super) fn split(path: &str) -> (Option<&str>, &str) {
+    path.rsplit_once('/')
+        .map_or((None, path), |(directory, name)| (Some(directory), name))
 }
 
 /// The name of a file without what follows its last dot.
@@ -149,15 +153,6 @@ fn stem(file: &str) -> Result<String, HostIoErrno> {
         Err(HostIoErrno::EINVAL)
     } else {
         Ok(stem.to_string())
-    }
-}
-
-/// What a client wants that opens a file to read on and on.
-fn wanted(path: &[u8]) -> Option<Wanted> {
-    match path.rsplit(|byte| *byte == b'/').next()? {
-        b"stream" => Some(Wanted::All),
-        b"outputs" => Some(Wanted::Outputs),
-        _ => None,
     }
 }
 
@@ -173,21 +168,6 @@ impl DebugTarget {
             Commands::Refused(why) => {
                 self.notice(why.to_string());
                 Err(HostIoErrno::EBUSY)
-            }
-        }
-    }
-
-    /// What a client can read under that name.
-    fn readable(&mut self, path: &[u8]) -> Option<File> {
-        let mut names = path.rsplit(|byte| *byte == b'/');
-        if names.next() != Some(EXEC_FILE) {
-            return self.made(path).map(File::Download);
-        }
-        match self.guest(names.next())?.kernel_file() {
-            Ok(file) => Some(File::Kernel(file)),
-            Err(reason) => {
-                self.explain(alloc::format!("vmlinux: {reason}"));
-                None
             }
         }
     }
@@ -229,56 +209,9 @@ impl DebugTarget {
         self.commands == Commands::Allowed && self.space.has_kernel_file()
     }
 
-    /// What is made when it is opened.
-    fn made(&mut self, path: &[u8]) -> Option<Vec<u8>> {
-        let mut names = path.rsplit(|byte| *byte == b'/');
-        let file = names.next()?;
-        self.collect_events();
-        match file {
-            b"events" => Some(self.server.events().raw()),
-            b"sources" => Some(self.server.events().sources().into_bytes()),
-            b"btf" => match self.guest(names.next())?.kernel_types() {
-                Ok(types) => Some(types),
-                Err(reason) => {
-                    self.explain(alloc::format!("btf: {reason}"));
-                    None
-                }
-            },
-            b"linux_banner" => {
-                let space = self.guest(names.next())?;
-                // It is found with the symbols.
-                if let Err(reason) = space.find_symbols() {
-                    self.explain(alloc::format!("linux_banner: {reason}"));
-                    return None;
-                }
-                space.kernel_banner().map(String::into_bytes)
-            }
-            _ => None,
-        }
-    }
-
-    /// The VM whose kernel a file is about: the endpoint's, or for a tool that of the directory.
-    fn guest(&mut self, directory: Option<&[u8]>) -> Option<&'static Space> {
-        if self.role == Role::Debugger {
-            return Some(self.space);
-        }
-        let name = directory.and_then(|name| core::str::from_utf8(name).ok());
-        let Some(name) = name.filter(|name| !name.is_empty()) else {
-            self.explain("say which VM, as vm1/btf".to_string());
-            return None;
-        };
-        match self.server.periscope().space(name) {
-            Ok(space) => Some(space),
-            Err(error) => {
-                self.explain(error.to_string());
-                None
-            }
-        }
-    }
-
     /// Says why a request about a file is refused: to a tool at once, to a debugger, which shows but the number of an
     /// error, when its VM runs.
-    fn explain(&mut self, why: String) {
+    pub(super) fn explain(&mut self, why: String) {
         match self.role {
             Role::Debugger => self.notice(why),
             Role::Tool => self.refusal = Some(why),
@@ -325,14 +258,9 @@ impl HostIoOpen for DebugTarget {
                 purpose: Purpose::of(filename).map_err(HostIoError::Errno)?,
                 bytes: Vec::new(),
             })
-        } else if let Some(wanted) = wanted(filename) {
-            let Some(stream) = self.server.open_stream(wanted) else {
-                self.explain("as many streams as there can be are open: close one first".into());
-                return errno(HostIoErrno::ENFILE);
-            };
-            File::Stream(stream)
         } else {
-            match self.readable(filename) {
+            let path = text(filename).map_err(HostIoError::Errno)?;
+            match self.open_to_read(path) {
                 Some(file) => file,
                 None => return errno(HostIoErrno::ENOENT),
             }

@@ -10,6 +10,7 @@ mod memory_map;
 mod monitor;
 mod orders;
 pub(crate) mod pointer_masks;
+pub(crate) mod readable;
 mod registers;
 mod resume;
 mod thread_extra_info;

@@ -124,11 +124,17 @@ impl Bench {
         self.output()
     }
 
-    /// What the server has to send.
-    pub fn output(&mut self) -> String {
+    /// The same where they are no text.
+    pub fn raw_bytes(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.session.receive(bytes);
         let mut wire = Wire::default();
         self.session.flush(&mut wire);
-        String::from_utf8_lossy(&wire.0).into_owned()
+        wire.0
+    }
+
+    /// What the server has to send.
+    pub fn output(&mut self) -> String {
+        String::from_utf8_lossy(&self.raw_bytes(b"")).into_owned()
     }
 
     /// The bodies of what the server answers to a packet; console text is decoded: `O:text`.
