@@ -29,6 +29,8 @@ pub struct Remote {
     /// How far packets were returned.
     cursor: usize,
     syncs: u32,
+    /// How long it waits for a packet.
+    patience: Duration,
 }
 
 impl Remote {
@@ -42,17 +44,25 @@ impl Remote {
             received,
             cursor: 0,
             syncs: 0,
+            patience: MOMENT,
         })
     }
 
     /// Connects, introduces itself and ends acknowledgements, as GDB does.
     pub fn attach(port: u16) -> Result<Self> {
+        Self::attach_within(port, MOMENT)
+    }
+
+    /// The same where the first answer comes within that time.
+    pub fn attach_within(port: u16, patience: Duration) -> Result<Self> {
         let mut remote = Self::connect(port)?;
+        remote.patience = patience;
         let features = remote.ask("qSupported:swbreak+;hwbreak+;vContSupported+")?;
         ensure!(
             features.contains("PacketSize="),
             "features without a packet size: `{features}`"
         );
+        remote.patience = MOMENT;
         remote.send("+")?;
         ensure!(remote.ask("QStartNoAckMode")? == "OK", "acknowledgements");
         remote.send("+")?;
@@ -128,8 +138,8 @@ impl Remote {
 
     /// The body of the next packet that was not returned yet.
     pub fn packet(&mut self) -> Result<String> {
-        let start = self.received.wait_for(self.cursor, "$", MOMENT)?;
-        let end = self.received.wait_for(start, "#", MOMENT)?;
+        let start = self.received.wait_for(self.cursor, "$", self.patience)?;
+        let end = self.received.wait_for(start, "#", self.patience)?;
         self.cursor = end + self.wait_for_checksum(end)?;
         // Everything that the tests ask for is ASCII.
         let text = self.received.text_from(start);

@@ -39,8 +39,6 @@ impl<S: stub::Endpoint, C: Channel> Wired<S, C> {
                 0
             };
             self.session.receive(&buffer[..count]);
-            // Whether the client is still there to read the answers.
-            super::serve_console();
             self.session.flush(&mut self.channel);
             if event.is_none() && count == 0 {
                 break;

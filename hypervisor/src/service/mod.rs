@@ -137,7 +137,10 @@ pub fn init(platform: &Platform, map_memory: MapMemory) {
         Some(console) => wait_for_ports(console),
         None => warn!("no virtio console: no shell, no guest consoles"),
     }
-    let mut take = |name: &str| console.as_mut()?.take_port(name);
+    let mut take = |name: &str| {
+        let port = console.as_mut()?.take_port(name)?;
+        Some(port.looking(serve_console))
+    };
 
     let debugged = if crate::PERISCOPE { vm::all().len() } else { 0 };
     let mut endpoints = (0..debugged)

@@ -14,6 +14,8 @@ const ROUNDS: usize = 100;
 
 /// How many packets a client sends that never reads a reply: their replies are larger than all buffers on the way.
 const UNREAD: usize = 20_000;
+/// How many such clients there are: more than the device has buffers for a port.
+const NEVER_READING: usize = 20;
 /// How long replies to clients that are gone may be on their way.
 const LAST_REPLIES: Duration = Duration::from_secs(1);
 
@@ -119,6 +121,19 @@ pub fn never_reads(world: &World) -> Result<()> {
         if stream.write_all(&packet).is_err() {
             break;
         }
+    }
+    Ok(())
+}
+
+/// The same again and again: what the device has in hand for one that goes is lost to nobody else.
+pub fn many_never_read(world: &World) -> Result<()> {
+    for round in 0..NEVER_READING {
+        never_reads(world)?;
+        let served = world
+            .attach_again(1)
+            .and_then(|mut client| client.ask("g"))
+            .with_context(|| format!("the client after {} that did not read", round + 1))?;
+        ensure!(served.len() > 500, "registers: {served}");
     }
     Ok(())
 }

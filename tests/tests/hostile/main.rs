@@ -44,6 +44,7 @@ const CASES: &[Case<World>] = &[
     case!(clients::killed_anywhere),
     case!(clients::killed_unread),
     case!(clients::never_reads),
+    case!(clients::many_never_read),
     case!(clients::asks_while_the_vm_runs),
     case!(clients::two_in_turn),
     case!(clients::two_endpoints),

@@ -67,8 +67,8 @@ pub fn requests(world: &World) -> Result<()> {
         // The tiny guest is no Linux.
         (open("vm1/btf"), "E."),
         (open("vm1/linux_banner"), "E."),
-        (open("../../etc/passwd"), "F-1,"),
-        (open(""), "F-1,"),
+        (open("../../etc/passwd"), "E.there is no file passwd."),
+        (open(""), "E.there is no file"),
         ("vFile:pread:0,10,0".to_owned(), "F-1,"),
     ];
     for (body, wanted) in refused {

@@ -4,12 +4,18 @@ use anyhow::{Context, Result, ensure};
 use e2e::remote::Remote;
 use e2e::tiny::{Subject, Tiny};
 use e2e::{Spec, TestMachine};
+use std::thread;
+use std::time::Duration;
 use xtask::machine::Start;
 
 /// The subject that the guests are made to call.
 const SUBJECT: &str = "fn_stp";
 /// How often.
 const CALLS: u64 = 50;
+/// How long a client waits for an answer before it tries again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it waits before that: an answer to its first question may still be on the way.
+const MOMENT_BETWEEN: Duration = Duration::from_millis(500);
 /// What EL2 says when it is not well (`hypervisor/src/panic.rs`).
 const DISTRESS: [&str; 4] = [
     "hypervisor panic",
@@ -65,6 +71,16 @@ impl World {
         Remote::attach(self.port(1))
     }
 
+    /// A client that comes in the moment in which the one before goes can get that one's answer, or none
+    /// (docs/protocol.md): it tries again, as its user would.
+    pub fn attach_again(&self, vm: u16) -> Result<Remote> {
+        Remote::attach_within(self.port(vm), PATIENCE).or_else(|error| {
+            eprintln!("vm{vm}: {error:#}; trying again");
+            thread::sleep(MOMENT_BETWEEN);
+            Remote::attach(self.port(vm))
+        })
+    }
+
     /// Fails unless the next clients are served, no probe is left, the guests compute what they should, and EL2's log
     /// is free of distress.
     pub fn check(&self) -> Result<()> {
@@ -84,12 +100,7 @@ impl World {
     }
 
     fn check_endpoint(&self, vm: u16) -> Result<()> {
-        // A client that comes in the moment in which the one before goes can get that one's answer, or none
-        // (docs/status.md): it tries again, as its user would.
-        let mut client = Remote::attach(self.port(vm)).or_else(|error| {
-            eprintln!("vm{vm}: {error:#}; trying again");
-            Remote::attach(self.port(vm))
-        })?;
+        let mut client = self.attach_again(vm)?;
         let halted = client.ask("?")?;
         ensure!(halted.starts_with('T'), "`?` is answered with {halted}");
         let registers = client.ask("g")?;

@@ -50,6 +50,8 @@ pub(super) struct FakePort {
     host_open: bool,
     pub(super) guest_open: bool,
     pub(super) throttled: bool,
+    /// The buffer that it was sending when it was throttled.
+    in_hand: Option<(u32, u64, usize)>,
     /// What the host's client has read.
     pub(super) received: Vec<u8>,
 }
@@ -74,7 +76,7 @@ const CONTROL_IN: usize = 2;
 const CONTROL_OUT: usize = 3;
 const DEVICE_PORTS: usize = 31;
 
-fn receive_queue(port: u32) -> usize {
+pub(super) fn receive_queue(port: u32) -> usize {
     if port == 0 { 0 } else { 2 * port as usize + 2 }
 }
 
@@ -86,6 +88,7 @@ impl Fake {
             host_open: false,
             guest_open: false,
             throttled: false,
+            in_hand: None,
             received: Vec::new(),
         };
         Handle(Rc::new(RefCell::new(Self {
@@ -125,6 +128,8 @@ impl Fake {
         let port = self.port_mut(id);
         port.host_open = false;
         port.throttled = false;
+        // QEMU forgets it: the driver never gets that buffer back (`discard_throttle_data`).
+        port.in_hand = None;
         self.serve_output(id);
         self.send_control(id, event::PORT_OPEN, 0);
     }
@@ -304,10 +309,17 @@ impl Fake {
     }
 
     fn serve_output(&mut self, id: u32) {
-        while !self.port(id).throttled {
-            let Some((buffer, address, length)) = self.pop(receive_queue(id) + 1) else {
+        loop {
+            let in_hand = self.port_mut(id).in_hand.take();
+            let Some((buffer, address, length)) =
+                in_hand.or_else(|| self.pop(receive_queue(id) + 1))
+            else {
                 return;
             };
+            if self.port(id).throttled {
+                self.port_mut(id).in_hand = Some((buffer, address, length));
+                return;
+            }
             if self.port(id).host_open {
                 let bytes = memory::read(address, length);
                 self.port_mut(id).received.extend(bytes);

@@ -41,13 +41,17 @@ use stub::ByteChannel;
 /// Most ports of a console that are used; a device may have more.
 pub const MAX_PORTS: usize = 16;
 
-/// Buffers of each queue of a port.
-const PORT_BUFFERS: u16 = 16;
-/// Bytes of a buffer that the device fills.
+/// Buffers of a port that the device fills.
+const RECEIVED_BUFFERS: u16 = 16;
+/// Bytes of one.
 const RECEIVED_SIZE: usize = 512;
-/// Bytes of a buffer that the driver fills. All of them hold the longest packet of a debug session: what does not fit has to
-/// wait until the device has been served, which takes as long as a packet there and back.
-const SENT_SIZE: usize = 4096;
+/// Buffers of a port that the driver fills.
+const SENT_BUFFERS: u16 = 4;
+/// Bytes of one: the longest packet of a debug session. QEMU writes buffers one by one, and a client that dies while it gets
+/// the second of one answer silences the port for the client after it: QEMU ends the connection in the midst of the write,
+/// and then takes what it could not write for something that has to wait (`flush_buf` in `hw/char/virtio-console.c`,
+/// `tcp_chr_write` in `chardev/char-socket.c`), until that client goes too. Nothing that the driver does ends that.
+const SENT_SIZE: usize = 66 << 10;
 /// Control messages that fit before the device drops them: all ports' names and states at once.
 const CONTROL_BUFFERS: u16 = 32;
 /// Answers to one control message, at most.
@@ -261,6 +265,7 @@ impl<M: Mmio> Console<M> {
             seen: 0,
             receiver,
             sender,
+            look: || {},
         };
         self.send(index as u32, event::PORT_OPEN);
         // QEMU stopped reading from a client that came before the port was open, and asks its character device again
@@ -305,6 +310,7 @@ impl<M: Mmio> Console<M> {
                 value: 1,
             }
             .encode(),
+            || true,
         );
     }
 }
@@ -313,8 +319,8 @@ impl<M: Mmio> Slot<M> {
     /// Sets the queues of a port up (5.3.2: port 0 has queues 0 and 1, the control queues are 2 and 3).
     fn new(registers: &M, port: usize) -> Result<Self, ProbeError> {
         let first = if port == 0 { 0 } else { 2 * port as u32 + 2 };
-        let receiver = Receiver::new(registers, first, PORT_BUFFERS, RECEIVED_SIZE)?;
-        let sender = Sender::new(registers, first + 1, PORT_BUFFERS, SENT_SIZE)?;
+        let receiver = Receiver::new(registers, first, RECEIVED_BUFFERS, RECEIVED_SIZE)?;
+        let sender = Sender::new(registers, first + 1, SENT_BUFFERS, SENT_SIZE)?;
         Ok(Self {
             name: None,
             link: Arc::default(),
@@ -331,9 +337,18 @@ pub struct Port<M> {
     seen: u32,
     receiver: Receiver<M>,
     sender: Sender<M>,
+    /// Serves the control queue.
+    look: fn(),
 }
 
 impl<M> Port<M> {
+    /// The same port, which has the control queue served right before it sends: what one client was to get shall not go to
+    /// the next. Between that and the device there remain some instructions in which the one can still take the place of the
+    /// other.
+    pub fn looking(self, look: fn()) -> Self {
+        Self { look, ..self }
+    }
+
     /// Whether somebody is connected on the host's side.
     pub fn is_connected(&self) -> bool {
         self.link.is_open()
@@ -351,13 +366,16 @@ impl<M> Port<M> {
 }
 
 impl<M: Mmio> ByteChannel for Port<M> {
-    /// What is meant for a client that has gone is for nobody: the device would hand it to the next.
+    /// What is meant for a client that has gone is for nobody: the device would hand it to the next. One buffer at a time, so
+    /// that the device can see in between that the client has gone.
     fn write(&mut self, bytes: &[u8]) -> usize {
-        let is_gone = self.opened_last() && self.link.changes() != self.seen;
-        if is_gone {
-            return bytes.len();
-        }
-        self.sender.write(bytes)
+        let (link, seen, had_client) = (&self.link, self.seen, self.opened_last());
+        let look = self.look;
+        let bytes = &bytes[..bytes.len().min(SENT_SIZE)];
+        self.sender.write(bytes, || {
+            look();
+            !had_client || link.changes() == seen
+        })
     }
 }
 
@@ -384,6 +402,7 @@ impl<M: Mmio> Channel for Port<M> {
             _ if unread => {
                 // The last client that came, be it still there or not.
                 self.seen = changes - u32::from(changes.is_multiple_of(2));
+                self.sender.take_back();
                 return Some(ChannelEvent::Replaced);
             }
             _ => {}
@@ -392,6 +411,7 @@ impl<M: Mmio> Channel for Port<M> {
         Some(if self.opened_last() {
             ChannelEvent::Opened
         } else {
+            self.sender.take_back();
             ChannelEvent::Closed
         })
     }

@@ -276,6 +276,10 @@ impl<M: Mmio> Receiver<M> {
 pub(super) struct Sender<M> {
     queue: Queue<M>,
     free: Vec<u16>,
+    /// By buffer: whether the device has it.
+    lent: Vec<bool>,
+    /// Those that are about to go, in order.
+    filled: Vec<u16>,
 }
 
 impl<M: Mmio> Sender<M> {
@@ -289,14 +293,22 @@ impl<M: Mmio> Sender<M> {
         let mut queue = Queue::new(registers, index, size, buffer_size, Direction::ToDevice)?;
         queue.memory.write_u16(queue.layout.available, NO_INTERRUPT);
         let free = (0..queue.size).collect();
-        Ok(Self { queue, free })
+        let lent = alloc::vec![false; usize::from(queue.size)];
+        let filled = Vec::with_capacity(usize::from(queue.size));
+        Ok(Self {
+            queue,
+            free,
+            lent,
+            filled,
+        })
     }
 
     /// Sends as many of `bytes` as there are free buffers for; returns how many. Where that is not all, the device
-    /// interrupts when it gives a buffer back.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> usize {
+    /// interrupts when it gives a buffer back. `is_wanted` is asked right before the device hears of it: where nobody wants
+    /// them any more, the bytes go nowhere.
+    pub(super) fn write(&mut self, bytes: &[u8], is_wanted: impl FnOnce() -> bool) -> usize {
         self.reclaim();
-        let mut done = self.send(bytes);
+        let mut done = self.fill(bytes);
         if done == bytes.len() {
             self.queue
                 .memory
@@ -306,11 +318,20 @@ impl<M: Mmio> Sender<M> {
             // Buffers that came back before the device saw that raise no interrupt: look once more.
             fence(Ordering::SeqCst);
             self.reclaim();
-            done += self.send(&bytes[done..]);
+            done += self.fill(&bytes[done..]);
         }
-        if done != 0 {
-            self.queue.notify();
+        if done == 0 {
+            return 0;
         }
+        if !is_wanted() {
+            self.free.append(&mut self.filled);
+            return bytes.len();
+        }
+        for buffer in self.filled.drain(..) {
+            self.lent[usize::from(buffer)] = true;
+            self.queue.give(buffer);
+        }
+        self.queue.notify();
         done
     }
 
@@ -321,14 +342,25 @@ impl<M: Mmio> Sender<M> {
     }
 
     fn reclaim(&mut self) {
-        while self.free.len() < usize::from(self.queue.size)
-            && let Some(used) = self.queue.take()
-        {
-            self.free.push(used.buffer);
+        while let Some(used) = self.queue.take() {
+            if core::mem::take(&mut self.lent[usize::from(used.buffer)]) {
+                self.free.push(used.buffer);
+            }
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> usize {
+    /// The device has dropped what it was to send to somebody, and has given the buffers back: all but the one that it was
+    /// at, where it is QEMU (`discard_throttle_data` in `hw/char/virtio-serial-bus.c` has it leave the queue without a
+    /// word). That one is taken back here.
+    pub(super) fn take_back(&mut self) {
+        self.reclaim();
+        self.lent.fill(false);
+        self.free.clear();
+        self.free.extend(0..self.queue.size);
+    }
+
+    /// Puts as many of `bytes` as there are free buffers for into these.
+    fn fill(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         for chunk in bytes.chunks(self.queue.buffer_size) {
             let Some(buffer) = self.free.pop() else { break };
@@ -337,7 +369,7 @@ impl<M: Mmio> Sender<M> {
             self.queue
                 .memory
                 .write_u32(16 * usize::from(buffer) + 8, chunk.len() as u32);
-            self.queue.give(buffer);
+            self.filled.push(buffer);
             done += chunk.len();
         }
         done

@@ -1,14 +1,17 @@
 //! The driver against a device in memory that behaves as QEMU's `hw/char/virtio-serial-bus.c`.
 
-use super::fake::{Fake, Handle};
+extern crate std;
+
+use super::fake::{Fake, Handle, receive_queue};
 use super::*;
 use alloc::vec;
+use core::cell::RefCell;
 use proptest::prelude::*;
 
 const VM1: u32 = 1;
 /// Bytes that a port takes from us and from a client.
-const SENT: usize = PORT_BUFFERS as usize * SENT_SIZE;
-const RECEIVED: usize = PORT_BUFFERS as usize * RECEIVED_SIZE;
+const SENT: usize = SENT_BUFFERS as usize * SENT_SIZE;
+const RECEIVED: usize = RECEIVED_BUFFERS as usize * RECEIVED_SIZE;
 
 fn device() -> Handle {
     Fake::with_ports(&[
@@ -202,6 +205,18 @@ fn clients_faster_than_the_control_queue_cannot_be_told_apart() {
     assert_eq!(port.take_event(), None);
 }
 
+/// Writes until the port takes no more; returns how much it has taken.
+fn write_all(port: &mut Port<Handle>, bytes: &[u8]) -> usize {
+    let mut done = 0;
+    while done < bytes.len() {
+        match port.write(&bytes[done..]) {
+            0 => break,
+            taken => done += taken,
+        }
+    }
+    done
+}
+
 #[test]
 fn what_was_meant_for_one_client_does_not_reach_the_next() {
     let (device, mut console, mut port) = connected();
@@ -218,6 +233,33 @@ fn what_was_meant_for_one_client_does_not_reach_the_next() {
     assert_eq!(device.borrow().port(VM1).received, b"new");
 }
 
+std::thread_local! {
+    static CROSSING: RefCell<Option<(Handle, Console<Handle>)>> = const { RefCell::new(None) };
+}
+
+/// Another client takes the place of the one that is there, and the control queue is served.
+fn another_comes() {
+    CROSSING.with_borrow_mut(|crossing| {
+        let (device, console) = crossing.as_mut().expect("the test has put them there");
+        device.borrow_mut().disconnect(VM1);
+        device.borrow_mut().connect(VM1);
+        console.handle_interrupt();
+    });
+}
+
+#[test]
+fn who_goes_while_it_is_answered_leaves_no_answer_to_the_next() {
+    let (device, console, port) = connected();
+    CROSSING.set(Some((device.clone(), console)));
+    let mut port = port.looking(another_comes);
+    assert_eq!(port.write(b"old"), 3);
+    let mut port = port.looking(|| {});
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    assert_eq!(write_all(&mut port, &[b'n'; SENT]), SENT);
+    assert_eq!(device.borrow().port(VM1).received, [b'n'; SENT]);
+}
+
 #[test]
 fn with_nobody_there_writing_goes_on() {
     let (device, _console, mut port) = opened();
@@ -232,9 +274,9 @@ fn a_client_that_does_not_read_fills_the_buffers() {
     let (device, _console, mut port) = connected();
     device.borrow_mut().port_mut(VM1).throttled = true;
     let bytes: Vec<u8> = (0..2 * SENT).map(|n| (n % 251) as u8).collect();
-    let taken = port.write(&bytes);
+    let taken = write_all(&mut port, &bytes);
     assert_eq!(taken, SENT);
-    assert_eq!(port.write(&bytes[taken..]), 0);
+    assert_eq!(write_all(&mut port, &bytes[taken..]), 0);
     device.borrow_mut().interrupt = 0;
     device.borrow_mut().unthrottle(VM1);
     assert_eq!(
@@ -242,11 +284,65 @@ fn a_client_that_does_not_read_fills_the_buffers() {
         1,
         "it says that there is room again"
     );
-    assert_eq!(port.write(&bytes[taken..]), SENT);
+    assert_eq!(write_all(&mut port, &bytes[taken..]), SENT);
     assert_eq!(device.borrow().port(VM1).received, bytes);
     device.borrow_mut().interrupt = 0;
     assert_eq!(port.write(b"x"), 1);
     assert_eq!(device.borrow().interrupt, 0, "nobody waits for that");
+}
+
+#[test]
+fn clients_that_do_not_read_cost_no_buffers() {
+    let (device, mut console, mut port) = connected();
+    for _ in 0..2 * SENT_BUFFERS {
+        device.borrow_mut().port_mut(VM1).throttled = true;
+        assert_eq!(write_all(&mut port, &[b'.'; 2 * SENT]), SENT);
+        device.borrow_mut().disconnect(VM1);
+        console.handle_interrupt();
+        assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+        device.borrow_mut().connect(VM1);
+        console.handle_interrupt();
+        assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    }
+    assert_eq!(write_all(&mut port, &[b'x'; SENT]), SENT);
+    assert_eq!(device.borrow().port(VM1).received, [b'x'; SENT]);
+}
+
+#[test]
+fn nor_do_those_that_are_followed_at_once() {
+    let (device, mut console, mut port) = connected();
+    for _ in 0..2 * SENT_BUFFERS {
+        device.borrow_mut().port_mut(VM1).throttled = true;
+        assert_eq!(write_all(&mut port, &[b'.'; 2 * SENT]), SENT);
+        device.borrow_mut().host_send(VM1, b"$g#67");
+        device.borrow_mut().disconnect(VM1);
+        device.borrow_mut().connect(VM1);
+        console.handle_interrupt();
+        assert_eq!(port.take_event(), Some(ChannelEvent::Replaced));
+        assert_eq!(read_all(&mut port), b"$g#67");
+    }
+    assert_eq!(write_all(&mut port, &[b'x'; SENT]), SENT);
+    assert_eq!(device.borrow().port(VM1).received, [b'x'; SENT]);
+}
+
+#[test]
+fn a_buffer_that_comes_back_late_is_not_there_twice() {
+    let (device, mut console, mut port) = connected();
+    device.borrow_mut().port_mut(VM1).throttled = true;
+    port.write(b"..");
+    device.borrow_mut().disconnect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Closed));
+    device.borrow_mut().connect(VM1);
+    console.handle_interrupt();
+    assert_eq!(port.take_event(), Some(ChannelEvent::Opened));
+    for buffer in 0..SENT_BUFFERS {
+        let queue = receive_queue(VM1) + 1;
+        device.borrow_mut().push_used(queue, u32::from(buffer), 0);
+    }
+    let bytes: Vec<u8> = (0..SENT).map(|n| (n % 251) as u8).collect();
+    assert_eq!(write_all(&mut port, &bytes), SENT);
+    assert_eq!(device.borrow().port(VM1).received, bytes);
 }
 
 #[test]
@@ -335,7 +431,7 @@ proptest! {
                 device.borrow_mut().unthrottle(VM1);
             }
             let bytes: Vec<u8> = (0..guest).map(|n| (from_guest.len() + n) as u8).collect();
-            let sent = port.write(&bytes);
+            let sent = write_all(&mut port, &bytes);
             from_guest.extend(&bytes[..sent]);
             let mut buffer = vec![0; wanted];
             let length = port.read(&mut buffer);
