@@ -55,13 +55,18 @@ pub fn translate(gva: Gva, access: Stage1) -> Option<Gpa> {
 }
 
 impl Live<'_> {
+    /// Where a load or store of EL1 leads.
     fn ram(&self, gva: Gva, access: Stage1) -> Result<(Gpa, Hpa), GuestFault> {
-        let fault = GuestFault { address: gva };
-        let gpa = translate(gva, access).ok_or(fault)?;
         let is_user_page = || translate(gva, Stage1::UserRead).is_some();
         if self.pstate & pstate::PAN != 0 && is_user_page() {
-            return Err(fault);
+            return Err(GuestFault { address: gva });
         }
+        self.ram_without_pan(gva, access)
+    }
+
+    fn ram_without_pan(&self, gva: Gva, access: Stage1) -> Result<(Gpa, Hpa), GuestFault> {
+        let fault = GuestFault { address: gva };
+        let gpa = translate(gva, access).ok_or(fault)?;
         match self.roots.translate(self.port, gpa) {
             Some(mapping) if mapping.memory == Memory::Ram => Ok((gpa, mapping.hpa)),
             _ => Err(fault),
@@ -115,6 +120,14 @@ impl LiveMemory for Live<'_> {
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         for (at, range) in Self::pieces(gva, buffer.len()) {
             let (_, hpa) = self.ram(at, Stage1::Read)?;
+            copy_from(hpa, &mut buffer[range]);
+        }
+        Ok(())
+    }
+
+    fn inspect(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        for (at, range) in Self::pieces(gva, buffer.len()) {
+            let (_, hpa) = self.ram_without_pan(at, Stage1::Read)?;
             copy_from(hpa, &mut buffer[range]);
         }
         Ok(())

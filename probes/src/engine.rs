@@ -729,7 +729,7 @@ where
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
         (self.memory)(self.regs)
-            .read(Gva(address), buffer)
+            .inspect(Gva(address), buffer)
             .map_err(|_| ReadFault)
     }
 

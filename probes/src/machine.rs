@@ -418,8 +418,13 @@ pub trait LiveMemory {
         let _ = register;
         None
     }
-    /// Reads with the permissions of guest EL1. On a fault nothing is promised about `buffer`.
+    /// Reads as a load of guest EL1 does. On a fault nothing is promised about `buffer`.
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault>;
+    /// Reads for a debugger, its programs and expressions: whatever EL1 could read with `PSTATE.PAN` clear, as Linux' own
+    /// tracers read a process' memory. On a fault nothing is promised about `buffer`.
+    fn inspect(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        self.read(gva, buffer)
+    }
     /// Writes all of `bytes` with the permissions of guest EL1, or nothing. Refuses pages that carry probes, device
     /// memory, and whatever the vCPU has watchpoints on: such a store is stepped instead.
     fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault>;
@@ -448,6 +453,10 @@ impl<T: LiveMemory + ?Sized> LiveMemory for &T {
 
     fn read(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         (**self).read(gva, buffer)
+    }
+
+    fn inspect(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
+        (**self).inspect(gva, buffer)
     }
 
     fn write(&self, gva: Gva, bytes: &[u8]) -> Result<(), GuestFault> {

@@ -28,7 +28,7 @@ use core::fmt;
 use regime::Regime;
 
 /// `SCTLR_EL1.M`: the MMU is on.
-const SCTLR_M: u64 = 1 << 0;
+pub(crate) const SCTLR_M: u64 = 1 << 0;
 /// `SCTLR_EL1.WXN`: what is writable does not execute.
 const SCTLR_WXN: u64 = 1 << 19;
 /// `SCTLR_EL1.EE`: descriptors are big-endian.

@@ -72,7 +72,7 @@ impl FakeMachine {
         let Some(space) = self.space().filter(|space| space.walks(vcpu)) else {
             return;
         };
-        let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
+        let memory = VcpuMemory::new(self, &turn.sys, turn.regs.pstate, Role::Simulation);
         space.walked(vcpu, &turn.regs, &memory, self.stamp());
     }
 
@@ -96,7 +96,7 @@ impl FakeMachine {
         let Some(space) = self.space().filter(|_| enters) else {
             return HitOutcome::NotOurs;
         };
-        let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
+        let memory = VcpuMemory::new(self, &turn.sys, turn.regs.pstate, Role::Simulation);
         space.pass(&mut Trap {
             vcpu: VcpuId(turn.vcpu as u8),
             regs: &mut turn.regs,
@@ -139,7 +139,7 @@ impl FakeMachine {
             });
         };
         let vcpu = VcpuId(turn.vcpu as u8);
-        let memory = VcpuMemory::new(self, sys, false, Role::Simulation);
+        let memory = VcpuMemory::new(self, sys, regs.pstate, Role::Simulation);
         let trap = Trap {
             vcpu,
             regs,
@@ -163,7 +163,7 @@ impl FakeMachine {
         let Some((gpa, original)) = self.original(turn) else {
             return Fetched::Abort;
         };
-        let memory = VcpuMemory::new(self, &turn.sys, false, Role::Simulation);
+        let memory = VcpuMemory::new(self, &turn.sys, turn.regs.pstate, Role::Simulation);
         let pc = Gva(turn.regs.pc);
         let trap = &mut Trap {
             vcpu: VcpuId(turn.vcpu as u8),
@@ -199,7 +199,7 @@ impl FakeMachine {
 
     /// The guest's own instruction at the PC.
     fn original(&self, turn: &Turn) -> Option<(Gpa, u32)> {
-        let memory = VcpuMemory::new(self, &turn.sys, turn.regs.at_el0(), Role::Cpu);
+        let memory = VcpuMemory::new(self, &turn.sys, turn.regs.pstate, Role::Cpu);
         let gpa = memory
             .translate(Gva(turn.regs.pc), |access| access.execute)
             .ok()?;

@@ -47,7 +47,7 @@ impl FakeMachine {
         role: Role,
     ) -> Executed {
         self.count_instruction();
-        let memory = VcpuMemory::new(self, sys, regs.at_el0(), role);
+        let memory = VcpuMemory::new(self, sys, regs.pstate, role);
         match simulate(instruction, regs, &memory, &FEATURES) {
             Simulated::Done => return Executed::Retired,
             Simulated::Breakpoint { immediate } => {

@@ -3,8 +3,8 @@
 use super::{FakeMachine, PageView};
 use crate::addr::{Gpa, Gva, PAGE_SIZE};
 use crate::machine::{GuestFault, HwPoint, LiveMemory, PhysFault, PhysMemory, WatchKind};
-use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs};
-use crate::translate::{Access, TranslationRegs, translate};
+use crate::regs::{CoreRegs, FpRegs, SysReg, SysRegs, pstate};
+use crate::translate::{Access, SCTLR_M, TranslationRegs, translate};
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -110,7 +110,7 @@ pub(super) struct VcpuMemory<'a> {
     machine: &'a FakeMachine,
     regs: TranslationRegs,
     task: u64,
-    at_el0: bool,
+    pstate: u64,
     role: Role,
     sys: SysRegs,
     /// The watchpoint that an access ran into.
@@ -120,12 +120,13 @@ pub(super) struct VcpuMemory<'a> {
 }
 
 impl<'a> VcpuMemory<'a> {
-    pub(super) fn new(machine: &'a FakeMachine, sys: &SysRegs, at_el0: bool, role: Role) -> Self {
+    /// `pstate` is the vCPU's.
+    pub(super) fn new(machine: &'a FakeMachine, sys: &SysRegs, pstate: u64, role: Role) -> Self {
         Self {
             machine,
             regs: TranslationRegs::from(sys),
             task: sys.get(SysReg::SpEl0),
-            at_el0,
+            pstate,
             role,
             sys: *sys,
             watched: Cell::new(None),
@@ -144,16 +145,35 @@ impl<'a> VcpuMemory<'a> {
             GuestFault { address: gva }
         };
         let page = translate(&self.regs, self.machine, gva).map_err(|_| fault())?;
-        let level = if self.at_el0 {
-            &page.permissions.el0
+        let permissions = &page.permissions;
+        // Loads and stores are simulated at EL1 only.
+        let is_user = self.role != Role::Simulation && self.pstate & pstate::MODE_MASK == 0;
+        let level = if is_user {
+            &permissions.el0
         } else {
-            &page.permissions.el1
+            &permissions.el1
         };
         if allowed(level) {
             Ok(page.gpa)
         } else {
             Err(fault())
         }
+    }
+
+    /// Refuses what EL0 may read where `PSTATE.PAN` keeps EL1 from it.
+    fn check_pan(&self, gva: Gva, length: usize) -> Result<(), GuestFault> {
+        let is_on = self.pstate & pstate::PAN != 0 && self.sys.get(SysReg::SctlrEl1) & SCTLR_M != 0;
+        if !is_on {
+            return Ok(());
+        }
+        pages(gva, length, |address, _, _| {
+            let page = translate(&self.regs, self.machine, address);
+            if page.is_ok_and(|page| page.permissions.el0.read) {
+                self.fault.set(Some(address));
+                return Err(GuestFault { address });
+            }
+            Ok(())
+        })
     }
 
     /// Refuses an access of kind `access` to what is watched.
@@ -243,6 +263,11 @@ impl LiveMemory for VcpuMemory<'_> {
             return Ok(());
         }
         self.check_watchpoints(gva, buffer.len(), WatchKind::Read)?;
+        self.check_pan(gva, buffer.len())?;
+        self.inspect(gva, buffer)
+    }
+
+    fn inspect(&self, gva: Gva, buffer: &mut [u8]) -> Result<(), GuestFault> {
         pages(gva, buffer.len(), |address, start, end| {
             let gpa = self.translate(address, |access| access.read)?;
             let part = &mut buffer[start..end];
@@ -257,6 +282,7 @@ impl LiveMemory for VcpuMemory<'_> {
             return Ok(());
         }
         self.check_watchpoints(gva, bytes.len(), WatchKind::Write)?;
+        self.check_pan(gva, bytes.len())?;
         // All or nothing: first look, then write.
         pages(gva, bytes.len(), |address, _, _| {
             let gpa = self.translate(address, |access| access.write)?;

@@ -178,7 +178,7 @@ impl<'a> Writer<'a> {
             let at = Gva(address.0.wrapping_add(done as u64));
             let to_page_end = (PAGE_SIZE - at.page_offset()) as usize;
             let piece = (length - done).min(PIECE - kept).min(to_page_end);
-            if live.read(at, &mut buffer[kept..kept + piece]).is_err() {
+            if live.inspect(at, &mut buffer[kept..kept + piece]).is_err() {
                 break;
             }
             done += piece;

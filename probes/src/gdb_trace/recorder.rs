@@ -401,7 +401,7 @@ impl<M: LiveMemory> Host for Evaluation<'_, M> {
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
-        let read = self.hit.memory.read(Gva(address), buffer);
+        let read = self.hit.memory.inspect(Gva(address), buffer);
         read.map_err(|_| ReadFault)
     }
 
@@ -433,7 +433,7 @@ impl<M: LiveMemory> Host for Evaluation<'_, M> {
             let at = Gva(address.wrapping_add(length as u64));
             let to_page_end = (PAGE_SIZE - at.page_offset()) as usize;
             let piece = &mut buffer[..STRING_PIECE.min(limit - length).min(to_page_end)];
-            if self.hit.memory.read(at, piece).is_err() {
+            if self.hit.memory.inspect(at, piece).is_err() {
                 break;
             }
             match piece.iter().position(|byte| *byte == 0) {

@@ -1,13 +1,16 @@
 //! GDB tracepoints.
 
-use super::{CALLS, FUNCTION, LONG, Rig, VCPU0, at};
-use crate::addr::Gva;
+use super::{CALLS, FUNCTION, LONG, Rig, VCPU0, at, gpa};
+use crate::addr::{Gva, PAGE_SIZE};
+use crate::fake::asm;
+use crate::fake::stage1::{Page, Stage1};
 use crate::gdb_trace::{
     Action, BadTrace, Compile, Definition, Leaving, Moment, More, PointId, PointKind, RunStatus,
     Running, Search, Shape, StopReason, Switch,
 };
-use crate::machine::RunControl;
+use crate::machine::{PhysMemory, RunControl};
 use crate::programs::{Owner, ProgramRef};
+use crate::regs::pstate;
 use crate::space::ProbeKind;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -126,6 +129,41 @@ fn every_hit_on_every_vcpu_is_a_frame() {
         .frame;
     assert_eq!(frame.memory(at(FUNCTION)).unwrap().len(), 4);
     assert_eq!(rig.hits(), [], "a GDB tracepoint writes no events");
+}
+
+/// What a process has is collected with `PSTATE.PAN` set too, though the kernel's own loads of it fault.
+#[test]
+fn memory_of_a_process_is_collected_under_pan() {
+    const USER: Gva = Gva(0x1000_0000);
+    const TEXT: [u8; 8] = *b"/etc/fst";
+    let rig = Rig::new(1);
+    let mut tables = Stage1::new(rig.machine, gpa(16 * PAGE_SIZE));
+    tables.map(at(0), gpa(0), Page::Kernel);
+    tables.map(USER, gpa(PAGE_SIZE), Page::User);
+    rig.machine.write_phys(gpa(PAGE_SIZE), &TEXT).unwrap();
+    rig.machine.load(gpa(FUNCTION), &[asm::ldr(0, 1, 0)]);
+    rig.held(|machine| {
+        tables.install(VCPU0);
+        let mut regs = machine.core(VCPU0).unwrap();
+        regs.x[1] = USER.0;
+        regs.pstate |= pstate::PAN;
+        machine.set_core(VCPU0, &regs).unwrap();
+    });
+    let text = Action::Memory {
+        base: Some(1),
+        offset: 0,
+        length: TEXT.len() as u32,
+    };
+    rig.trace(&[Definition {
+        actions: [(Moment::Hit, text)].to_vec(),
+        ..definition()
+    }]);
+    rig.machine.run(LONG);
+    rig.space.stop_experiment();
+    let found = rig.space.experiment().find(&Search::Number(0), None);
+    assert_eq!(found.unwrap().frame.memory(USER), Some(&TEXT[..]));
+    assert_eq!(rig.status().frames, (1, 1), "the load itself aborts");
+    assert_eq!(rig.x(VCPU0, 0), 0, "and loads nothing");
 }
 
 #[test]

@@ -337,7 +337,7 @@ impl Host for TraceHost<'_> {
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
         let memory = self.origin.memory.ok_or(ReadFault)?;
-        memory.read(Gva(address), buffer).map_err(|_| ReadFault)
+        memory.inspect(Gva(address), buffer).map_err(|_| ReadFault)
     }
 
     fn vm(&self) -> u32 {
