@@ -132,6 +132,11 @@ fn serve_client(
 
 /// Gives GDB these commands and returns what it printed.
 pub fn run_gdb(commands: &[&str]) -> String {
+    run_client(&mut gdb(commands))
+}
+
+/// A GDB that is given these commands and ends.
+pub fn gdb(commands: &[&str]) -> Command {
     let fixed = [
         "set confirm off",
         "set pagination off",
@@ -143,7 +148,7 @@ pub fn run_gdb(commands: &[&str]) -> String {
     for command in fixed.iter().chain(commands) {
         gdb.args(["-ex", command]);
     }
-    run_client(&mut gdb)
+    gdb
 }
 
 /// Runs a client to its end and returns what it printed, both streams in the order of a terminal.
