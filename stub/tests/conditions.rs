@@ -232,6 +232,22 @@ fn commands_that_persist_outlive_their_client() {
     assert!(bench.periscope.spaces()[0].list().is_empty());
 }
 
+/// There the site is behind the pad, where programs see the vCPU; GDB sees it where it has set the breakpoint.
+#[test]
+fn a_condition_at_a_landing_pad() {
+    let mut bench = Bench::connected(1);
+    let function = bench.call_guarded();
+    // reg 0, const8 3, equal, end
+    let third = expression(&[0x26, 0, 0, 0x22, 3, 0x13, 0x27]);
+    assert_eq!(bench.ask(&format!("Z0,{function:x},4;{third}")), "OK");
+    assert!(bench.ask_all("vCont;c").is_empty());
+    let stop = bench.run(100);
+    assert_eq!(stop, ["T05thread:01;swbreak:;name:vm1/vcpu0;"]);
+    assert_eq!((bench.register(32), bench.register(0)), (function, 3));
+    let listed = bench.periscope.spaces()[0].list();
+    assert_eq!(listed[0].hits, 4, "the condition was asked at each call");
+}
+
 /// The guest runs on: a condition that is set meanwhile counts from then on.
 #[test]
 fn a_condition_is_set_while_the_guest_runs() {

@@ -2,9 +2,6 @@
 
 mod support;
 
-use probes::addr::{Gpa, Gva};
-use probes::fake::asm;
-use probes::fake::stage1::{Page, Stage1};
 use probes::machine::{Registers, RunControl, VcpuId, VmId};
 use probes::regs::SysReg;
 use stub::Endpoint;
@@ -774,30 +771,10 @@ fn packets_that_are_fatal_to_gdbstub() {
     );
 }
 
-/// Turns the MMU of vm1's vCPU 0 on, puts a function that begins with a landing pad into a guarded page, and the vCPU
-/// into a loop that calls it.
-fn guarded(bench: &mut Bench) -> u64 {
-    let (function, caller, tables) = (ENTRY + 0x2000, ENTRY + 0x3000, ENTRY + 0x1_0000);
-    bench.vm().load(
-        Gpa(function),
-        &[asm::bti_c(), asm::add(0, 0, 1), asm::ret()],
-    );
-    bench
-        .vm()
-        .load(Gpa(caller), &[asm::bl(-0x1000), asm::b(-4)]);
-    let mut stage1 = Stage1::new(bench.vm(), Gpa(tables));
-    stage1.map(Gva(function), Gpa(function), Page::GuardedKernel);
-    stage1.map(Gva(caller), Gpa(caller), Page::Kernel);
-    stage1.install(VcpuId(0));
-    assert_eq!(bench.ask(&format!("P20={}", le(caller))), "OK");
-    assert_eq!(bench.ask(&format!("P0={}", le(0))), "OK");
-    function
-}
-
 #[test]
 fn a_breakpoint_on_a_landing_pad_is_seen_where_it_was_set() {
     let mut bench = Bench::connected(1);
-    let function = guarded(&mut bench);
+    let function = bench.call_guarded();
     let insert = format!("Z0,{function:x},4");
     let remove = format!("z0,{function:x},4");
     assert_eq!(bench.ask(&insert), "OK");
@@ -829,7 +806,7 @@ fn a_breakpoint_on_a_landing_pad_is_seen_where_it_was_set() {
 #[test]
 fn a_breakpoint_on_what_is_not_mapped_says_so_and_arms_itself() {
     let mut bench = Bench::connected(1);
-    let function = guarded(&mut bench);
+    let function = bench.call_guarded();
     assert_eq!(bench.ask("Z0,120,4"), "OK");
     let waits = "O:vm1: 0x120 is not mapped. The breakpoint arms itself when it is.\n";
     assert_eq!(bench.ask_all("vCont;c"), [waits]);

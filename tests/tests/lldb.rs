@@ -21,6 +21,7 @@ const CASES: &[Case<TestMachine>] = &[
         registers_and_memory,
     ),
     case("a_breakpoint_is_hit_each_time", breakpoint),
+    case("a_condition_is_evaluated_by_lldb", condition),
     case("steps_go_one_instruction", steps),
     case("a_watchpoint_tells_the_writer", watchpoint),
     case("monitor_commands_print", monitor),
@@ -169,6 +170,43 @@ fn breakpoint(machine: &TestMachine) -> Result<()> {
     lldb.command("breakpoint delete 1")?;
     lldb.resume()?;
     tiny.reply()?;
+    drop(console);
+    lldb.interrupt()?;
+    lldb.command("detach")?;
+    check_guest(machine)
+}
+
+/// LLDB has no conditions at the target: it looks at registers and memory at each hit, and lets the guest go on by itself.
+fn condition(machine: &TestMachine) -> Result<()> {
+    const CALLS: u64 = 8;
+    let subject = subject(machine)?;
+    let mut lldb = attach(machine)?;
+    let address = subject.address;
+    lldb.command(&format!(
+        "breakpoint set --address {address:#x} --condition '$x0 == {CALLS} && *(unsigned *)$pc != 0'"
+    ))?;
+    lldb.resume()?;
+    let mut console = machine.console(1)?;
+    let mut tiny = Tiny::new(&mut console);
+    tiny.send(&format!("call {SUBJECT} {CALLS}"))?;
+    let stop = lldb.wait_stop(MOMENT)?;
+    ensure!(stop.contains("stop reason = breakpoint 1.1"), "{stop}");
+    ensure!(
+        lldb.register("x0")? == CALLS,
+        "stopped where it is false: {stop}"
+    );
+    let list = lldb.command("process plugin packet monitor trace list")?;
+    let row = list.lines().find(|line| line.contains("  break  "));
+    let hits = row.and_then(|row| row.split_whitespace().rev().nth(1));
+    ensure!(hits == Some(CALLS.to_string().as_str()), "{list}");
+    lldb.command("breakpoint delete 1")?;
+    lldb.resume()?;
+    let reply = tiny.reply()?;
+    ensure!(
+        reply.number("count")? == subject.count(CALLS) && reply.number("bad")? == 0,
+        "{}",
+        reply.text
+    );
     drop(console);
     lldb.interrupt()?;
     lldb.command("detach")?;

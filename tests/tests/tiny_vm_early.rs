@@ -44,6 +44,8 @@ fn breakpoints_from_the_first_instruction(machine: &TestMachine) -> Result<()> {
     let aliased = gdb.value("(long)&fn_stp")? | HIGH;
     gdb.console("hbreak *early_entry")?;
     gdb.console(&format!("break *{aliased:#x}"))?;
+    let conditional = gdb.value("(long)&fn_nop")? | HIGH;
+    gdb.console(&format!("break *{conditional:#x} if $x0 == 4"))?;
     let stop = gdb.resume_until_stop(MOMENT)?;
     ensure!(
         stop.pc()? == early && stop.reason() == "breakpoint-hit",
@@ -52,7 +54,16 @@ fn breakpoints_from_the_first_instruction(machine: &TestMachine) -> Result<()> {
     ensure!(gdb.value("$sctlr_el1 & 1")? == 0, "the MMU is on");
     gdb.resume()?;
     ensure!(tiny.wait_ready()? == 2, "vCPUs");
-    truth::expect(&mut tiny, "call fn_nop 5 1 high", &[("bad", 0)])?;
+    tiny.send("call fn_nop 5 1 high")?;
+    let stop = gdb.wait_stop(MOMENT)?;
+    ensure!(
+        stop.pc()? == conditional && gdb.value("$x0")? == 4,
+        "{stop:?}"
+    );
+    let told = gdb.console("info breakpoints")?;
+    ensure!(told.contains("$x0 == 4 (target evals)"), "{told}");
+    gdb.resume()?;
+    ensure!(tiny.reply()?.number("bad")? == 0, "calls");
     tiny.send("call fn_stp 2 1 high")?;
     for _ in 0..2 {
         let stop = gdb.wait_stop(MOMENT)?;

@@ -5,6 +5,7 @@ pub mod recording;
 pub mod serving;
 
 use probes::addr::{Gpa, Gva};
+use probes::fake::stage1::{Page, Stage1};
 use probes::fake::{FakeMachine, FakeSymbols, asm, traced_fleet};
 use probes::machine::VcpuId;
 use probes::periscope::Periscope;
@@ -173,6 +174,22 @@ impl Bench {
             .iter()
             .map(|reply| reply.strip_prefix("O:").unwrap())
             .collect()
+    }
+
+    /// Turns the MMU of vm1's vCPU 0 on, puts a function that begins with a landing pad and counts in x0 into a guarded page,
+    /// and the vCPU into a loop that calls it. Returns where the function is.
+    pub fn call_guarded(&mut self) -> u64 {
+        let (function, caller, tables) = (ENTRY + 0x2000, ENTRY + 0x3000, ENTRY + 0x1_0000);
+        let code = [asm::bti_c(), asm::add(0, 0, 1), asm::ret()];
+        self.vm().load(Gpa(function), &code);
+        self.vm().load(Gpa(caller), &[asm::bl(-0x1000), asm::b(-4)]);
+        let mut stage1 = Stage1::new(self.vm(), Gpa(tables));
+        stage1.map(Gva(function), Gpa(function), Page::GuardedKernel);
+        stage1.map(Gva(caller), Gpa(caller), Page::Kernel);
+        stage1.install(VcpuId(0));
+        assert_eq!(self.ask(&format!("P20={}", le(caller))), "OK");
+        assert_eq!(self.ask(&format!("P0={}", le(0))), "OK");
+        function
     }
 
     /// A register of the current thread.
