@@ -1,5 +1,7 @@
 //! Stock Debian kernels under the hypervisor and a stock GDB: vm1 with 2 vCPUs, vm2 beside it, one boot for all cases.
 
+#[path = "linux/expressions.rs"]
+mod expressions;
 #[path = "linux/extensions.rs"]
 mod extensions;
 
@@ -67,6 +69,10 @@ const CASES: &[Case<Machine>] = &[
     Case {
         name: "breakpoint_in_the_kernel",
         run: breakpoint_in_the_kernel,
+    },
+    Case {
+        name: "conditions_and_dprintf_in_the_kernel",
+        run: expressions::conditions_and_dprintf_in_the_kernel,
     },
     Case {
         name: "gdb_needs_no_file",
