@@ -235,6 +235,38 @@ info tvariables
 }
 
 #[test]
+fn expressions_read_the_vcpus_system_registers() {
+    let directory = Directory::new("system");
+    let serving = Serving::start(1);
+    let output = directory.gdb(
+        &serving,
+        &format!(
+            "set $vbar_el1 = {DATA:#x}
+trace *{WORK:#x} if $vbar_el1 == {DATA:#x}
+actions
+collect *(long *)$vbar_el1
+end
+trace *{WORK:#x} if $vbar_el1 != {DATA:#x}
+{}tstop
+tstatus
+tfind start
+p *(long *){DATA:#x} > 0
+",
+            run()
+        ),
+    );
+    assert_in_order(
+        &output,
+        &[
+            "Trace stopped by a tstop command",
+            "Collected 2 trace frames.",
+            "Found trace frame 0, tracepoint 1",
+            "$1 = 1",
+        ],
+    );
+}
+
+#[test]
 fn an_expression_that_fails_stops_the_run_and_says_why() {
     let directory = Directory::new("failing");
     let serving = Serving::start(1);

@@ -12,7 +12,7 @@ use super::run::{MAX_FRAME, Run};
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::machine::{LiveMemory, Stamp, VcpuId};
 use crate::programs::ProgramRef;
-use crate::regs::CoreRegs;
+use crate::regs::{CoreRegs, SysReg};
 use crate::space::Space;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -398,6 +398,11 @@ impl<M: LiveMemory> Host for Evaluation<'_, M> {
 
     fn vcpu(&self) -> u32 {
         self.hit.vcpu.0.into()
+    }
+
+    fn register(&self, number: u16) -> Option<u64> {
+        let register = SysReg::ALL.get(usize::from(number))?;
+        self.hit.memory.system(*register)
     }
 
     fn read_guest(&self, address: u64, buffer: &mut [u8]) -> Result<(), ReadFault> {
