@@ -822,8 +822,8 @@ fn interrupts_wait_for_steps_or_are_let_in(world: &World) -> Result<()> {
     tiny.run("timer start 1000")?;
     let mut client = Remote::attach(world.machine().ports().vm(1))?;
     client.ask("?")?;
-    // It may stand in the handler.
-    let mut leaves = 0..STEPS;
+    // It may stand in the handler, which is longer than that.
+    let mut leaves = 0..10 * STEPS;
     while leaves.next().is_some() && step_masked(&mut client)? {}
     for step in 0..STEPS {
         ensure!(

@@ -141,8 +141,10 @@ extern "C" fn exception(frame: &mut Frame, vector: u64) {
     }
 }
 
+/// One at a time: a handler that waited until none is pending would never end under a debugger that steps it more slowly
+/// than the timer ticks.
 fn interrupt() {
-    while let Some(intid) = gic::acknowledge() {
+    if let Some(intid) = gic::acknowledge() {
         smp::bump(&smp::this_cpu().interrupts);
         match intid {
             timer::INTID => timer::interrupt(),
