@@ -1,6 +1,6 @@
 //! What people type: at the hypervisor's shell and at a guest's console.
 
-use crate::world::World;
+use crate::world::{PROMPT, World};
 use anyhow::{Result, bail, ensure};
 use e2e::remote::connect;
 use e2e::tiny::Tiny;
@@ -8,8 +8,6 @@ use e2e::{Console, MOMENT, Random};
 use std::io::Write;
 use std::time::Duration;
 
-/// What the shell says when it listens.
-const PROMPT: &str = "periscope> ";
 /// Bytes of a line without an end, and of garbage.
 const ENDLESS: usize = 1 << 20;
 const GARBAGE: usize = 64 * 1024;
@@ -18,7 +16,7 @@ const ATTEMPTS: u32 = 6;
 
 /// A line longer than all memory for lines costs one error; the next command works.
 pub fn endless_line(world: &World) -> Result<()> {
-    let mut shell = shell(world)?;
+    let mut shell = world.shell_within(MOMENT)?;
     for _ in 0..ENDLESS / 4096 {
         shell.send([b'a'; 4096])?;
     }
@@ -35,7 +33,7 @@ pub fn endless_line(world: &World) -> Result<()> {
 
 /// A long line whose beginning is a command is not that command.
 pub fn cut_line(world: &World) -> Result<()> {
-    let mut shell = shell(world)?;
+    let mut shell = world.shell_within(MOMENT)?;
     let command = format!("vm stop vm1{}x\n", " ".repeat(4096));
     shell.send(command)?;
     let answer = shell.expect(PROMPT, MOMENT)?;
@@ -45,7 +43,7 @@ pub fn cut_line(world: &World) -> Result<()> {
 
 /// Bytes that are no text.
 pub fn binary_garbage(world: &World) -> Result<()> {
-    let mut shell = shell(world)?;
+    let mut shell = world.shell_within(MOMENT)?;
     shell.send(Random::new(6).bytes(GARBAGE))?;
     shell.send("\n")?;
     works(&mut shell)
@@ -63,7 +61,7 @@ pub fn unread_output(world: &World) -> Result<()> {
         }
     }
     drop(stream);
-    works(&mut shell(world)?)
+    works(&mut world.shell_again()?)
 }
 
 /// The guest gets bytes whatever they are; the hypervisor does not look.
@@ -88,12 +86,6 @@ pub fn guest_console(world: &World) -> Result<()> {
         }
     }
     bail!("the guest takes no command any more")
-}
-
-fn shell(world: &World) -> Result<Console> {
-    let mut shell = Console::connect(world.machine.ports().shell())?;
-    shell.expect(PROMPT, MOMENT)?;
-    Ok(shell)
 }
 
 fn works(shell: &mut Console) -> Result<()> {

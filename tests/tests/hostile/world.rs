@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use e2e::remote::Remote;
 use e2e::tiny::{Subject, Tiny};
-use e2e::{Spec, TestMachine};
+use e2e::{Console, MOMENT, Spec, TestMachine};
 use std::thread;
 use std::time::Duration;
 use xtask::machine::Start;
@@ -16,6 +16,8 @@ const CALLS: u64 = 50;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits before that: an answer to its first question may still be on the way.
 const MOMENT_BETWEEN: Duration = Duration::from_millis(500);
+/// What the shell says when it listens.
+pub const PROMPT: &str = "periscope> ";
 /// What EL2 says when it is not well (`hypervisor/src/panic.rs`).
 const DISTRESS: [&str; 4] = [
     "hypervisor panic",
@@ -74,11 +76,19 @@ impl World {
     /// A client that comes in the moment in which the one before goes can get that one's answer, or none
     /// (docs/protocol.md): it tries again, as its user would.
     pub fn attach_again(&self, vm: u16) -> Result<Remote> {
-        Remote::attach_within(self.port(vm), PATIENCE).or_else(|error| {
-            eprintln!("vm{vm}: {error:#}; trying again");
-            thread::sleep(MOMENT_BETWEEN);
-            Remote::attach(self.port(vm))
-        })
+        again(|patience| Remote::attach_within(self.port(vm), patience))
+    }
+
+    /// The same at the hypervisor's shell.
+    pub fn shell_again(&self) -> Result<Console> {
+        again(|patience| self.shell_within(patience))
+    }
+
+    /// The hypervisor's shell, whose prompt comes within that time.
+    pub fn shell_within(&self, patience: Duration) -> Result<Console> {
+        let mut shell = Console::connect(self.machine.ports().shell())?;
+        shell.expect(PROMPT, patience)?;
+        Ok(shell)
     }
 
     /// Fails unless the next clients are served, no probe is left, the guests compute what they should, and EL2's log
@@ -126,4 +136,12 @@ impl World {
         ensure!(reply.number("bad")? == 0, "{}", reply.text);
         Ok(())
     }
+}
+
+fn again<T>(connect: impl Fn(Duration) -> Result<T>) -> Result<T> {
+    connect(PATIENCE).or_else(|error| {
+        eprintln!("{error:#}; trying again");
+        thread::sleep(MOMENT_BETWEEN);
+        connect(MOMENT)
+    })
 }
