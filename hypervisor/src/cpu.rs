@@ -28,7 +28,7 @@ pub struct Cpu {
     pub resident: Once<vcpu::Resident>,
     /// It serves a hit of a probe. Its own.
     probing: AtomicBool,
-    /// How many locks (lock.rs) it holds. Its own; who reads it has brought this CPU to rest.
+    /// How many locks (lock.rs) it holds. Only it writes this; others can rely on it while it rests.
     locks: AtomicU32,
 }
 

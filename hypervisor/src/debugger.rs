@@ -34,7 +34,7 @@ use crate::rendezvous::{self, CpuSet, MASTER, brk};
 use crate::service::endpoint::Wired;
 use crate::service::{self, ChannelPort};
 use crate::vectors::Frame;
-use crate::{cpu, gic, masking};
+use crate::{cpu, gic, masking, time};
 use alloc::format;
 use alloc::string::ToString;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -255,16 +255,19 @@ pub fn attend(frame: &mut Frame) {
 /// Brings every other CPU to rest, where it can be had outside of work that holds a lock: what such a CPU keeps cannot be
 /// shown. A CPU at a breakpoint stays where it is.
 fn stop_outside_of_locks() -> CpuSet {
-    /// Who holds a lock gives it back within microseconds.
-    const ATTEMPTS: usize = 100;
+    /// Who holds a lock gives it back within microseconds, once it runs, for which an emulator may take its time. In
+    /// nanoseconds.
+    const PATIENCE: u64 = 200_000_000;
     let in_the_way =
         |cpu: &cpu::Cpu| cpu.index != MASTER && !rendezvous::is_kept(cpu.index) && cpu.holds_lock();
+    let deadline = time::now_ns() + PATIENCE;
+    let is_time_left = || time::now_ns() < deadline;
     let mut missing = HYP.stop();
-    for _ in 0..ATTEMPTS {
-        if !cpu::online().any(&in_the_way) {
-            break;
-        }
+    while cpu::online().any(&in_the_way) && is_time_left() {
         HYP.release();
+        while cpu::online().any(&in_the_way) && is_time_left() {
+            cpu::relax();
+        }
         missing = HYP.stop();
     }
     missing
