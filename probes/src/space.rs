@@ -614,6 +614,17 @@ impl Space {
             && symbols.is_ok_and(|symbols| kernel_file::is_of_kernel(&*symbols))
     }
 
+    /// What tells [`Space::kernel_file`] from others, without making it.
+    pub fn kernel_file_identity(&self) -> Result<kernel_file::Identity, NoFile> {
+        let symbols = self.find_symbols().map_err(NoFile::NoKernel)?;
+        let build_id = build_id::read(self.machine, &*symbols).ok_or(NoFile::NoBuildId)?;
+        let mut identity = kernel_file::Identity::of(&*symbols, build_id)?;
+        self.modules.lock().each_function(|module, address, name| {
+            identity = identity.with_function(module, address.0, name);
+        });
+        Ok(identity)
+    }
+
     /// A file for debuggers of the kernel that runs, with its modules as they are now. There is one at a time, and another
     /// when modules have come or gone.
     pub fn kernel_file(&self) -> Result<Arc<KernelFile>, NoFile> {

@@ -91,6 +91,10 @@ const CASES: &[Case<Machine>] = &[
         run: extensions::gdb_extension_has_commands,
     },
     Case {
+        name: "gdb_extension_keeps_the_kernels_file",
+        run: extensions::gdb_extension_keeps_the_kernels_file,
+    },
+    Case {
         name: "gdb_extension_knows_frames_and_tasks",
         run: extensions::gdb_extension_knows_frames_and_tasks,
     },

@@ -17,6 +17,7 @@
 mod dwarf;
 mod elf;
 mod frames;
+mod identity;
 mod making;
 mod parts;
 mod sink;
@@ -31,17 +32,20 @@ use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 pub use frames::ReadCode;
+pub use identity::Identity;
 use making::Making;
 use parts::Parts;
 use spin::Mutex;
 
-/// Bytes of a file at most. That of Debian's kernel has 14 million.
+/// Bytes of a file at most. That of Debian's kernel has 15 million.
 pub const MAX_LENGTH: usize = 28 << 20;
 /// Why there is no file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoFile {
     /// There is no kernel.
     NoKernel(NoKernel),
+    /// The kernel has no build ID, or it cannot be read now.
+    NoBuildId,
     /// The symbols lack one that every kernel has.
     NoSymbol(&'static str),
     /// It would be longer than [`MAX_LENGTH`].
@@ -55,6 +59,7 @@ impl fmt::Display for NoFile {
         match self {
             Self::NoKernel(reason) => reason.fmt(f),
             Self::NoSymbol(name) => write!(f, "there is no symbol {name}: not a Linux kernel's"),
+            Self::NoBuildId => f.write_str("the kernel has no build ID"),
             Self::TooLong => write!(f, "it would have more than {} MiB", MAX_LENGTH >> 20),
             Self::OutOfMemory => f.write_str("not enough memory for it"),
         }

@@ -433,6 +433,38 @@ fn functions_have_frames() {
 }
 
 #[test]
+fn files_are_told_apart_by_what_is_in_them() {
+    let at = |offset: u64| {
+        let moved = KERNEL.map(|(address, kind, name)| (Gva(address + offset), kind, name));
+        let identity = Identity::of(&FakeSymbols::with_kinds(moved), BUILD_ID).expect("a kernel");
+        let module = MODULE + offset;
+        (identity, identity.with_function("driver", module, "probe"))
+    };
+    let (plain, with_module) = at(0);
+    assert_eq!(plain.start, TEXT);
+    assert_ne!(plain.contents, with_module.contents);
+    let other = [
+        plain.with_function("driver", MODULE + 4, "probe"),
+        plain.with_function("driver", MODULE, "remove"),
+        plain.with_function("drive", MODULE, "rprobe"),
+    ];
+    for identity in other {
+        assert_ne!(identity.contents, with_module.contents);
+    }
+    // KASLR moves all of it.
+    let (moved, moved_with_module) = at(0x20_0000);
+    assert_eq!(moved.start, TEXT + 0x20_0000);
+    assert_eq!(moved.contents, plain.contents);
+    assert_eq!(moved_with_module.contents, with_module.contents);
+    let shown = plain.to_string();
+    assert!(
+        shown.starts_with("616e204944206f66207477656e74792062797465 "),
+        "{shown}"
+    );
+    assert!(shown.ends_with(" ffffa50166000000\n"), "{shown}");
+}
+
+#[test]
 fn what_is_no_kernel_has_no_file() {
     let symbols = FakeSymbols::new([(Gva(TEXT), "start")]);
     assert!(!is_of_kernel(&symbols));

@@ -87,6 +87,15 @@ impl Modules {
             .any(|module| module.range.contains(&address))
     }
 
+    /// Hands out all functions of all modules, in the order in which those are in the list.
+    pub(crate) fn each_function(&self, mut visit: impl FnMut(&str, Gva, &str)) {
+        for module in &*self.loaded {
+            for (address, name) in module.functions() {
+                visit(&module.name, address, name);
+            }
+        }
+    }
+
     /// Looks whether modules have come or gone. `kernel` is the kernel's own table. `None`: nothing
     /// has changed, as far as can be told now.
     pub(crate) fn look(

@@ -101,6 +101,16 @@ pub(crate) const READABLE: &[Readable] = &[
         },
     },
     Readable {
+        name: "vmlinux.id",
+        about: About::Vm,
+        holds: "what tells that file from others, for hosts that have kept one",
+        open: |_, space| {
+            let identity = space.kernel_file_identity();
+            let identity = identity.map_err(|reason| reason.to_string())?;
+            Ok(File::Download(identity.to_string().into_bytes()))
+        },
+    },
+    Readable {
         name: "btf",
         about: About::Vm,
         holds: "its types, as they are in its memory",

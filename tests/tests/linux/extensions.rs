@@ -1,9 +1,10 @@
 //! The extensions of GDB and of LLDB (`tools/gdb`, `tools/lldb`), in the debuggers that users have.
 
 use super::{FILE, Machine, run_to_the_open};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::{Gdb, LONG, Lldb, MOMENT};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use xtask::workspace;
 
@@ -173,6 +174,48 @@ fn tracepoints_stay(gdb: &mut Gdb) -> Result<()> {
         ours == theirs,
         "the extension knows\n{ours}the server\n{theirs}"
     );
+    Ok(())
+}
+
+/// A kernel's file is fetched once. Another guest of the same kernel is served from it, though KASLR has put that elsewhere,
+/// in a GDB that has just looked at the first one too.
+pub(super) fn gdb_extension_keeps_the_kernels_file(machine: &Machine) -> Result<()> {
+    let kept = workspace::target_dir().join("periscope/kernels");
+    if kept.exists() {
+        fs::remove_dir_all(&kept)?;
+    }
+    let start = || {
+        let mut gdb = Gdb::with_files_of_target()?;
+        extend(&mut gdb).map(|()| gdb)
+    };
+    let mut gdb = start()?;
+    let mut first = None;
+    for (vm, is_new) in [(1, false), (1, true), (2_u16, false)] {
+        if is_new {
+            gdb = start()?;
+        }
+        let truth = machine.linux(vm.into())?.address("do_sys_openat2")?;
+        let port = machine.machine.ports().vm(vm);
+        gdb.mi_within(&format!("-target-select remote 127.0.0.1:{port}"), LONG)?;
+        gdb.wait_stop(MOMENT)?;
+        let known = gdb.value("(unsigned long)&do_sys_openat2")?;
+        ensure!(known == truth, "GDB has {known:#x}, the guest {truth:#x}");
+        contains(&gdb.console("whatis vfs_read")?, "(struct file *, ")?;
+        gdb.detach()?;
+
+        let files: Vec<_> = fs::read_dir(&kept)?.collect::<Result<_, _>>()?;
+        let [file] = &files[..] else {
+            bail!("files of one kernel: {files:?}");
+        };
+        // Another file has another inode, and another kernel is at another address.
+        let inode = file.metadata()?.ino();
+        let (known_inode, known_address) = *first.get_or_insert((inode, truth));
+        ensure!(inode == known_inode, "vm{vm}: the file was fetched again");
+        ensure!(
+            (truth == known_address) == (vm == 1),
+            "KASLR is on: vm{vm} has it at {truth:#x}"
+        );
+    }
     Ok(())
 }
 
