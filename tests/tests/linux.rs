@@ -75,6 +75,10 @@ const CASES: &[Case<Machine>] = &[
         run: expressions::conditions_and_dprintf_in_the_kernel,
     },
     Case {
+        name: "gdb_tracepoints_collect_and_stay",
+        run: expressions::gdb_tracepoints_collect_and_stay,
+    },
+    Case {
         name: "gdb_needs_no_file",
         run: gdb_needs_no_file,
     },

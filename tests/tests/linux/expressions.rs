@@ -1,9 +1,10 @@
-//! What GDB has evaluated at EL2 in a Debian kernel: conditions and agent-style dprintf. They look at a process'
+//! What GDB has evaluated at EL2 in a Debian kernel: conditions, agent-style dprintf, GDB tracepoints. They look at a process'
 //! strings and at the kernel's structures.
 
-use super::{FILE, Machine, at_breakpoint, string_at};
+use super::{FILE, Machine, OTHER_OPENS, at_breakpoint, string_at};
 use anyhow::{Context, Result, ensure};
-use e2e::{LONG, MOMENT};
+use e2e::{Gdb, LONG, MOMENT};
+use std::fs;
 
 /// Opens of another file on each vCPU.
 const OPENS: usize = 200;
@@ -69,4 +70,60 @@ pub fn conditions_and_dprintf_in_the_kernel(machine: &Machine) -> Result<()> {
     ensure!(!said.contains("version opened"), "{said}");
     gdb.console("delete")?;
     gdb.detach()
+}
+
+/// A trace run without its client, and what it has collected as a file.
+pub fn gdb_tracepoints_collect_and_stay(machine: &Machine) -> Result<()> {
+    let mut linux = machine.linux(1)?;
+    let mut gdb = machine.gdb_with_symbols()?;
+    // By its address: GDB asks for tracepoints before it has symbols of ours, and does not connect where it knows no name.
+    let place = gdb.value("(unsigned long)&do_sys_openat2")?;
+    gdb.console(&format!("trace *{place:#x} if (int)$x0 == -100"))?;
+    let number = gdb.value("$tpnum")?;
+    // Not as a string: GDB writes `collect/s` into a file that it then does not open.
+    let actions = "\"collect $regs\" \"collect *(char *)$x1@64\"";
+    gdb.mi(&format!("-break-commands {number} {actions}"))?;
+    gdb.console("set disconnected-tracing on")?;
+    gdb.console("tstart")?;
+    gdb.console("disconnect")?;
+    drop(gdb);
+    ensure!(
+        linux.run(&format!("cat {FILE}"))?.contains("sysinit"),
+        "the guest goes on"
+    );
+
+    let mut gdb = machine.gdb()?;
+    let status = gdb.mi("-trace-status")?;
+    ensure!(status.contains("running=\"1\""), "{status}");
+    gdb.console("tstop")?;
+    let is_the_file = format!("$_streq((char *)$x1, \"{FILE}\")");
+    gdb.console("tfind start")?;
+    let mut others = 0;
+    while gdb.value(&is_the_file)? == 0 {
+        ensure!(
+            others < OTHER_OPENS,
+            "{FILE} is not among the files that were opened"
+        );
+        others += 1;
+        gdb.console("tfind")?;
+    }
+    let frame = gdb.value("$trace_frame")?;
+    let pc = gdb.value("$pc")?;
+    ensure!(pc == place, "the frame is of {pc:#x}");
+    let file = std::env::temp_dir().join(format!("periscope-opens-{}.tf", std::process::id()));
+    gdb.console("tfind none")?;
+    gdb.console(&format!("tsave {}", file.display()))?;
+    gdb.console("set disconnected-tracing off")?;
+    gdb.console("delete tracepoints")?;
+    gdb.detach()?;
+    let list = machine.shell("trace list")?;
+    ensure!(!list.contains("vm1:"), "a tracepoint is left:\n{list}");
+
+    let mut gdb = Gdb::start()?;
+    gdb.console("set architecture aarch64")?;
+    gdb.console(&format!("target tfile {}", file.display()))?;
+    gdb.console(&format!("tfind {frame}"))?;
+    ensure!(gdb.value("$pc")? == pc, "the PC in the file");
+    ensure!(gdb.value(&is_the_file)? == 1, "the string in the file");
+    fs::remove_file(&file).context("the trace file")
 }
