@@ -95,6 +95,7 @@ fn the_files_are_listed() {
             "stream",
             "outputs",
             "vmlinux",
+            "vmlinux.id",
             "btf",
             "linux_banner",
             "args.lp",
@@ -109,7 +110,7 @@ fn the_files_are_listed() {
 #[test]
 fn who_asks_for_another_file_is_told_which_there_are() {
     let mut bench = bench();
-    for name in ["conslo", "/usr/lib/debug/vmlinux.debug"] {
+    for name in ["conslo", "/usr/lib/debug/vmlinux.debug", "just probing"] {
         let opened = bench.ask(&format!("vFile:open:{},0,0", hex(name)));
         assert_eq!(opened, "F-1,02", "{name}");
     }
@@ -118,7 +119,7 @@ fn who_asks_for_another_file_is_told_which_there_are() {
     assert_eq!(
         told.len(),
         1,
-        "debuggers look for files of their own: {told:?}"
+        "debuggers look for files of their own accord: {told:?}"
     );
     assert!(
         told[0].starts_with("O:there is no file conslo. There are log, console, events, ")

@@ -143,6 +143,12 @@ pub(crate) fn programs(store: &ProgramStore) -> impl Iterator<Item = String> {
     store.names().into_iter().map(|name| name + PROGRAM)
 }
 
+/// Whether a debugger asks for such a file without its user: they look for files with directories, and GDB tries whether there
+/// are files at all (`remote_target::filesystem_is_local` in its `remote.c`).
+fn is_of_its_own_accord(directory: Option<&str>, name: &str) -> bool {
+    directory.is_some() || name == "just probing"
+}
+
 impl DebugTarget {
     /// Opens what a client can read under that name; says why there is nothing.
     pub(super) fn open_to_read(&mut self, path: &str) -> Option<File> {
@@ -153,8 +159,9 @@ impl DebugTarget {
                 Err(why) => Err(why),
             },
             None => match self.program_file(name) {
-                // Debuggers look for files of their own accord, all with directories.
-                None if self.role == Role::Debugger && directory.is_some() => return None,
+                None if self.role == Role::Debugger && is_of_its_own_accord(directory, name) => {
+                    return None;
+                }
                 None => Err(self.no_such_file(name)),
                 Some(read) => read.map_err(|why| why.to_string()),
             },
