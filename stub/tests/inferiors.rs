@@ -197,6 +197,8 @@ fn bad_packets_get_reasons() {
     assert_eq!(whole.ask("?"), "W00");
     let answer = whole.ask("g");
     assert!(answer.starts_with("E.no inferior is attached"), "{answer}");
+    assert_eq!(whole.ask("qTStatus"), "T0;tnotrun:0");
+    assert_eq!(whole.ask("qTfP"), "l");
     whole.session.receive(&frame("qRcmd,766d206c697374"));
     let answers = whole.answers();
     assert!(

@@ -227,6 +227,9 @@ impl MachineSession {
         match request::parse(body) {
             Request::Fixed(reply) => self.say(reply),
             _ if body == b"vCont?" => self.say(b"vCont;c;C;s;S;r"),
+            // GDB asks when it connects, and shows an error as one of its own: no run, no tracepoints, variables or markers.
+            _ if body == b"qTStatus" => self.say(b"T0;tnotrun:0"),
+            _ if [&b"qTfP"[..], b"qTfV", b"qTfSTM"].contains(&body) => self.say(b"l"),
             _ => Err(Refused::new(NOTHING_ATTACHED)),
         }
     }
