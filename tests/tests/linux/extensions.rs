@@ -18,7 +18,7 @@ struct Source(PathBuf);
 
 impl Source {
     fn write(name: &str) -> Result<Self> {
-        let example = examples().join("count.bpf.c");
+        let example = examples().join("calls.bpf.c");
         let source = workspace::target_dir().join(format!("{name}.bpf.c"));
         fs::copy(example, &source)?;
         Ok(Self(source))

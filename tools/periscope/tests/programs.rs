@@ -235,16 +235,16 @@ fn programs_know_their_sections() {
 }
 
 #[test]
-fn the_count_example_counts() {
-    let object = load("examples/count.bpf.c", "count", &[]);
+fn the_calls_example_counts() {
+    let object = load("examples/calls.bpf.c", "calls", &[]);
     let host = FakeHost::on_cpu(0);
     for key in [1, 2, 1, 1] {
-        assert_eq!(run(&object, "count", &[key], &host), 0);
+        assert_eq!(run(&object, "calls", &[key], &host), 0);
     }
     assert_eq!(number(&object, "counts", &1_u64.to_le_bytes(), 0), 3);
     assert_eq!(number(&object, "counts", &2_u64.to_le_bytes(), 0), 1);
     for key in 0..2000 {
-        run(&object, "count", &[key], &host);
+        run(&object, "calls", &[key], &host);
     }
     assert_eq!(number(&object, ".bss", &[0; 4], 0), 2000 - 1024);
 }

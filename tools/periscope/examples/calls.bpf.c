@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// How often a function is called, by its first argument: `monitor map dump count counts`.
+// How often a function is called, by its first argument: `monitor map dump calls counts`.
 #include "periscope_bpf.h"
 
 struct {
@@ -13,7 +13,7 @@ struct {
 __u64 dropped;
 
 SEC("kprobe/vfs_read")
-int count(struct pt_regs *ctx)
+int calls(struct pt_regs *ctx)
 {
 	__u64 key = PT_REGS_PARM1(ctx);
 	__u64 one = 1;
