@@ -71,8 +71,9 @@ fn wanted(digit: &[u8], request: impl FnOnce(Wanted) -> Request) -> Request {
     }
 }
 
-/// A list of signal numbers with `;` in between, which may be empty.
+/// A list of signal numbers with `;` in between, which may be empty. GDB 13 writes one behind the last as well.
 fn signals(list: &[u8]) -> Request {
+    let list = list.strip_suffix(b";").unwrap_or(list);
     let mut numbers = list.split(|byte| *byte == b';');
     if list.is_empty() || numbers.all(|number| hex_number(number).is_some()) {
         OK
@@ -95,6 +96,7 @@ mod tests {
         assert_eq!(parse(b"QThreadEvents"), MALFORMED);
         assert_eq!(parse(b"QPassSignals:e;10;14"), OK);
         assert_eq!(parse(b"QProgramSignals:"), OK);
+        assert_eq!(parse(b"QPassSignals:4c;97;"), OK);
         assert_eq!(parse(b"QPassSignals:e;;x"), MALFORMED);
         assert_eq!(parse(b"QAgent:1"), UNKNOWN);
     }
