@@ -86,6 +86,8 @@ pub struct Vm {
     pub vgic: Mutex<Vgic>,
     /// Its console.
     pub vuart: Mutex<Vuart>,
+    /// There is more input for it than it has room for.
+    pub input_waits: AtomicBool,
     /// What the guest, and those before it in this VM, have written to it.
     pub console: Mutex<Scrollback>,
     /// The UART's interrupt line, as the virtual GIC knows it.
@@ -231,6 +233,7 @@ impl Vm {
             vgic: Mutex::new(Vgic::new(vcpus.len())),
             vcpus,
             vuart: Mutex::new(Vuart::new()),
+            input_waits: AtomicBool::new(false),
             console: Mutex::default(),
             uart_level: AtomicBool::new(false),
             holds: Mutex::new(Holds {

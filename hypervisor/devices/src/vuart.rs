@@ -141,6 +141,11 @@ impl Vuart {
         accepted
     }
 
+    /// Whether the guest has read all that it has received.
+    pub fn is_drained(&self) -> bool {
+        self.rx.is_empty()
+    }
+
     /// How many bytes [`Vuart::push_rx`] takes now. Grows when the guest reads, enables reception or its FIFOs.
     pub fn rx_space(&self) -> usize {
         let wanted = control::ENABLE | control::RX_ENABLE;
@@ -388,7 +393,9 @@ mod tests {
     fn the_receive_fifo_is_bounded_and_has_a_trigger_level() {
         let mut uart = opened();
         let bytes: alloc::vec::Vec<u8> = (0..100).collect();
+        assert!(uart.is_drained());
         assert_eq!(uart.push_rx(&bytes), FIFO_DEPTH);
+        assert!(!uart.is_drained());
         assert_ne!(uart.read(register::FR, 2) as u32 & flag::RX_FULL, 0);
         for expected in 0..16 {
             assert_ne!(uart.read(register::RIS, 2) as u32 & interrupt::RX, 0);

@@ -3,6 +3,7 @@
 use super::{Backlog, ChannelPort};
 use crate::vm::Vm;
 use alloc::collections::VecDeque;
+use core::sync::atomic::Ordering;
 use devices::channel::Channel;
 use stub::ByteChannel;
 
@@ -35,9 +36,11 @@ impl GuestConsole {
             self.send();
         }
         self.feed_guest();
+        let input_waits = !self.input.is_empty();
+        self.vm.input_waits.store(input_waits, Ordering::Relaxed);
         self.vm.update_uart_line(None);
         let is_behind = self.port.is_connected() && self.sent < self.vm.console.lock().end();
-        if is_behind || !self.input.is_empty() {
+        if is_behind || input_waits {
             Backlog::Waiting
         } else {
             Backlog::Empty

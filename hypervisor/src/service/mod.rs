@@ -262,10 +262,17 @@ pub fn request(vm: &Vm, request: Request) -> bool {
 }
 
 /// The guest's UART has been accessed. What it sends is fetched in a moment, in one go: a guest writes byte by byte, and
-/// an interrupt to the service CPU for each would cost more than the byte.
+/// an interrupt to the service CPU for each would cost more than the byte. More of what it is to receive comes as soon
+/// as it has taken what there was.
 pub fn console_changed(vm: &Vm) {
     // Not in the `match`, which would keep the lock while it sets the timer.
-    let waiting = vm.vuart.lock().tx_len();
+    let (waiting, is_drained) = {
+        let uart = vm.vuart.lock();
+        (uart.tx_len(), uart.is_drained())
+    };
+    if is_drained && vm.input_waits.load(Ordering::Relaxed) {
+        notify();
+    }
     match waiting {
         0 => {}
         CONSOLE_BATCH.. => notify(),

@@ -11,6 +11,8 @@ use std::time::Duration;
 /// Bytes of a line without an end, and of garbage.
 const ENDLESS: usize = 1 << 20;
 const GARBAGE: usize = 64 * 1024;
+/// Characters of a console that an error shows.
+const SHOWN: usize = 2000;
 /// How often a command is sent to a guest that is busy with garbage.
 const ATTEMPTS: u32 = 6;
 
@@ -85,7 +87,10 @@ pub fn guest_console(world: &World) -> Result<()> {
             return Tiny::new(&mut console).settle();
         }
     }
-    bail!("the guest takes no command any more")
+    let text = console.text();
+    let end: String = text.chars().rev().take(SHOWN).collect();
+    let end: String = end.chars().rev().collect();
+    bail!("the guest takes no command any more; it said last:\n{end}")
 }
 
 fn works(shell: &mut Console) -> Result<()> {
