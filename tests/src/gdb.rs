@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 use xtask::process;
+use xtask::report::Report;
+use xtask::setup::elsewhere::Elsewhere;
 
 /// The GDB that users have.
 const PROGRAM: &str = "gdb-multiarch";
@@ -81,7 +83,17 @@ impl Gdb {
         Self::start_as(Command::new(PROGRAM))
     }
 
-    /// The same with another GDB than this machine's.
+    /// GDB of Debian 13 (16.3), which is not this machine's; more arguments can follow.
+    pub fn newer() -> Result<Command> {
+        let fetched = Elsewhere::fetch(&Report::new(), "trixie", "gdb-multiarch")?;
+        let mut command = fetched.command("usr/bin/gdb-multiarch");
+        command
+            .arg("--data-directory")
+            .arg(fetched.path("usr/share/gdb"));
+        Ok(command)
+    }
+
+    /// Starts another GDB than this machine's.
     pub fn start_as(mut command: Command) -> Result<Self> {
         command.args(["-nx", "-q", "--interpreter=mi3"]);
         command
@@ -138,11 +150,10 @@ impl Gdb {
         Ok(gdb)
     }
 
-    /// Starts GDB as a user does that has no file of the target: it fetches what the target offers.
-    pub fn with_files_of_target() -> Result<Self> {
-        let mut gdb = Self::start()?;
-        gdb.console("set remote pid-to-exec-file-packet auto")?;
-        Ok(gdb)
+    /// Has it fetch what the target offers, as it does for a user that has no file of the target.
+    pub fn with_files_of_target(mut self) -> Result<Self> {
+        self.console("set remote pid-to-exec-file-packet auto")?;
+        Ok(self)
     }
 
     /// `target remote`. The target is stopped afterwards.

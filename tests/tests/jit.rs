@@ -68,7 +68,7 @@ fn programs_agree_at_el2() -> Result<()> {
 /// Counts calls by a program in C, which looks up and updates, and keeps arguments by one that also prints. Returns what
 /// their maps hold and what is printed.
 fn run_at_el2(words: &str, is_right: impl FnOnce(&str) -> bool) -> Result<[String; 3]> {
-    let linked = link_example("count", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let linked = link_example("calls", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     let world = World::boot_on(Spec::hypervisor().append(words))?;
     upload(&world, &linked, "calls")?;
     let mut left = Default::default();

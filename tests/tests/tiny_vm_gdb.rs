@@ -670,7 +670,7 @@ fn stop_by_probe(gdb: &mut Gdb, tiny: &mut Tiny<'_>, subject: &Subject) -> Resul
 
 /// What clang compiles and `periscope link` links counts in its map.
 fn a_linked_program_counts(world: &World) -> Result<()> {
-    let linked = link_example("count", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
+    let linked = link_example("calls", Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     debug(world, |gdb, tiny| {
         let subject = world.subject("fn_cbz")?;
         gdb.console(&format!("remote put {} calls.lp", linked.display()))?;

@@ -15,9 +15,10 @@ const FORMAT: u8 = 1;
 pub struct Identity {
     /// The kernel's build ID.
     pub build_id: [u8; build_id::LENGTH],
-    /// A hash of what else is in the file: modules, and where they are beside the kernel.
+    /// A hash of what else is in the file: which parts of the kernel the symbols tell, the modules, and where all these are from
+    /// `start`.
     pub contents: u64,
-    /// Where the kernel begins.
+    /// Where the kernel's code begins (`_stext`).
     pub start: u64,
 }
 
@@ -27,24 +28,35 @@ impl Identity {
         symbols: &dyn Symbols,
         build_id: [u8; build_id::LENGTH],
     ) -> Result<Self, NoFile> {
-        let parts = Parts::of_kernel(symbols)?;
-        let start = parts.iter().next().map_or(0, |part| part.range.start);
+        let start = symbols
+            .by_name("_stext")
+            .ok_or(NoFile::NoSymbol("_stext"))?;
         let empty = Self {
             build_id,
             contents: 0xcbf2_9ce4_8422_2325,
-            start,
+            start: start.0,
         };
-        Ok(empty.with(&[FORMAT]))
+        let mut identity = empty.with(&[FORMAT]);
+        for part in Parts::of_kernel(symbols)?.iter() {
+            identity = identity
+                .with_address(part.range.start)
+                .with_address(part.range.end);
+        }
+        Ok(identity)
     }
 
     /// With a function of a module.
     pub(crate) fn with_function(self, module: &str, address: u64, name: &str) -> Self {
-        let from_start = address.wrapping_sub(self.start).to_le_bytes();
-        let named = self
-            .with(module.as_bytes())
+        self.with(module.as_bytes())
             .with(b":")
-            .with(name.as_bytes());
-        named.with(&[0]).with(&from_start)
+            .with(name.as_bytes())
+            .with(&[0])
+            .with_address(address)
+    }
+
+    /// With how far an address is from the start.
+    fn with_address(self, address: u64) -> Self {
+        self.with(&address.wrapping_sub(self.start).to_le_bytes())
     }
 
     /// FNV-1a.

@@ -441,7 +441,7 @@ fn files_are_told_apart_by_what_is_in_them() {
         (identity, identity.with_function("driver", module, "probe"))
     };
     let (plain, with_module) = at(0);
-    assert_eq!(plain.start, TEXT);
+    assert_eq!(plain.start, TEXT + 0x1000);
     assert_ne!(plain.contents, with_module.contents);
     let other = [
         plain.with_function("driver", MODULE + 4, "probe"),
@@ -453,7 +453,7 @@ fn files_are_told_apart_by_what_is_in_them() {
     }
     // KASLR moves all of it.
     let (moved, moved_with_module) = at(0x20_0000);
-    assert_eq!(moved.start, TEXT + 0x20_0000);
+    assert_eq!(moved.start, TEXT + 0x20_1000);
     assert_eq!(moved.contents, plain.contents);
     assert_eq!(moved_with_module.contents, with_module.contents);
     let shown = plain.to_string();
@@ -461,7 +461,14 @@ fn files_are_told_apart_by_what_is_in_them() {
         shown.starts_with("616e204944206f66207477656e74792062797465 "),
         "{shown}"
     );
-    assert!(shown.ends_with(" ffffa50166000000\n"), "{shown}");
+    assert!(shown.ends_with(" ffffa50166001000\n"), "{shown}");
+    // Another table of the same kernel's symbols makes another file, at the same place.
+    let named = KERNEL.map(|(address, kind, name)| (Gva(address), kind, name));
+    let poorer = named.into_iter().filter(|(_, _, name)| *name != "_end");
+    let poorer = FakeSymbols::with_kinds(poorer);
+    let poorer = Identity::of(&poorer, BUILD_ID).expect("a kernel");
+    assert_eq!(poorer.start, plain.start);
+    assert_ne!(poorer.contents, plain.contents);
 }
 
 #[test]

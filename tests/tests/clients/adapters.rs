@@ -1,8 +1,8 @@
 //! Debug adapters: what editors speak to.
 
-use crate::{COMMAND, CONDITION, FUNCTION, PROBED, World, generations};
+use crate::{COMMAND, CONDITION, FUNCTION, PROBED, World};
 use anyhow::{Context, Result, ensure};
-use e2e::{Dap, MOMENT};
+use e2e::{Dap, Gdb, MOMENT};
 use serde_json::{Value, json};
 use std::process::Command;
 use xtask::report::Report;
@@ -146,9 +146,7 @@ pub fn cdt_gdb_adapter(world: &World) -> Result<()> {
 /// GDB's own adapter (GDB manual 28, "Debugger Adapter Protocol"), which it has from version 14 on. That of 16.3 does not
 /// pass the target's output on.
 pub fn gdbs_own_adapter(world: &World) -> Result<()> {
-    let gdb = generations::newer_gdb()?;
-    let mut command = gdb.command("usr/bin/gdb-multiarch");
-    command.args(generations::data_directory(&gdb));
+    let mut command = Gdb::newer()?;
     command.args(["-nx", "-q", "--interpreter=dap"]);
     command.args(["-ex", "set remotetimeout 20", "-ex", &symbol_file(world)?]);
     let adapter = Adapter {

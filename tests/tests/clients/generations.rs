@@ -6,27 +6,13 @@ use e2e::{Gdb, LONG, Lldb, MOMENT};
 use xtask::report::Report;
 use xtask::setup::elsewhere::Elsewhere;
 
-/// GDB of Debian 13.
-pub fn newer_gdb() -> Result<Elsewhere> {
-    Elsewhere::fetch(&Report::new(), "trixie", "gdb-multiarch")
-}
-
-/// The arguments that a GDB from elsewhere needs.
-pub fn data_directory(gdb: &Elsewhere) -> Vec<String> {
-    let data = gdb.path("usr/share/gdb").display().to_string();
-    vec!["--data-directory".to_owned(), data]
-}
-
 /// GDB of Debian 13 (16.3) at its prompt.
 pub fn gdb_of_debian_13(world: &World) -> Result<()> {
     let slide = world
         .symbols
         .slide(&world.machine.shell()?.run("vm info vm1")?)?;
     let mut linux = world.linux()?;
-    let elsewhere = newer_gdb()?;
-    let mut command = elsewhere.command("usr/bin/gdb-multiarch");
-    command.args(data_directory(&elsewhere));
-    let mut gdb = Gdb::start_as(command)?;
+    let mut gdb = Gdb::start_as(Gdb::newer()?)?;
     let file = world.symbols.path().display();
     gdb.console_within(&format!("symbol-file {file} -o {slide:#x}"), LONG)?;
     gdb.connect(world.port())?;

@@ -185,7 +185,7 @@ pub(super) fn gdb_extension_keeps_the_kernels_file(machine: &Machine) -> Result<
         fs::remove_dir_all(&kept)?;
     }
     let start = || {
-        let mut gdb = Gdb::with_files_of_target()?;
+        let mut gdb = Gdb::start()?.with_files_of_target()?;
         extend(&mut gdb).map(|()| gdb)
     };
     let mut gdb = start()?;
