@@ -144,12 +144,12 @@ static RING: Ring = Ring {
     tail: AtomicUsize::new(0),
 };
 
-/// The receive interrupt.
+/// The receive interrupt. It is cleared first: what comes while the FIFO is read raises it again.
 pub fn interrupt() {
+    write(ICR, RX_INTERRUPTS);
     while read(FR) & FR_RX_EMPTY == 0 {
         RING.push(read(DR) as u8);
     }
-    write(ICR, RX_INTERRUPTS);
 }
 
 /// The next character.
