@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import lldb
+from lldb.plugins.parsed_cmd import ParsedCommand
 
 _TOOLS = Path(__file__).resolve().parents[1]
 if str(_TOOLS / "python") not in sys.path:
@@ -122,18 +123,20 @@ def _escape(data: bytes) -> bytes:
 def _command(word: language.Word) -> type:
     """The class that LLDB makes a command of (LLDB's documentation, "Adding a new command")."""
 
-    class Command:
-        def __init__(self, debugger: lldb.SBDebugger, _: dict) -> None:
-            self._debugger = debugger
+    class Command(ParsedCommand):
+        def setup_command_definition(self) -> None:
+            # Options are the server's: LLDB hands all words over where a command has none.
+            parser = self.get_parser()
+            parser.add_argument_set([parser.make_argument_element(lldb.eArgTypeNone, "star")])
 
         def __call__(
             self,
             debugger: lldb.SBDebugger,
-            line: str,
+            data: lldb.SBStructuredData,
             _: lldb.SBExecutionContext,
             result: lldb.SBCommandReturnObject,
         ) -> None:
-            words = line.split()
+            words = [str(word) for word in data]
             full = [*word.path, *words] if words or word.alone is None else list(word.alone)
             session = LldbSession(debugger, result)
             try:
@@ -142,6 +145,16 @@ def _command(word: language.Word) -> type:
                 result.SetError(str(problem))
                 return
             result.AppendMessage(text.rstrip("\n"))
+
+        def handle_argument_completion(self, words: list[str], index: int, cursor: int) -> bool | dict:
+            session = LldbSession(self.debugger, lldb.SBCommandReturnObject())
+            partial = words[index][:cursor] if index < len(words) else ""
+            try:
+                found = session.complete([*word.path, *words[:index]], partial)
+            except Problem:
+                # Nobody is there to ask.
+                return True
+            return {"values": found} if found else True
 
         def get_short_help(self) -> str:
             return word.summary
@@ -167,4 +180,4 @@ def __lldb_init_module(debugger: lldb.SBDebugger, _: dict) -> None:
         if word.name not in _TAKEN:
             names.append(word.name)
         for name in names:
-            run(f"command script add --overwrite --class {__name__}.{word.name.capitalize()} {name}")
+            run(f"command script add --overwrite --parsed --class {__name__}.{word.name.capitalize()} {name}")

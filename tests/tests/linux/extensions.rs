@@ -282,6 +282,19 @@ pub(super) fn lldb_extension_has_commands(machine: &Machine) -> Result<()> {
     linux.run(&format!("dd if={FILE} of=/dev/null bs=1 count={READS}"))?;
     lldb.interrupt()?;
     contains(&lldb.command("map dump lldb_calls counts")?, "KEY")?;
+    for (line, wanted) in [
+        ("kprobe vm1:do_sys_op", "vm1:do_sys_openat2"),
+        ("kprobe vfs_read --mo", "--mode"),
+        ("map dump lldb_calls ", "counts"),
+        ("periscope trace unk", "unkprobe"),
+    ] {
+        let complete = format!(
+            "script found = lldb.SBStringList(); lldb.debugger.GetCommandInterpreter().HandleCompletion('{line}', {}, 0, 100, \
+             found); print('\\n'.join(found))",
+            line.len()
+        );
+        contains(&lldb.command(&complete)?, wanted)?;
+    }
     contains(&lldb.command("periscope trace list")?, "vm1:vfs_read")?;
     for (command, wanted) in [
         ("kprobe no_such_function", "no symbol no_such_function"),

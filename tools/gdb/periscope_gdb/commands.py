@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import glob
 import json
 import re
 from dataclasses import replace
 
 import gdb
 from periscope_client import Problem, language
-from periscope_client.programs import ProgramFile
+from periscope_client.programs import ProgramFile, files
 
 from .session import GdbSession
 
@@ -68,11 +67,9 @@ class Command(gdb.Command):
         words = text.split()
         partial = words.pop() if words and not text[-1:].isspace() else ""
         found = self._session.complete([*self._word.path, *words], partial)
-        if language.takes_programs([*self._word.path, *words]):
-            found += _files(partial)
         # GDB completes from the last of its separators on, of which `vm1:vfs_read` and `--mode` have some.
         kept = len(partial) - len(word or "")
-        return sorted(candidate[kept:] for candidate in found if candidate.startswith(partial))
+        return [candidate[kept:] for candidate in found]
 
 
 # What `trace` does besides, in GDB.
@@ -100,7 +97,7 @@ class Trace(Command):
         partial = before[0] if before else ""
         kept = len(partial) - len(word or "")
         found = [name for name in language.TRACE_WORDS if name.startswith(partial)]
-        found += _files(partial)
+        found += files(partial)
         if partial:
             # Places of GDB tracepoints are those of its breakpoints.
             said = gdb.execute(f"complete break {partial}", to_string=True)
@@ -127,12 +124,6 @@ def _gdb_tracepoint(argument: str) -> str:
         raise Problem(fields.get("msg", f"GDB sets no tracepoint: {result}"))
     where = f" in {fields['func']}" if "func" in fields else ""
     return f"Tracepoint {fields['number']} at {fields['addr']}{where}\n"
-
-
-def _files(partial: str) -> list[str]:
-    """Programs on the host's disk that `partial` can become."""
-    patterns = (f"{glob.escape(partial)}*{suffix}" for suffix in (".bpf.c", ".bpf.o", ".lp"))
-    return [path for pattern in patterns for path in glob.glob(pattern)]
 
 
 def register() -> None:

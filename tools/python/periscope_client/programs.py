@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -131,3 +132,9 @@ def _run(words: list[str]) -> None:
         if len(said) > _MOST_LINES:
             said = [*said[:_MOST_LINES], f"({len(said) - _MOST_LINES} more lines)"]
         raise Problem("\n".join(said) or f"{Path(words[0]).name} failed and does not say why.")
+
+
+def files(partial: str) -> list[str]:
+    """Programs on the host's disk that the beginning of a path can become."""
+    patterns = (f"{glob.escape(partial)}*{suffix}" for suffix in (".bpf.c", ".bpf.o", ".lp"))
+    return [path for pattern in patterns for path in glob.glob(pattern)]

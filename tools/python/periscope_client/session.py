@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from . import Problem, answers, kernel_types, language
-from .programs import ProgramFile
+from .programs import ProgramFile, files
 
 # The server's names of threads: `vm1/vcpu0`, `hyp/cpu2`.
 _THREAD = re.compile(r"(?P<space>vm\d+|hyp)/v?cpu\d+")
@@ -52,7 +52,10 @@ class Session(ABC):
     def complete(self, words: list[str], partial: str) -> list[str]:
         """What `partial` can become behind `words`."""
         # `?` stands for an empty word.
-        return self.monitor(" ".join(["complete", *words, partial or "?"])).splitlines()
+        found = self.monitor(" ".join(["complete", *words, partial or "?"])).splitlines()
+        if language.takes_programs(words):
+            found += files(partial)
+        return sorted(candidate for candidate in found if candidate.startswith(partial))
 
     def run(self, words: list[str], tool: str | None) -> str:
         """Runs a line of the server's language, files in it uploaded before, and returns what people read. `tool` is
